@@ -1,0 +1,69 @@
+"""Times of every stage of one full-size sample: label map to planes to image, label map and depth.
+
+python tests/benchmarks/sample.py [--cfg seg2cat] [--precision fp32] [--repeat 3]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from camera_utils import CAMERAS, front_pose
+from torch_utils.precision import PRECISIONS, set_precision
+from training.configs import generator_kwargs
+from training.registry import construct
+
+
+def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dict[str, float]:
+    """Seconds of each stage, in the order in which a sample runs through them."""
+    seconds, last = {}, clock()
+
+    def done(name: str) -> None:
+        nonlocal last
+        now = clock()
+        seconds[name], last = now - last, now
+
+    encoded = G.encode({"mask": label_map})
+    done("label-map encoder")
+    ws = G.mapping(torch.randn(1, G.z_dim), pose, encoded=encoded)
+    done("mapping")
+    planes = G.planes(ws, noise_mode="const")
+    done("backbone to planes")
+    starts = {G.superresolution: "rendering", G.superresolution_semantic: "super-resolution, colour"}
+    hooks = [m.register_forward_pre_hook(lambda *_, name=name: done(name)) for m, name in starts.items()]
+    G.synthesis(ws, pose, neural_rendering_resolution=r, planes=planes, jitter=False)
+    done("super-resolution, labels")
+    for hook in hooks:
+        hook.remove()
+    return seconds
+
+
+@click.command()
+@click.option("--cfg", default="seg2cat", type=click.Choice(["seg2cat", "edge2car"]))
+@click.option("--precision", default="fp32", type=click.Choice(PRECISIONS))
+@click.option("--cpu-time", is_flag=True, help="Processor time of one thread, for a machine with other work to do.")
+@click.option("--repeat", default=3, help="The best of this many is shown.")
+def main(cfg: str, precision: str, cpu_time: bool, repeat: int) -> None:
+    """Print seconds per stage and in all."""
+    kwargs = generator_kwargs(cfg)
+    G = construct("TriPlaneSemanticEntangleGenerator", kwargs).eval()
+    set_precision(G, precision)
+    size = kwargs["mapping_kwargs"]["in_resolution"]
+    label_map = torch.randint(6, (1, 1, size, size)) if cfg.startswith("seg") else torch.rand(1, 1, size, size) * 2 - 1
+    clock, r = time.process_time if cpu_time else time.perf_counter, 64 if cfg == "edge2car" else 128
+    if cpu_time:
+        torch.set_num_threads(1)
+    with torch.no_grad():
+        runs = [stages(G, label_map, front_pose(CAMERAS[cfg]), r, clock) for _ in range(repeat)]
+    best = {name: min(run[name] for run in runs) for name in runs[0]}
+    for name, value in {**best, "one sample": min(sum(run.values()) for run in runs)}.items():
+        click.echo(f"{name:28s} {value:7.2f} s")
+
+
+if __name__ == "__main__":
+    main()
