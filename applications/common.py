@@ -1,0 +1,176 @@
+"""What the applications share: command line, device, network, camera, seeds, files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from camera_utils import CAMERAS, front_pose
+from dnnlib.cli import user_errors
+from dnnlib.util import whole_file
+from torch_utils.host_memory import keep_freed_memory
+from torch_utils.precision import PRECISIONS, has_fast, set_precision
+from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
+from training.pictures import encode_png
+from training.snapshot import UNTRAINED, load_network_pkl
+from training.triplane import TriPlane
+
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+MAX_SEEDS = 100_000  # in one call; more is a slip of the keyboard
+RADIUS_TOLERANCE = 0.2  # between a network's own cameras and the config's, as a share of the radius
+
+# --------------------------------------------------------------------------- command line
+
+
+class Seeds(click.ParamType):
+    """A seed, or a range of seeds like 0-3, as a range object."""
+
+    name = "seed"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        match = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", value)
+        if not match:
+            self.fail(f"{value}: expected a whole number from 0 to {MAX_SEED}, or a range like 0-3", param, ctx)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > MAX_SEED:
+            self.fail(f"{value}: the largest seed is {MAX_SEED}", param, ctx)
+        if not first <= last < first + MAX_SEEDS:
+            self.fail(f"{value}: expected the smaller seed first and at most {MAX_SEEDS} seeds", param, ctx)
+        return range(first, last + 1)
+
+
+def all_seeds(_ctx: click.Context, _param: click.Parameter, ranges: tuple[range, ...]) -> list[int]:
+    """Each seed once, in the order in which they were given."""
+    return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
+
+
+FOLDER = click.Path(path_type=Path)
+MODEL_OPTIONS = (
+    click.option("--network", required=True, metavar="FILE|URL", help="Weights: ours, or the authors' pickle."),
+    click.option("--outdir", required=True, metavar="DIR", type=FOLDER, help="Made if it is not there."),
+    click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="What the network was trained for."),
+    click.option("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu.  [default: the first that is there]"),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="auto",
+        show_default=True,
+        help="auto: float16 on CUDA where the weights' own settings say so, float32 elsewhere.",
+    ),
+)
+
+
+def model_options(command: Callable) -> Callable:
+    """The options by which every application finds its network and its place to write."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+# --------------------------------------------------------------------------- device and network
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the first there is of CUDA, MPS and CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    available = [kind for kind, count in counts.items() if count]
+    if name is None:
+        return torch.device(available[0])
+    device = None
+    with suppress(RuntimeError):  # torch's word for a name that it does not know
+        device = torch.device(name)
+    if device is None or (device.index or 0) >= counts.get(device.type, 0):
+        raise ValueError(f"{name}: no such device here; there is {', '.join(available)}")
+    return device
+
+
+def load_generator(network: str, cfg: str, device: torch.device, precision: str) -> TriPlane:
+    """G_ema of a weights file, ready to sample in the given precision; says so if it was never trained.
+
+    Raises:
+        InputError: file and config that do not go together.
+    """
+    if not has_fast(precision, device):
+        click.echo(f"This CPU has no {precision} convolutions: computing in fp32, which is faster here.")
+        precision = "fp32"
+    with user_errors("--network"):
+        data = load_network_pkl(network, only=("G_ema",))
+        check_config(data["G_ema"], network, cfg)
+    if data["extra"].get(UNTRAINED):
+        click.echo("This network is untrained: its pictures show nothing real.")
+    if device.type == "cpu":
+        keep_freed_memory()
+    G = data["G_ema"].to(device)
+    G.neural_rendering_resolution = RAW_RESOLUTION[cfg]  # whatever training used last
+    set_precision(G, precision)
+    return G
+
+
+def check_config(G: torch.nn.Module, network: str, cfg: str) -> None:
+    """Refuse a generator that the config does not fit, so that nobody gets pictures of nothing.
+
+    Raises:
+        ValueError: which says what the network is, and which configs would fit.
+    """
+    if not isinstance(G, TriPlane) or not G.conditional or not G.parts.labels:
+        raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
+    radius = G.rendering_kwargs.get("avg_camera_radius")
+
+    def fits(name: str) -> bool:
+        config = CONFIGS[name]
+        expected = RENDERING[config.camera]["avg_camera_radius"]
+        near = radius is None or abs(radius - expected) <= RADIUS_TOLERANCE * expected
+        return near and (G.data_type, G.semantic_channels) == (config.data_type, config.channels)
+
+    if not fits(cfg):
+        takes = f"{G.semantic_channels} classes" if G.data_type == "seg" else "edges"
+        fitting = [name for name in CONFIGS if fits(name)]
+        raise ValueError(
+            f"{network}: takes {takes}, seen from {radius} away, which --cfg {cfg} does not; "
+            f"it fits {', '.join(fitting) or 'no --cfg'}"
+        )
+
+
+def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:
+    """1,25 the front view: the network's own orbit, the config's lens."""
+    own = G.rendering_kwargs
+    return front_pose(CAMERAS[cfg], own.get("avg_camera_radius"), own.get("avg_camera_pivot"), device)
+
+
+def latent(seed: int, z_dim: int) -> Tensor:
+    """1,z_dim float32: the z that a seed stands for, on every machine."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
+
+
+# --------------------------------------------------------------------------- files
+
+
+def check_outdir(outdir: Path) -> None:
+    """Find out before any work whether files can be written to a folder that need not exist yet; makes nothing.
+
+    Raises:
+        OSError: which says what is in the way.
+    """
+    there = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there}: is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there}: no permission to write there")
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 H,W or H,W,3; the name appears only once the file is whole."""
+    with whole_file(path) as file:
+        file.write(encode_png(picture))

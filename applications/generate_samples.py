@@ -1,0 +1,90 @@
+"""Label map in, pictures out: the image and its label map from the front, for each seed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
+from applications import common
+from dnnlib.cli import Command, user_errors
+from training.configs import CONFIGS
+from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map, resize_label_map
+from training.triplane import TriPlane
+
+
+@torch.inference_mode()
+def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+    """What `G.synthesis` gives for each seed; the label map is encoded once.
+
+    Args:
+        label_map: 1,1,H,W. pose: 1,25, to condition on and to look from.
+    """
+    encoded = G.encode({"mask": label_map})
+    for seed in seeds:
+        z = common.latent(seed, G.z_dim).to(pose.device)
+        ws = G.mapping(z, pose, encoded=encoded)
+        planes = G.planes(ws, noise_mode="const")
+        yield G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)
+
+
+@click.command(cls=Command)
+@common.model_options
+@click.option(
+    "--input", "input_file", required=True, metavar="FILE", help="Label map: class ids, colours or a drawing."
+)
+@click.option(
+    "--random_seed",
+    "seeds",
+    type=common.Seeds(),
+    callback=common.all_seeds,
+    multiple=True,
+    default=["0"],
+    show_default=True,
+    help="One sample for each: numbers and ranges, like 0 1 or 0-3.",
+)
+def main(
+    network: str, outdir: Path, cfg: str, device: str | None, precision: str, input_file: str, seeds: list[int]
+) -> None:
+    """Make images and label maps of a label map, seen from the front.
+
+    Writes CFG_NAME_input.png and, for each seed, CFG_NAME_SEED_color.png and CFG_NAME_SEED_label.png, where NAME is
+    the input's name.
+
+    \b
+    Example:
+      python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
+          --random_seed 0 1 --input applications/assets/cat.png
+    """
+    config = CONFIGS[cfg]
+    with user_errors("--device"):
+        chosen = common.choose_device(device)
+    with user_errors("--outdir"):
+        common.check_outdir(outdir)
+    with user_errors("--input"):  # before the weights, which can be a long download
+        label_map = read_label_map(input_file, config.data_type, config.channels)
+    G = common.load_generator(network, cfg, chosen, precision)
+    label_map = resize_label_map(label_map, G.img_resolution)
+    pose = common.config_front_pose(G, cfg, chosen)
+
+    name = f"{cfg}_{Path(input_file).stem}"
+    with user_errors("--outdir"):
+        outdir.mkdir(parents=True, exist_ok=True)
+        common.write_png(outdir / f"{name}_input.png", draw_label_map(label_map, G.data_type)[0])
+    samples = sample(G, label_map.to(chosen), pose, seeds)
+    bar = tqdm(samples, total=len(seeds), unit="sample", delay=2, disable=None)  # only where somebody waits and looks
+    for seed, out in zip(seeds, bar, strict=True):
+        with user_errors("--outdir"):
+            common.write_png(outdir / f"{name}_{seed}_color.png", draw_image(out["image"])[0])
+            common.write_png(outdir / f"{name}_{seed}_label.png", draw_semantic(out["semantic"], G.data_type)[0])
+    click.echo(f"Wrote {outdir}/{name}_*.png")
+
+
+if __name__ == "__main__":
+    main()

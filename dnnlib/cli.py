@@ -1,0 +1,89 @@
+"""Command lines whose every complaint is one line, exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class InputError(click.ClickException):
+    """What a user can put right: one line, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+@contextmanager
+def user_errors(option: str) -> Iterator[None]:
+    """Turn the ValueErrors and OSErrors of reading an option's value into one line that names the option.
+
+    For reading and writing only: around computing it would hide faults of the program.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{option} {where}{error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{option} {error}") from error
+
+
+DASHES = {"token_normalize_func": lambda name: name.replace("-", "_")}
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise InputError(error.format_message()) from error
+
+
+class Command(click.Command):
+    """A command whose every complaint is one line, exit code 2.
+
+    Options are found with dashes as with underscores, and one that may be repeated takes several values in one go:
+    `--random_seed 0 1` is `--random_seed 0 --random_seed 1`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, context_settings=DASHES, **kwargs)
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(info_name, self._one_value_each(args), *rest, **extra)
+
+    def _one_value_each(self, args: list[str]) -> list[str]:
+        """Repeat the name of a repeatable option before its second value, its third, ..."""
+        repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        spread, option, has_value = [], "", False
+        for arg in args:
+            if arg.startswith("--"):
+                name, _, value = arg.partition("=")
+                option, has_value = "--" + name[2:].replace("-", "_"), bool(value)
+            elif option in repeatable:
+                spread += [option] * has_value
+                has_value = True
+            spread.append(arg)
+        return spread
+
+
+class Group(click.Group):
+    """Sub-commands that are `Command`s."""
+
+    command_class = Command
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(info_name, args, *rest, **extra)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        with _one_line():
+            return super().resolve_command(ctx, args)

@@ -1,0 +1,174 @@
+import math
+
+import pytest
+import torch
+from golden import golden
+
+import camera_utils as cu
+
+RTOL = 1e-5  # float32 round-off of a few products
+ANGLES = [(0.4, 1.2), (math.pi / 2, math.pi / 2), (-2.0, 2.2)]
+
+
+def project(pose, point):
+    """Picture coordinates (0..1) of a world point, by hand."""
+    cam2world, k = (m[0].double() for m in cu.split_pose(pose))
+    x, y, z = torch.linalg.inv(cam2world)[:3] @ torch.tensor([*point, 1.0], dtype=torch.float64)
+    return ((k[0, 0] * x + k[0, 1] * y) / z + k[0, 2]).item(), (k[1, 1] * y / z + k[1, 2]).item()
+
+
+# --------------------------------------------------------------------------- published numbers
+
+
+def test_samplers_without_spread_equal_the_published_ones():
+    given, expected = golden.inputs("render_cameras"), golden.load("render_cameras")
+    rows = given["hv_radius"].tolist()
+    for name, sampler in [("gaussian", cu.GaussianCameraPoseSampler), ("uniform", cu.UniformCameraPoseSampler)]:
+        golden.check(name, torch.cat([sampler.sample(h, v, radius=r) for h, v, r in rows]), expected, RTOL)
+    look = [
+        cu.LookAtPoseSampler.sample(h, v, torch.tensor(p), radius=r) for h, v, r, *p in given["lookat_args"].tolist()
+    ]
+    golden.check("lookat", torch.cat(look), expected, RTOL)
+
+
+def test_samplers_with_spread_draw_as_the_published_ones():
+    call, expected = golden.manifest("render_cameras")["noise_call"], golden.load("render_cameras")
+    lookat = torch.tensor(call.pop("lookat"))
+    with golden.golden_noise() as log:
+        golden.check("gaussian_noise", cu.GaussianCameraPoseSampler.sample(**call), expected, RTOL)
+        golden.check("lookat_noise", cu.LookAtPoseSampler.sample(lookat_position=lookat, **call), expected, RTOL)
+        golden.check("uniform_noise", cu.UniformCameraPoseSampler.sample(**call), expected, RTOL)
+    assert log == [("randn", (3, 1))] * 4 + [("rand", (3, 1))] * 2
+
+
+def test_intrinsics_and_matrices_equal_the_published_ones():
+    given, expected = golden.inputs("render_cameras"), golden.load("render_cameras")
+    fov = torch.stack([cu.FOV_to_intrinsics(degrees) for degrees in given["fov_degrees"].tolist()])
+    golden.check("fov_intrinsics", fov, expected, RTOL)
+    matrix = cu.create_cam2world_matrix(given["forward"], given["origin"])
+    golden.check("cam2world_from_forward", matrix, expected, RTOL)
+
+
+@pytest.mark.parametrize(("key", "cfg"), [("cat", "seg2cat"), ("face", "seg2face"), ("car", "edge2car")])
+def test_the_video_path_equals_the_published_one(key, cfg):
+    frames = golden.inputs("helpers")["frames"].tolist()
+    path = torch.cat([cu.orbit_pose(cu.CAMERAS[cfg], frame) for frame in frames])
+    golden.check(f"video_poses_{key}", path, golden.load("helpers"), RTOL)
+
+
+# --------------------------------------------------------------------------- hand-made cameras
+
+
+def test_the_front_camera_stands_on_the_z_axis_and_looks_back():
+    by_hand = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1, 4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1]
+    torch.testing.assert_close(cu.front_pose(cu.CAMERAS["seg2cat"])[0], torch.tensor(by_hand), atol=1e-6, rtol=0)
+
+
+def test_radius_and_pivot_of_a_network_go_before_the_preset():
+    pose = cu.pose_at(cu.CAMERAS["seg2cat"], 1.2, 1.4, radius=2.0, pivot=(0.1, 0.2, 0.3))
+    assert pose[0, [3, 7, 11]].norm().item() == pytest.approx(2.0, abs=1e-5)
+    assert project(pose, (0.1, 0.2, 0.3)) == pytest.approx((0.5, 0.5), abs=1e-5)
+
+
+@pytest.mark.parametrize("cfg", cu.CAMERAS)
+@pytest.mark.parametrize(("azimuth", "polar"), ANGLES)
+def test_every_preset_has_its_pivot_in_the_middle_and_up_is_up(cfg, azimuth, polar):
+    preset = cu.CAMERAS[cfg]
+    pose = cu.pose_at(preset, azimuth, polar)
+    x, y, z = preset.pivot
+    assert project(pose, preset.pivot) == pytest.approx((0.5, 0.5), abs=1e-5)
+    assert project(pose, (x, y + 0.1, z))[1] < 0.5  # rows count downwards
+    assert not cu.pose_problems(pose)
+
+
+def test_config_names_of_one_kind_share_one_preset():
+    assert cu.CAMERAS["seg2cat"] is cu.CAMERAS["edge2cat"] is cu.CAMERAS["afhq"]
+    assert cu.CAMERAS["seg2face"] is cu.CAMERAS["celeba"] is cu.CAMERAS["ffhq"]
+    assert cu.CAMERAS["edge2car"] is cu.CAMERAS["shapenet"]
+
+
+def test_angles_of_a_view_are_read_back():
+    pose = cu.pose_at(cu.CAMERAS["edge2car"], math.pi / 2 - 0.3, math.pi / 2 * (1 - math.sin(0.2)))
+    yaw, pitch = cu.view_angles(pose)
+    assert yaw.item() == pytest.approx(-0.3, abs=1e-5)
+    assert pose[0, 3] < 0  # negative yaw stands at negative x
+    assert pitch.item() == pytest.approx(0.2, abs=1e-5)
+
+
+@pytest.mark.parametrize(("azimuth", "polar"), ANGLES)
+def test_a_mirrored_point_lands_on_the_mirrored_pixel(azimuth, polar):
+    pose = cu.pose_at(cu.CAMERAS["seg2cat"], azimuth, polar)
+    pose[0, 16 + 1], pose[0, 16 + 2] = 0.07, 0.46  # skew and an off-centre principal point too
+    mirrored = cu.mirror_pose(pose)
+    u, v = project(pose, (0.11, -0.05, 0.2))
+    assert project(mirrored, (-0.11, -0.05, 0.2)) == pytest.approx((1 - u, v), abs=1e-6)
+    assert not cu.pose_problems(mirrored)
+    torch.testing.assert_close(cu.mirror_pose(mirrored), pose)
+
+
+def test_opengl_cameras_look_along_minus_z_with_y_up_and_convert_back():
+    cv = cu.split_pose(cu.pose_at(cu.CAMERAS["seg2cat"], 1.0, 1.3))[0]
+    gl = cu.opencv_to_opengl(cv)
+    torch.testing.assert_close(gl[0, :3, 2], -cv[0, :3, 2])
+    assert gl[0, 1, 1] > 0.9
+    torch.testing.assert_close(gl[0, :, 3], cv[0, :, 3])
+    torch.testing.assert_close(cu.opengl_to_opencv(gl), cv)
+
+
+def test_a_blender_camera_in_front_becomes_our_front_camera():
+    blender = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, -2.7], [0, 1, 0, 0], [0, 0, 0, 1]])[None]  # at -y, z up
+    ours = cu.z_up_to_y_up(cu.opengl_to_opencv(blender))
+    front = cu.split_pose(cu.front_pose(cu.CAMERAS["seg2cat"]))[0]
+    torch.testing.assert_close(ours, front, atol=1e-6, rtol=0)
+
+
+# --------------------------------------------------------------------------- bad poses
+
+
+def _set(index, value):
+    def spoil(pose):
+        pose[index] = value
+        return pose
+
+    return spoil
+
+
+def _scaled(pose):
+    pose[:12].view(3, 4)[:, :3] *= 1.1
+    return pose
+
+
+def _mirrored(pose):
+    pose[[0, 4, 8]] *= -1
+    return pose
+
+
+def _away(pose):
+    pose[11] = -2.7
+    return pose
+
+
+BAD_POSES = {
+    "NaN": _set(5, math.nan),
+    "infinity": _set(3, math.inf),
+    "last row of cam2world": _set(12, 0.5),
+    "orthonormal": _scaled,
+    "mirrored": _mirrored,
+    "last row of the intrinsics": _set(24, 512.0),
+    "focal length": _set(16, -4.0),
+    "looks away": _away,
+    "outside the picture": _set(3, 0.6),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_POSES)
+def test_a_bad_pose_is_found_among_good_ones(reason):
+    good = cu.front_pose(cu.CAMERAS["seg2cat"])[0]
+    problems = cu.pose_problems(torch.stack([good, BAD_POSES[reason](good.clone()), good]))
+    assert list(problems) == [1]
+    assert reason in problems[1]
+
+
+def test_a_batch_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"expected N,25, got \(2, 24\)"):
+        cu.split_pose(torch.zeros(2, 24))

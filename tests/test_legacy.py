@@ -1,0 +1,442 @@
+"""Published pickles are read as data: right ones whole, hostile and damaged ones refused in one line."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import public_pickle
+import pytest
+import torch
+from click.testing import CliRunner
+from golden import golden
+from torch import nn
+
+import legacy
+from legacy import WeightsError, load_network_pkl
+from torch_utils.safe_pickle import read_pickle
+from training import public_weights
+from training.configs import generator_kwargs
+from training.network_record import NetworkRecord
+
+pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # what public files are written with
+SMALL = "map_plain"  # 12,032 numbers
+
+
+def built(case: str) -> tuple[nn.Module, str, dict]:
+    """The golden case's network with random weights, its public name, its arguments."""
+    manifest = golden.manifest(case)
+    module = legacy.construct(manifest["module"], manifest["init_kwargs"])
+    return golden.fill_(module), manifest["module"], manifest["init_kwargs"]
+
+
+def record(case: str = SMALL, **changes) -> public_pickle.Call:
+    return public_pickle.network(*built(case), **changes)
+
+
+def snapshot(*, protocol: int = 4, **networks) -> io.BytesIO:
+    return io.BytesIO(public_pickle.snapshot(networks, protocol))
+
+
+def assert_same_state(module: nn.Module, expected: nn.Module) -> None:
+    ours, theirs = module.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def refused(contents: bytes | io.BytesIO, *words: str) -> str:
+    """The one line with which a file is refused, which holds these words."""
+    with pytest.raises(WeightsError) as caught:
+        load_network_pkl(io.BytesIO(contents) if isinstance(contents, bytes) else contents)
+    line = str(caught.value)
+    assert "\n" not in line and all(word in line for word in words), line
+    return line
+
+
+# --------------------------------------------------------------------------- what published files hold
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_a_published_generator_loads_bit_for_bit_with_its_attributes(protocol):
+    module, name, kwargs = built("gen_eg3d_uncond")
+    module.register_buffer("dataset_label_std", torch.rand(25))  # in public generators, made by no constructor
+    attributes = {"neural_rendering_resolution": 96, "rendering_kwargs": {**kwargs["rendering_kwargs"], "c_scale": 0.5}}
+    mappings = public_pickle.MAPPINGS[protocol]
+    theirs = public_pickle.network(module, name, kwargs, attributes, mappings=mappings)
+    data = load_network_pkl(snapshot(protocol=protocol, G=theirs, G_ema=theirs))
+
+    del module.dataset_label_std
+    for ours in (data["G"], data["G_ema"]):
+        assert_same_state(ours, module)
+        assert ours.neural_rendering_resolution == 96 and ours.rendering_kwargs["c_scale"] == 0.5
+        assert not ours.training and not any(p.requires_grad for p in ours.parameters())
+    assert data["training_set_kwargs"]["resolution"] == 512 and type(data["training_set_kwargs"]) is dict
+
+
+@pytest.mark.slow
+def test_the_conditional_generator_of_a_public_file_gives_the_golden_image():
+    manifest, arrays, x = (f("gen_edge2car") for f in (golden.manifest, golden.load, golden.inputs))
+    generator = load_network_pkl(snapshot(G_ema=record("gen_edge2car")))["G_ema"]
+    with torch.no_grad(), golden.golden_noise():
+        ws = generator.mapping(x["z"], x["pose"], {"mask": x["mask"], "pose": x["pose"]})
+        size = manifest["neural_rendering_resolution"]
+        out = generator.synthesis(ws, x["c"], neural_rendering_resolution=size, noise_mode="const")
+    golden.check("image", out["image"], arrays, rtol=manifest["rtol"])
+
+
+def test_a_published_discriminator_gives_the_golden_logits():
+    manifest, arrays, x = (f("net_discriminator") for f in (golden.manifest, golden.load, golden.inputs))
+    discriminator = load_network_pkl(snapshot(D=record("net_discriminator")))["D"]
+    with torch.no_grad():
+        out = discriminator(x["img"], x["c"])
+    golden.check("logits", out, arrays, rtol=manifest["rtol"])
+
+
+def test_loading_leaves_the_random_state_as_it_was():
+    file = snapshot(G_ema=record())
+    before = torch.get_rng_state()
+    load_network_pkl(file)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_positional_constructor_arguments_are_named():
+    module, name, kwargs = built(SMALL)
+    rest = {key: value for key, value in kwargs.items() if key not in ("z_dim", "c_dim")}
+    theirs = public_pickle.network(module, name, rest, args=(kwargs["z_dim"], kwargs["c_dim"]))
+    assert_same_state(load_network_pkl(snapshot(G_ema=theirs))["G_ema"], module)
+
+
+def test_tensors_come_back_from_every_storage_type_and_from_views():
+    base = torch.arange(24).reshape(4, 6)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.uint8, torch.bool):
+        for view in (base.to(dtype), base.to(dtype).T, base.to(dtype)[1:3, ::2], base.to(dtype)[:0]):
+            found = read_pickle(io.BytesIO(public_pickle.dumps(view)), public_weights.lookup)
+            assert found.dtype == dtype and torch.equal(found, view)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_numpy_scalars_and_sets_become_plain_values(protocol):
+    values = [np.float64(0.1), np.float32(0.5), np.int64(-7), np.bool_(True), {"a", "b"}]
+    found = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), public_weights.lookup)
+    assert found == [0.1, 0.5, -7, True, {"a", "b"}]
+    assert not any(isinstance(value, np.generic) for value in found)
+
+
+def test_an_augmentation_pipeline_that_we_do_not_have_stays_a_record():
+    module = nn.Module()
+    module.register_buffer("p", torch.tensor(0.25))
+    theirs = public_pickle.network(module, "PipeOfTheirs", {"xflip": 1})
+    pipe = load_network_pkl(snapshot(G_ema=record(), augment_pipe=theirs))["augment_pipe"]
+    assert isinstance(pipe, NetworkRecord)
+    assert (pipe.class_name, pipe.init_kwargs, pipe.state["p"].item()) == ("PipeOfTheirs", {"xflip": 1}, 0.25)
+
+
+def test_an_undecorated_class_from_a_file_that_was_itself_loaded_is_known():
+    decoder = public_pickle.named("_imported_module_" + "0a" * 16, "OSGDecoder")
+    contents = public_pickle.dumps(decoder(), stand_ins=(decoder,))
+    assert read_pickle(io.BytesIO(contents), public_weights.lookup).class_name == "OSGDecoder"
+    other = public_pickle.named("_imported_module_" + "0a" * 16, "Other")
+    with pytest.raises(WeightsError, match="Other"):
+        read_pickle(io.BytesIO(public_pickle.dumps(other(), stand_ins=(other,))), public_weights.lookup)
+
+
+# --------------------------------------------------------------------------- hostile files
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (os.system, ("touch marker",)),
+        (eval, ("open('marker', 'w')",)),
+        (getattr, ("x", "__class__")),
+        (subprocess.Popen, (["touch", "marker"],)),
+        (torch.load, ("marker",)),
+        (np.load, ("marker",)),
+        (print, ("x",)),
+    ],
+)
+def test_a_call_of_anything_else_is_refused_by_name_and_does_nothing(
+    tmp_path, monkeypatch, protocol, function, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    call = public_pickle.Call(function, *arguments)
+    for file in (
+        snapshot(protocol=protocol, G_ema=record(), extra=call),
+        snapshot(protocol=protocol, G_ema=record(attributes={"neural_rendering_resolution": call})),
+    ):
+        refused(file, function.__name__, "refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_embedded_source_text_is_not_run(tmp_path):
+    marker = tmp_path / "marker"
+    source = f"open({str(marker)!r}, 'w').close()\n"
+    theirs = record()
+    theirs.arguments[0]["module_src"] = source
+    load_network_pkl(snapshot(G_ema=theirs))
+    assert not marker.exists()
+
+
+def test_a_call_inside_tensor_data_is_refused(tmp_path):
+    evil = pickle.dumps(public_pickle.Call(os.system, f"touch {tmp_path / 'marker'}"))
+    genuine = io.BytesIO()
+    torch.save(torch.zeros(3).storage(), genuine, _use_new_zipfile_serialization=False)
+    for data in (evil, genuine.getvalue()[:100] + evil, evil + genuine.getvalue()):
+        refused(snapshot(G_ema=record(), extra=public_pickle.Call(torch.storage._load_from_bytes, data)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_lengths_and_numbers_beyond_the_file_take_no_memory():
+    head = b"\x80\x04"
+    for body in (
+        b"\x8e" + struct.pack("<Q", 2**60) + b"x",  # bytes of 2**60
+        b"\x8d" + struct.pack("<Q", 2**60) + b"x",  # text of 2**60
+        b"B" + struct.pack("<I", 2**32 - 1) + b"x",
+        b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x",  # an integer of 2**31 bytes
+        b"\x95" + struct.pack("<Q", 2**63) + b"N.",  # a frame
+        b"Nr" + struct.pack("<I", 2**32 - 1) + b".",  # place 2**32 - 1 of the memo
+        b"]" * 20_000 + b"a" * 19_999 + b".",  # lists in lists
+        b")" + b"\x85" * 20_000 + b"}" + b"\x8c\x01a" + b"s.",
+        b"}" + b")" + b"\x85" * 20_000 + b"Ns.",  # a nested tuple as key: hashing it would recurse
+    ):
+        refused(head + body)
+
+
+def test_tensors_do_not_reach_past_their_storage():
+    storage = torch.zeros(10).storage()
+    rebuild = torch._utils._rebuild_tensor_v2
+    for offset, size, stride in [(0, (11,), (1,)), (8, (3,), (1,)), (0, (2, 2), (9, 2)), (-1, (2,), (1,)),
+                                 (0, (2,), (-1,)), (0, (2**40,), (0,)), (0, (3,), (1, 1)), (0, (True,), (1,)),
+                                 (2**70, (1,), (1,))]:  # fmt: skip
+        call = public_pickle.Call(rebuild, storage, offset, size, stride, False, {})
+        refused(snapshot(G_ema=record(), extra=call), "tensor")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data.replace(b"little_endian\x94\x88", b"little_endian\x94\x89"), "endian"),
+        (lambda data: data[:-1], "bytes there"),
+        (lambda data: data + b"x", "bytes there"),
+        (lambda data: data[:-48] + struct.pack("<q", 11) + data[-40:], "10 values"),
+        (lambda data: data.replace(b"FloatStorage", b"QuietStorage"), "QuietStorage"),
+        (lambda data: data.replace(b"FloatStorage", b"DoubleTensor"), "DoubleTensor"),
+        (lambda data: data[5:], "damaged"),
+        (lambda data: b"", "cut short"),
+    ],
+)
+def test_damaged_tensor_data_is_refused(damage, words):
+    genuine = io.BytesIO()
+    torch.save(torch.zeros(10).storage(), genuine, _use_new_zipfile_serialization=False, pickle_protocol=4)
+    assert torch.equal(public_weights.read_storage(genuine.getvalue()), torch.zeros(10))
+    with pytest.raises(WeightsError, match=words):
+        public_weights.read_storage(damage(genuine.getvalue()))
+
+
+def test_loops_and_doubling_lists_end():
+    decoder = public_pickle.CLASSES["decoder"]()
+    decoder.__dict__.update(nn.Module().__dict__)
+    decoder.__dict__.update({"_modules": {"again": decoder}})
+    theirs = record()
+    theirs.arguments[0]["state"]["_modules"]["loop"] = decoder
+    refused(snapshot(G_ema=theirs), "deep")
+
+    doubling: list = [0]
+    for _ in range(30):
+        doubling = [doubling, doubling]
+    loop: list = []
+    loop.append(loop)
+    for value in (doubling, loop):
+        theirs = record()
+        theirs.arguments[0]["state"]["_init_kwargs"]["value"] = value
+        refused(snapshot(G_ema=theirs), "levels")
+
+    for _ in range(30):  # 2**30 modules
+        outer = public_pickle.CLASSES["decoder"]()
+        outer.__dict__.update(nn.Module().__dict__)
+        outer.__dict__.update({"_modules": {"a": decoder, "b": decoder}})
+        decoder.__dict__["_modules"] = {} if decoder.__dict__["_modules"].get("again") else decoder._modules
+        decoder = outer
+    theirs = record()
+    theirs.arguments[0]["state"]["_modules"]["many"] = decoder
+    refused(snapshot(G_ema=theirs), "submodules")
+    theirs.arguments[0]["version"] = doubling  # 2**30 zeros, if a message quoted it
+    refused(snapshot(G_ema=theirs), "version a list")
+
+
+@pytest.mark.parametrize("change", [{"version": 5}, {"version": "6"}, {"type": "module"}, {"state": None}])
+def test_other_persistence_records_are_refused(change):
+    theirs = record()
+    theirs.arguments[0].update(change)
+    refused(snapshot(G_ema=theirs), "persistent object")
+
+
+# --------------------------------------------------------------------------- networks that do not fit
+
+
+def test_names_shapes_classes_and_arguments_must_be_the_networks_own():
+    module, name, kwargs = built(SMALL)
+
+    def attempt(*words: str, class_name: str = name, **changes) -> None:
+        theirs = public_pickle.network(module, class_name, {**kwargs, **changes})
+        refused(snapshot(G_ema=theirs), "G_ema", *words)
+
+    attempt("fc0.weight", "(64, 192)", "(64, 96)", z_dim=128)
+    attempt("fc2", num_layers=3)
+    attempt("unknown tensor", "fc1", num_layers=1)
+    attempt("NoSuchNetwork", class_name="NoSuchNetwork")
+    attempt("colour", colour="red")
+    attempt("more numbers than the file holds", w_dim=2**20)
+    attempt("more numbers than the file holds", num_layers=2**20)
+    attempt("1073741824", num_layers=2**30)
+
+
+# --------------------------------------------------------------------------- damaged files and other files
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+    whole = snapshot(G_ema=record()).getvalue()
+    path = tmp_path / "cut.pkl"
+    for length in [*range(40), *range(40, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        refused(whole[:length])
+        with pytest.raises(WeightsError, match=r"cut\.pkl"):
+            load_network_pkl(path)
+
+
+def test_changed_bytes_give_a_network_or_one_line_and_never_another_error():
+    whole = snapshot(G_ema=record()).getvalue()
+    dice = random.Random(0)
+    outcomes = {True: 0, False: 0}
+    for _ in range(300):
+        damaged = bytearray(whole)
+        # mostly in the part that is structure, not numbers
+        damaged[dice.randrange(len(whole)) if dice.random() < 0.2 else dice.randrange(3000)] = dice.randrange(256)
+        try:
+            load_network_pkl(io.BytesIO(damaged))
+            outcomes[True] += 1
+        except WeightsError:
+            outcomes[False] += 1
+    assert min(outcomes.values()) > 20  # both happen, so that the test sees both
+
+
+def torch_file(contents, zipped: bool = True) -> bytes:
+    file = io.BytesIO()
+    torch.save(contents, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+def zip_file() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("dataset.json", "{}")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html>\n<html>no such file</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "starts with"),
+        (bytes(range(1, 200)), "starts with"),
+        (zip_file(), "zip"),
+        (zip_file()[:50], "zip"),
+        (torch_file({"weight": torch.zeros(3)}), "not one of our snapshots"),
+        (torch_file(nn.Linear(2, 2)), "plain data"),
+        (torch_file({"weight": torch.zeros(3)}, zipped=False), "got int"),
+        (pickle.dumps([1, 2]), "expected a dict of networks"),
+        (pickle.dumps({"G_ema": 3}), "G_ema: expected a network"),
+        (pickle.dumps({"weights": 3}), "holds none of G, D"),
+        (pickle.dumps({"G_ema": 3}, protocol=1), "starts with"),
+        (b"\x80\x09N.", "starts with"),
+        (struct.pack("<Q", 30) + b'{"a":{"dtype":"F32","shape":[1],', "safetensors"),
+    ],
+)
+def test_other_files_are_told_apart_in_one_line(contents, words):
+    refused(contents, words)
+
+
+def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
+    for path in (tmp_path / "none.pkl", tmp_path):
+        with pytest.raises(WeightsError, match="cannot be read"):
+            load_network_pkl(path)
+
+
+# --------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def public_file(tmp_path) -> Path:
+    path = tmp_path / "public.pkl"
+    path.write_bytes(snapshot(G=record(), G_ema=record(), D=record("net_discriminator")).getvalue())
+    return path
+
+
+def run(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(legacy.main, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("target", ["ours.pkl", "ours.pt", "ours.safetensors"])
+def test_convert_keeps_every_tensor(public_file, tmp_path, target):
+    code, output = run("convert", public_file.as_uri(), tmp_path / target)
+    assert code == 0, output
+    theirs, ours = load_network_pkl(public_file), load_network_pkl(tmp_path / target)
+    for name in ("G", "G_ema", "D"):
+        assert_same_state(ours[name], theirs[name])
+    assert ours["training_set_kwargs"] == theirs["training_set_kwargs"]
+
+
+def test_convert_can_keep_one_network(public_file, tmp_path):
+    assert run("convert", public_file, tmp_path / "one.pt", "--only", "G_ema")[0] == 0
+    assert load_network_pkl(tmp_path / "one.pt").keys() == {"G_ema", "training_set_kwargs", "extra"}
+
+
+def test_show_prints_class_arguments_and_tensors(public_file):
+    code, output = run("show", public_file)
+    manifest = golden.manifest(SMALL)
+    assert code == 0
+    assert "G_ema: MappingNetwork" in output and '"num_ws": 14' in output
+    numbers = sum(int(np.prod(shape)) for _, shape, *_ in manifest["state"])
+    assert f"{len(manifest['state'])} tensors, {numbers:,} numbers" in output
+
+
+def test_init_writes_an_untrained_generator_that_says_so(tmp_path):
+    arguments = ("--cfg", "edge2car", "--channel-base", 1024, "--channel-max", 16, "--seed", 3)
+    code, output = run("init", tmp_path / "fresh.pkl", *arguments)
+    assert code == 0, output
+    data = load_network_pkl(tmp_path / "fresh.pkl")
+    assert data["extra"] == {"untrained": True, "cfg": "edge2car", "seed": 3}
+    assert data["G_ema"].neural_rendering_resolution == 64
+    torch.manual_seed(3)
+    kwargs = generator_kwargs("edge2car", channel_base=1024, channel_max=16)
+    expected = legacy.construct("TriPlaneSemanticEntangleGenerator", kwargs)
+    assert_same_state(data["G"], expected)
+    assert_same_state(data["G_ema"], expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("convert", "{public}", "x.zip"), "ends in .pkl, .pt, .safetensors"),
+        (("convert", "{public}", "nowhere/x.pt"), "no folder"),
+        (("convert", "none.pkl", "x.pt"), "none.pkl: cannot be read"),
+        (("convert", "{public}", "x.pt", "--only", "D_semantic"), "no D_semantic"),
+        (("show", "none.pkl"), "none.pkl: cannot be read"),
+        (("init", "x.pkl", "--cfg", "seg2dog"), "seg2dog"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(public_file, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, output = run(*(a.format(public=public_file) for a in arguments))
+    assert code == 2 and words in output and "Traceback" not in output
+    assert len(output.splitlines()) == 1 or output.startswith("Usage:")  # click's own checks add how to call it
+    assert list(tmp_path.iterdir()) == [public_file]
