@@ -1,0 +1,109 @@
+"""Time the operators of torch_utils/ops at the sizes of the 512-pixel model: python tests/benchmarks/ops.py
+
+Batch 1, float32, channels-last, no gradients, best of several runs. Each chosen way stands beside those it was chosen
+from, so that the choice can be made again on another machine.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.modulated_conv2d import modulated_conv2d
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d, upsample2d
+
+UPSAMPLING_CONVS = [(32, 256, 128), (256, 128, 256), (512, 512, 32)]  # channels in, out, size in
+
+
+def best_ms(run, device, repeats):
+    """Fewest milliseconds of `repeats` runs after one warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times[1:])
+
+
+def image(channels, size, device, batch=1):
+    return torch.randn(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def four_phases(x, w, f):
+    """Upsampling 3x3 convolution as four small ones, one for each phase of the result, then the filter."""
+    n, _, h, width = x.shape
+    kernel = w.flip([2, 3])
+    y = x.new_empty(n, w.shape[0], 2 * h + 1, 2 * width + 1).contiguous(memory_format=torch.channels_last)
+    for a in (0, 1):
+        for b in (0, 1):
+            phase = kernel[:, :, a::2, b::2].flip([2, 3])
+            y[:, :, a::2, b::2] = F.conv2d(x, phase, padding=(1 - a, 1 - b))
+    return upfirdn2d(y, f, padding=1, gain=4)
+
+
+def merged(x, w, f):
+    """Kernel and filter merged to 6x6, its four 3x3 phases as one convolution, interleaved."""
+    out, channels = w.shape[:2]
+    kernels = w.flip([2, 3]).reshape(-1, 1, 3, 3)
+    kernels = F.conv2d(F.pad(kernels, [3] * 4), 4 * f.flip([0, 1])[None, None]).view(out, channels, 6, 6)
+    phases = [kernels[:, :, 1 - a :: 2, 1 - b :: 2].flip([2, 3]) for a in (0, 1) for b in (0, 1)]
+    return F.pixel_shuffle(F.conv2d(x, torch.stack(phases, 1).flatten(0, 1), padding=1), 2)
+
+
+def cases(device):
+    """(what, way, function) in the order of the table."""
+    f = setup_filter([1, 3, 3, 1], device=device)
+    x, b = image(256, 256, device), torch.randn(256, device=device)
+    yield "copy 256 x 256^2 (floor)", "clone", lambda x=x: x.clone()
+    yield "bias, lrelu, clamp 256 x 256^2", "chosen", lambda x=x: bias_act(x, b, act="lrelu", clamp=256)
+    naive = lambda x=x: (F.leaky_relu(x + b.view(1, -1, 1, 1), 0.2) * 2**0.5).clamp(-256, 256)  # noqa: E731
+    yield "bias, lrelu, clamp 256 x 256^2", "one pass each", naive
+    for size in (257, 259):
+        x = image(256, size, device)
+        yield f"filter 256 x {size}^2", "chosen (depthwise)", lambda x=x: upfirdn2d(x, f, padding=1)
+        one = setup_filter([1, 3, 3, 1], separable=True, device=device)
+        yield f"filter 256 x {size}^2", "two 1-D passes", lambda x=x, one=one: upfirdn2d(x, one, padding=1)
+        first = x.contiguous()
+        yield f"filter 256 x {size}^2", "channels first", lambda x=first: upfirdn2d(x, f, padding=1)
+    for channels, size in [(3, 128), (6, 128), (3, 256), (6, 256)]:
+        x = image(channels, size, device)
+        yield f"upsample {channels} x {size}^2", "chosen", lambda x=x: upsample2d(x, f)
+        yield f"upsample {channels} x {size}^2", "definition", lambda x=x: upsample2d(x, f, impl="ref")
+    for channels, out, size in UPSAMPLING_CONVS:
+        x, w = image(channels, size, device), torch.randn(out, channels, 3, 3, device=device)
+        what = f"conv up 2, {channels} to {out}, {size}^2"
+        yield what, "chosen", lambda x=x, w=w: conv2d_resample(x, w, f, up=2, padding=1)
+        yield what, "four phases", lambda x=x, w=w: four_phases(x, w, f)
+        yield what, "merged with filter", lambda x=x, w=w: merged(x, w, f)
+    for channels, size, batch in [(512, 32, 1), (256, 256, 1), (256, 64, 4)]:
+        x, w = image(channels, size, device, batch), torch.randn(channels, channels, 3, 3, device=device)
+        s, what = torch.randn(batch, channels, device=device), f"modulated {batch} x {channels} x {size}^2"
+        plain = lambda x=x, w=w: conv2d_resample(x, w, padding=1)  # noqa: E731
+        yield what, "plain convolution", plain
+        for fused in (True, False):
+            run = lambda x=x, w=w, s=s, fused=fused: modulated_conv2d(x, w, s, padding=1, fused_modconv=fused)  # noqa: E731
+            yield what, "fused" if fused else "unfused", run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--repeats", default=5, type=int)
+    options = parser.parse_args()
+    print(f"PyTorch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    with torch.no_grad():
+        for what, way, run in cases(options.device):
+            print(f"{what:36s}{way:22s}{best_ms(run, options.device, options.repeats):9.2f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+// Checks that every kernel makes of its tensors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include "kernel_types.h"
+
+// build.py says -DKERNEL_DEVICE=CUDA; the tests' stand-in without a GPU says CPU.
+#ifndef KERNEL_DEVICE
+#error "define KERNEL_DEVICE: the dispatch key whose tensors these kernels take"
+#endif
+
+inline Scalar scalar_of(const at::Tensor& t, const char* name) {
+    switch (t.scalar_type()) {
+        case at::kDouble: return Scalar::f64;
+        case at::kFloat: return Scalar::f32;
+        case at::kHalf: return Scalar::f16;
+        case at::kBFloat16: return Scalar::bf16;
+        default: TORCH_CHECK_VALUE(false, name, ": expected float64, float32, float16 or bfloat16, got ", t.scalar_type());
+    }
+}
+
+inline void check_dense(const at::Tensor& t, const char* name) {
+    TORCH_CHECK_VALUE(t.is_non_overlapping_and_dense(), name, ": expected a dense tensor, got ", t.sizes(), " with strides ", t.strides());
+}
+
+inline void check_launch(const char* error, const char* kernel) {
+    TORCH_CHECK(error == nullptr, kernel, " kernel: ", error);
+}

@@ -1,0 +1,27 @@
+// What the launcher of upfirdn2d.cu is told. No PyTorch here: device code includes CUDA headers only.
+#pragma once
+
+#include <cstdint>
+
+#include "kernel_types.h"
+
+struct Axis {
+    int64_t in, out;                  // pixels
+    int64_t in_stride, out_stride;    // elements
+    int up, down, pad, taps;          // pad: before the first pixel, upsampled pixels, may be negative
+};
+
+struct Upfirdn2dParams {
+    const void* x;        // batch * channels * y.in * x_axis.in elements at the strides below
+    const float* f;       // y.taps * x_axis.taps taps, row-major
+    void* out;            // batch * channels * y.out * x_axis.out elements at the strides below
+    Axis x_axis, y_axis;
+    int64_t batch, channels;
+    int64_t in_batch_stride, in_channel_stride, out_batch_stride, out_channel_stride;
+    bool channels_last;   // which axis neighbouring threads walk along: channels, else x
+    bool flip;            // correlate instead of convolve
+    float gain;
+};
+
+// Returns null, or what CUDA says went wrong.
+const char* launch_upfirdn2d(const Upfirdn2dParams& params, Scalar scalar, void* stream);

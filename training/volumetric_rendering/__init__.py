@@ -1,0 +1,1 @@
+"""Rays, plane sampling, depths and compositing: functions on tensors without state."""
