@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from camera_utils import CAMERAS, front_pose
-from dnnlib.cli import user_errors
+from dnnlib.cli import InputError, user_errors
 from dnnlib.util import whole_file
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
+from training.dataset import PUBLISHED, PosedImageDataset
+from training.label_maps import from_data_set, read_label_map, resize_label_map
 from training.pictures import encode_png
 from training.snapshot import UNTRAINED, load_network_pkl
 from training.triplane import TriPlane
@@ -73,6 +76,77 @@ def model_options(command: Callable) -> Callable:
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
+
+
+INPUT_OPTIONS = (
+    click.option("--input", "input_file", metavar="FILE", help="Label map: class ids, colours or a drawing."),
+    click.option("--input_id", type=click.IntRange(0), metavar="N", help="Sample N of a data set, with its pose."),
+    click.option("--data_dir", metavar="DIR", help="Folder of the published data set of --cfg.  [default: data/]"),
+    click.option("--data", metavar="ZIP|DIR", help="Data set of --input_id: images and poses ..."),
+    click.option("--mask_data", metavar="ZIP|DIR", help="... and label maps."),
+)
+
+
+def input_options(command: Callable) -> Callable:
+    """The options by which every application finds its label map; `read_input` takes their values."""
+    for option in reversed(INPUT_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Input:
+    """A label map to make things of.
+
+    Args:
+        name: part of the names of what is written.
+        label_map: 1,1,H,W. pose: 1,25, or None where only the front view makes sense.
+    """
+
+    name: str
+    label_map: Tensor
+    pose: Tensor | None
+
+
+def read_input(
+    cfg: str,
+    input_file: str | None,
+    input_id: int | None,
+    data_dir: str | None,
+    data: str | None,
+    mask_data: str | None,
+) -> Input:
+    """The label map that `input_options` ask for.
+
+    Raises:
+        InputError: not exactly one of --input and --input_id, or one that cannot be read.
+    """
+    config = CONFIGS[cfg]
+    if (input_file is None) == (input_id is None):
+        raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
+    if input_id is None:
+        if stray := [
+            name for name, value in (("data_dir", data_dir), ("data", data), ("mask_data", mask_data)) if value
+        ]:
+            raise InputError(f"--{stray[0]}: goes with --input_id, not with --input")
+        with user_errors("--input"):
+            return Input(Path(input_file).stem, read_label_map(input_file, config.data_type, config.channels), None)
+    if (data is None) != (mask_data is None) or (data and data_dir):
+        raise InputError("--data, --mask_data: expected both, without --data_dir")
+    with user_errors("--data" if data else "--data_dir"):
+        if data:
+            data_set = PosedImageDataset(data, mask_data, config.data_type)
+        else:
+            data_set = PUBLISHED[cfg].open(data_dir or "data")
+    if input_id >= len(data_set):
+        raise InputError(f"--input_id {input_id}: {data_set.name} has samples 0 to {len(data_set) - 1}")
+    with user_errors("--input_id"):
+        sample = data_set[input_id]
+    largest = int(sample["mask"].max())
+    if config.data_type == "seg" and largest >= config.channels:
+        raise InputError(f"--input_id {input_id}: has class {largest}; --cfg {cfg} knows 0 to {config.channels - 1}")
+    label_map = from_data_set(sample["mask"], config.data_type)[None]
+    return Input(str(input_id), label_map, torch.from_numpy(sample["pose"])[None])
 
 
 # --------------------------------------------------------------------------- device and network
@@ -141,6 +215,12 @@ def check_config(G: torch.nn.Module, network: str, cfg: str) -> None:
             f"{network}: takes {takes}, seen from {radius} away, which --cfg {cfg} does not; "
             f"it fits {', '.join(fitting) or 'no --cfg'}"
         )
+
+
+def fit(source: Input, G: TriPlane, cfg: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Label map 1,1,R,R and pose 1,25 of an input, for this generator: the sample's own pose, or the front."""
+    pose = config_front_pose(G, cfg, device) if source.pose is None else source.pose.to(device)
+    return resize_label_map(source.label_map, G.img_resolution).to(device), pose
 
 
 def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -14,8 +15,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
 from dnnlib.cli import Command, user_errors
-from training.configs import CONFIGS
-from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map, resize_label_map
+from training.label_maps import draw_image, draw_label_map, draw_semantic
 from training.triplane import TriPlane
 
 
@@ -36,9 +36,7 @@ def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -
 
 @click.command(cls=Command)
 @common.model_options
-@click.option(
-    "--input", "input_file", required=True, metavar="FILE", help="Label map: class ids, colours or a drawing."
-)
+@common.input_options
 @click.option(
     "--random_seed",
     "seeds",
@@ -50,34 +48,31 @@ def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -
     help="One sample for each: numbers and ranges, like 0 1 or 0-3.",
 )
 def main(
-    network: str, outdir: Path, cfg: str, device: str | None, precision: str, input_file: str, seeds: list[int]
+    network: str, outdir: Path, cfg: str, device: str | None, precision: str, seeds: list[int], **source: Any
 ) -> None:
-    """Make images and label maps of a label map, seen from the front.
+    """Make images and label maps of a label map, seen from the pose of its sample, or from the front.
 
     Writes CFG_NAME_input.png and, for each seed, CFG_NAME_SEED_color.png and CFG_NAME_SEED_label.png, where NAME is
-    the input's name.
+    the sample's number, or the name of the input file.
 
     \b
     Example:
       python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 --input applications/assets/cat.png
     """
-    config = CONFIGS[cfg]
     with user_errors("--device"):
         chosen = common.choose_device(device)
     with user_errors("--outdir"):
         common.check_outdir(outdir)
-    with user_errors("--input"):  # before the weights, which can be a long download
-        label_map = read_label_map(input_file, config.data_type, config.channels)
+    given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
-    label_map = resize_label_map(label_map, G.img_resolution)
-    pose = common.config_front_pose(G, cfg, chosen)
+    label_map, pose = common.fit(given, G, cfg, chosen)
 
-    name = f"{cfg}_{Path(input_file).stem}"
+    name = f"{cfg}_{given.name}"
     with user_errors("--outdir"):
         outdir.mkdir(parents=True, exist_ok=True)
         common.write_png(outdir / f"{name}_input.png", draw_label_map(label_map, G.data_type)[0])
-    samples = sample(G, label_map.to(chosen), pose, seeds)
+    samples = sample(G, label_map, pose, seeds)
     bar = tqdm(samples, total=len(seeds), unit="sample", delay=2, disable=None)  # only where somebody waits and looks
     for seed, out in zip(seeds, bar, strict=True):
         with user_errors("--outdir"):

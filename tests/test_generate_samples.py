@@ -1,12 +1,12 @@
 """The first application: what it writes, what it refuses, and its commands in the README."""
 
-import io
 import pickle
 import re
 import shlex
 import subprocess
 import sys
 import zipfile
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -15,12 +15,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from small_data import image_files, label_files, png, write_zip
 
 from applications import common, generate_samples
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import Command
 from torch_utils.precision import has_fast
 from training.configs import GeneratorOptions
+from training.dataset import PUBLISHED, PosedImageDataset
 from training.label_maps import colourise, draw_image, draw_semantic, read_label_map
 from training.registry import construct
 from training.snapshot import load_network_pkl, save_snapshot
@@ -101,6 +103,15 @@ def test_label_maps_come_out_in_the_colours_that_they_go_in_with(tmp_path):
     assert torch.equal(read_label_map(tmp_path / "seg2cat_coloured_input.png", "seg", 6), resized)
 
 
+def stand_in(folder, cfg, count=5):
+    """A folder with a published data set's names and small pictures of our own."""
+    data = PUBLISHED[cfg]
+    write_zip(folder / data.images, image_files(count))
+    drawings = {name: png(255 - 255 * np.eye(16, k=i, dtype=np.uint8)) for i, name in enumerate(label_files(count))}
+    write_zip(folder / data.label_maps, drawings if data.data_type == "edge" else label_files(count))
+    return folder
+
+
 APPLICATION = re.compile(r"^python applications/generate_samples\.py(?:.*\\\n)*.*$", re.MULTILINE)
 README_COMMANDS = [
     shlex.split(command.replace("\\\n", " ")) for command in APPLICATION.findall((ROOT / "README.md").read_text())
@@ -116,10 +127,33 @@ def test_the_commands_in_the_readme_work_as_they_stand(command, untrained, tmp_p
     network, outdir = (command.index(option) + 1 for option in ("--network", "--outdir"))
     command = [sys.executable, *command[1:]]
     command[network], command[outdir] = str(untrained(cfg)), str(tmp_path / "out")
+    if "--data_dir" in command:
+        command[command.index("--data_dir") + 1] = str(stand_in(tmp_path, cfg, int(command[-1]) + 1))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    seeds = len(command) - command.index("--random_seed") - 3
+    seeds = len(list(takewhile(str.isdigit, command[command.index("--random_seed") + 1 :])))
     assert len(list((tmp_path / "out").iterdir())) == 1 + 2 * seeds
+
+
+def test_a_sample_of_a_data_set_is_seen_from_its_own_pose(tmp_path, untrained):
+    data_dir = stand_in(tmp_path, "edge2car")
+    options = {"network": untrained("edge2car"), "cfg": "edge2car", "input_id": 2}
+    result = run(**options, outdir=tmp_path / "published", data_dir=data_dir)
+    assert result.exit_code == 0, result.output
+    own = {"data": data_dir / "cars_128.zip", "mask_data": data_dir / "shapenet_car_contour.zip"}
+    assert run(**options, outdir=tmp_path / "own", **own).exit_code == 0
+    names = ["edge2car_2_0_color.png", "edge2car_2_0_label.png", "edge2car_2_input.png"]
+    for folder in ("published", "own"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
+    assert all((tmp_path / "own" / name).read_bytes() == (tmp_path / "published" / name).read_bytes() for name in names)
+
+    stored = PosedImageDataset(own["data"], own["mask_data"], "edge")[2]
+    drawing = pixels(tmp_path / "own" / names[2])
+    assert np.array_equal(drawing[::8, ::8], 255 - stored["mask"][0])  # 16 pixels to the network's 128
+    G = load_network_pkl(untrained("edge2car"))["G_ema"]
+    pose = torch.from_numpy(stored["pose"])[None]
+    (out,) = generate_samples.sample(G, read_label_map(tmp_path / "own" / names[2], "edge", 1), pose, [0])
+    assert np.array_equal(pixels(tmp_path / "own" / names[0]), draw_image(out["image"])[0])
 
 
 # --------------------------------------------------------------------------- what it refuses
@@ -148,17 +182,15 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def png(content, size):
-    buffer = io.BytesIO()
-    Image.fromarray(content).save(buffer, "png")
-    return buffer.getvalue()[:size]
-
-
 class Runs:
     """A pickle that would run a command when a plain unpickler opens it."""
 
     def __reduce__(self):
         return print, ("this ran",)
+
+
+def cars_in(folder):
+    return stand_in(folder, "edge2car")
 
 
 FULLY_CONNECTED = ("FullyConnectedLayer", {"in_features": 2, "out_features": 3})
@@ -174,7 +206,18 @@ REFUSED = {
     "no network": ({"network": None}, "Missing option '--network'"),
     "no outdir": ({"outdir": None}, "Missing option '--outdir'"),
     "no config": ({"cfg": None}, "Missing option '--cfg'.*seg2cat.*edge2cat"),
-    "no input": ({"input": None}, "Missing option '--input'"),
+    "no input": ({"input": None}, "--input, --input_id: expected one of them, got none"),
+    "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
+    "data set without a sample's number": ({"data_dir": "data"}, "--data_dir: goes with --input_id"),
+    "negative sample": ({"input": None, "input_id": -1}, "'--input_id': -1 is not in the range"),
+    "no such data folder": ({"input": None, "input_id": 0, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
+    "images without label maps": ({"input": None, "input_id": 0, "data": "a.zip"}, "--data, --mask_data: .* both"),
+    "sample beyond the last": ({**EDGE, "input": None, "input_id": 5, "data_dir": cars_in},
+                               "--input_id 5: cars_128 has samples 0 to 4"),
+    "sample with other classes": (
+        {"input": None, "input_id": 0, "data": lambda folder: cars_in(folder) / "cars_128.zip",
+         "mask_data": lambda folder: write_zip(folder / "classes.zip", label_files(classes=200))},
+        "--input_id 0: has class 1[0-9]+; --cfg seg2cat knows 0 to 5"),
     "unknown option": ({"sed": 1}, "No such option.*--sed"),
     "unknown config": ({"cfg": "seg2dog"}, "'--cfg': 'seg2dog' is not one of 'seg2cat'"),
     "unknown precision": ({"precision": "int8"}, "'--precision': 'int8' is not one of 'auto', 'fp32'"),
@@ -216,7 +259,7 @@ REFUSED = {
     "folder as input": ({"input": ASSETS}, f"--input {ASSETS}: is not a file"),
     "empty input": ({"input": written("a.png", b"")}, "--input .*a.png: not a PNG or JPEG"),
     "text named .png": ({"input": written("a.png", b"a cat, please")}, "--input .*a.png: not a PNG or JPEG"),
-    "truncated input": ({"input": written("a.png", png(NOISE, 4000))}, "--input .*a.png: damaged"),
+    "truncated input": ({"input": written("a.png", png(NOISE)[:4000])}, "--input .*a.png: damaged"),
     "16 bits": ({"input": written("a.png", IDS.astype(np.uint16) * 1000)}, "--input .*a.png: mode I;16, allowed"),
     "class ids of another network": ({"input": written("a.png", IDS + 3)}, "class 6 found .*knows 0 to 5"),
     "wrong palette": ({"input": written("a.png", 255 - colourise(IDS))}, "colour 0,0,0 at x=0 y=0 is none of the 19"),

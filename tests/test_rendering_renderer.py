@@ -236,3 +236,11 @@ def test_rays_of_another_shape_are_refused():
         render(field, origins, directions[:, 1:], FIXED)
     with pytest.raises(ValueError, match="impl: expected fast or ref, got 'slow'"):
         render(field, origins, directions, FIXED, impl="slow")
+
+
+def test_planes_that_are_not_numbers_still_give_pixels_and_gradients_to_count():
+    field, origins, directions = scene()
+    planes = torch.full_like(field.planes, torch.nan).requires_grad_()
+    out = render(TriplaneField(planes, field.decoder, 1.0), origins, directions, FIXED)
+    out.features.sum().backward()
+    assert out.features.shape == (2, 25, 64) and planes.grad.isnan().any()

@@ -89,6 +89,12 @@ def read_label_map(path: str | os.PathLike[str], data_type: str, classes: int, r
     return label_map if resolution is None else resize_label_map(label_map, resolution)
 
 
+def from_data_set(mask: np.ndarray | Tensor, data_type: str) -> Tensor:
+    """A data set's uint8 label map (class ids, or stored edges: 0 background) as the networks take it."""
+    mask = torch.as_tensor(mask)
+    return mask.long() if data_type == "seg" else 1 - mask / 127.5
+
+
 def resize_label_map(label_map: Tensor, resolution: int) -> Tensor:
     """1,1,H,W to 1,1,resolution,resolution by nearest neighbour: no class and no grey that was not there."""
     return torch.from_numpy(resize_nearest(label_map[0, 0].numpy(), resolution))[None, None]

@@ -269,7 +269,7 @@ class TriPlane(nn.Module):
     ) -> dict[str, Tensor]:
         """{"rgb": N,K,F features in [0, 1] (labels raw), "sigma": N,K,1 raw density} at N,K,3 world coordinates."""
         planes = self.planes(ws, noise_mode, force_fp32) if planes is None else planes
-        features, sigma = self.field(planes).reference(coordinates)
+        features, sigma = self.field(planes)(coordinates)
         return {"rgb": features, "sigma": sigma}
 
     def sample(

@@ -38,11 +38,14 @@ def _pairs(axes: str) -> tuple[tuple[int, int], ...]:
     return PLANE_PAIRS[axes]
 
 
-def _check(planes: Tensor, points: Tensor | None = None) -> None:
+def _check_planes(planes: Tensor) -> None:
     if planes.ndim != 5 or planes.shape[1] != 3:
         raise ValueError(f"planes: expected N,3,C,H,W, got {tuple(planes.shape)}")
-    if points is not None and (points.ndim != 3 or points.shape[0] != planes.shape[0] or points.shape[2] != 3):
-        raise ValueError(f"points: expected {planes.shape[0]},K,3, got {tuple(points.shape)}")
+
+
+def _check_points(points: Tensor, count: int) -> None:
+    if points.ndim != 3 or points.shape[0] != count or points.shape[2] != 3:
+        raise ValueError(f"points: expected {count},K,3, got {tuple(points.shape)}")
 
 
 def project(points: Tensor, axes: Tensor) -> Tensor:
@@ -71,7 +74,8 @@ def sample_planes(planes: Tensor, points: Tensor, box_warp: float, axes: str = "
         ValueError: shapes other than these, or an unknown name of axes.
     """
     _pairs(axes)
-    _check(planes, points)
+    _check_planes(planes)
+    _check_points(points, planes.shape[0])
     grid = project(points * (2 / box_warp), PLANE_AXES[axes]).flatten(0, 1)[:, None]  # N*3,1,K,2 in [-1, 1]
     sampled = F.grid_sample(planes.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[:, :, 0].mT.unflatten(0, planes.shape[:2])
@@ -100,7 +104,7 @@ def fold_planes(planes: Tensor, axes: str = "published") -> FoldedPlanes:
     Raises:
         ValueError: planes of another shape or not square, or an unknown name of axes.
     """
-    _check(planes)
+    _check_planes(planes)
     if planes.shape[3] != planes.shape[4]:
         raise ValueError(f"planes: expected square ones, got {tuple(planes.shape)}")
     folded: dict[tuple[int, int], Tensor] = {}
@@ -126,8 +130,10 @@ def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) ->
         points: N,K,3 world units. NaN counts as outside.
     Returns:
         N,K,C. Gradients reach planes and points.
+    Raises:
+        ValueError: points of another shape.
     """
-    _check(planes.maps[:, :1].expand(-1, 3, -1, -1, -1), points)
+    _check_points(points, planes.maps.shape[0])
     return _sample_maps(planes, points, box_warp) if planes.table is None else _sample_table(planes, points, box_warp)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MISS_START, MISS_END = -1.0, -2.0  # what `box_limits` gives for a ray that misses: an interval that is empty
@@ -31,7 +32,7 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     y = (v - centre_v) / focal_v
     x = (u - centre_u - skew * y) / focal_u
     towards = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # N,M,3 at depth 1 in front of the camera
-    directions = torch.nn.functional.normalize(towards @ cam2world[:, :3, :3].mT, dim=-1)
+    directions = F.normalize(towards @ cam2world[:, :3, :3].mT, dim=-1)
     return cam2world[:, None, :3, 3].expand_as(directions), directions
 
 

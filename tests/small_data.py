@@ -1,0 +1,58 @@
+"""Small data sets on disk for tests: a dict of file contents, written as a zip or as a folder."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from camera_utils import CATS, pose_at
+
+SIZE = 16
+COUNT = 5
+
+
+def png(pixels, mode=None) -> bytes:
+    file = io.BytesIO()
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    (picture.convert(mode) if mode else picture).save(file, "png")
+    return file.getvalue()
+
+
+def name_of(number: int) -> str:
+    return f"00000/img{number:08d}.png"
+
+
+def good_poses(count=COUNT) -> list:
+    return [[name_of(i), pose_at(CATS, 1.2 + 0.1 * i, 1.5)[0].tolist()] for i in range(count)]
+
+
+def dataset_json(labels) -> bytes:
+    return json.dumps({"labels": labels}).encode()
+
+
+def image_files(count=COUNT, size=SIZE) -> dict[str, bytes]:
+    rng = np.random.default_rng(1)
+    files = {name_of(i): png(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for i in range(count)}
+    return files | {"dataset.json": dataset_json(good_poses(count))}
+
+
+def label_files(count=COUNT, size=SIZE, classes=6) -> dict[str, bytes]:
+    rng = np.random.default_rng(2)
+    return {name_of(i): png(rng.integers(0, classes, (size, size), dtype=np.uint8)) for i in range(count)}
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path

@@ -1,0 +1,181 @@
+"""Files of a data set, read from a zip or a folder alike, and zips written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_MEMBER_BYTES = 1 << 28  # declared size; far above any picture, room for the poses of half a million
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every member, so that equal content gives equal zips
+
+
+class Problem(NamedTuple):
+    """One fault of a data set: the file's name inside its zip or folder, and what is wrong with it."""
+
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; one line that names the file, all faults in `problems`."""
+
+    def __init__(self, path: os.PathLike[str] | str, problems: list[Problem]):
+        self.path, self.problems = os.fspath(path), problems
+        super().__init__(self.path, problems)
+
+    def __str__(self) -> str:
+        more = len(self.problems) - 1
+        tail = f" (and {more} more; dataset_tool.py check lists all)" if more else ""
+        return f"{self.path}: {self.problems[0]}{tail}"
+
+    def __reduce__(self):
+        return type(self), (self.path, self.problems)  # so that it crosses from a loader's worker
+
+
+def data_error(path: os.PathLike[str] | str, file: str, what: str) -> DataError:
+    """A DataError about one file."""
+    return DataError(path, [Problem(file, what)])
+
+
+class Archive:
+    """Read-only view of a zip or a folder.
+
+    Args:
+        path: a .zip file or a folder.
+    Attributes:
+        names: relative names of all files with /, sorted; hidden ones and what macOS adds are left out.
+    Raises:
+        DataError: no such file, damaged zip, names that leave the archive, double names, links to folders,
+            members that declare more than MAX_MEMBER_BYTES.
+    Can be pickled, and used after a fork: each process opens its own handle.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = 0  # process id that opened the handle
+        if self.path.is_dir():
+            self.is_zip, sizes = False, self._list_folder()
+        elif self.path.is_file():
+            self.is_zip, sizes = True, self._list_zip()
+        else:
+            raise data_error(self.path, "-", "no such file or folder")
+        self.names = sorted(name for name in sizes if not _hidden(name))
+        too_large = [name for name in self.names if sizes[name] > MAX_MEMBER_BYTES]
+        if too_large:
+            what = f"declares {sizes[too_large[0]]} bytes, at most {MAX_MEMBER_BYTES} are read"
+            raise DataError(self.path, [Problem(name, what) for name in too_large])
+        self._known = set(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_zip": None, "_owner": 0}
+
+    @property
+    def stem(self) -> str:
+        """Name of the zip or folder without its ending."""
+        return self.path.stem if self.is_zip else self.path.resolve().name
+
+    def read(self, name: str) -> bytes:
+        """Content of one file; DataError if it is not there or damaged."""
+        if name not in self._known:
+            raise data_error(self.path, name, "no such file")
+        try:
+            return self._handle().read(name) if self.is_zip else (self.path / name).read_bytes()
+        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise data_error(self.path, name, f"cannot be read ({error})") from error
+        except Exception as error:  # zlib.error and its like, which share no base class
+            raise data_error(self.path, name, f"damaged ({error})") from error
+
+    def _handle(self) -> zipfile.ZipFile:
+        if self._zip is None or self._owner != os.getpid():
+            # after a fork parent and child would share one file position: the child opens its own
+            self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip
+
+    def _list_zip(self) -> dict[str, int]:
+        try:
+            members = [m for m in self._handle().infolist() if not m.is_dir()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise data_error(self.path, "-", f"not a whole zip ({error})") from error
+        outside = [m.filename for m in members if _leaves(m.filename)]
+        if outside:
+            raise DataError(self.path, [Problem(name, "path outside the archive") for name in outside])
+        sizes: dict[str, int] = {}
+        for member in members:
+            if member.filename in sizes:
+                raise data_error(self.path, member.filename, "is in the zip twice")
+            sizes[member.filename] = member.file_size
+        return sizes
+
+    def _list_folder(self) -> dict[str, int]:
+        sizes = {}
+        for folder, folders, files in os.walk(self.path):
+            for name in folders:
+                if Path(folder, name).is_symlink():
+                    where = Path(folder, name).relative_to(self.path).as_posix()
+                    raise data_error(self.path, where, "link to a folder; links are not followed, put the folder here")
+            for name in files:
+                file = Path(folder, name)
+                if not file.is_file():
+                    raise data_error(self.path, file.relative_to(self.path).as_posix(), "not a file, or a broken link")
+                sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        return sizes
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _leaves(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class ArchiveWriter:
+    """A zip that appears under its name when the `with` block ends without error; members are stored as they are.
+
+    PNG and JPEG do not shrink further, and stored members are read faster. Content is streamed to a file beside the
+    final one: memory does not grow with the number of members.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._part = self.path.with_name(self.path.name + ".part")
+
+    def __enter__(self) -> ArchiveWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._zip = zipfile.ZipFile(self._part, "w", zipfile.ZIP_STORED)
+        return self
+
+    def add(self, name: str, content: bytes | str) -> None:
+        """Append one member."""
+        self._zip.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._zip.close()
+            if kind is None:
+                with self._part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(self._part, self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
