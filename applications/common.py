@@ -16,13 +16,11 @@ from torch import Tensor
 
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import InputError, user_errors
-from dnnlib.util import whole_file
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.dataset import PUBLISHED, PosedImageDataset
 from training.label_maps import from_data_set, read_label_map, resize_label_map
-from training.pictures import encode_png
 from training.snapshot import UNTRAINED, load_network_pkl
 from training.triplane import TriPlane
 
@@ -248,9 +246,3 @@ def check_outdir(outdir: Path) -> None:
         raise NotADirectoryError(f"{there}: is a file; expected a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{there}: no permission to write there")
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 H,W or H,W,3; the name appears only once the file is whole."""
-    with whole_file(path) as file:
-        file.write(encode_png(picture))

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from dnnlib.cli import Command, user_errors
 from training.label_maps import draw_image, draw_label_map, draw_semantic
+from training.pictures import write_png
 from training.triplane import TriPlane
 
 
@@ -70,14 +71,13 @@ def main(
 
     name = f"{cfg}_{given.name}"
     with user_errors("--outdir"):
-        outdir.mkdir(parents=True, exist_ok=True)
-        common.write_png(outdir / f"{name}_input.png", draw_label_map(label_map, G.data_type)[0])
+        write_png(outdir / f"{name}_input.png", draw_label_map(label_map, G.data_type)[0])
     samples = sample(G, label_map, pose, seeds)
     bar = tqdm(samples, total=len(seeds), unit="sample", delay=2, disable=None)  # only where somebody waits and looks
     for seed, out in zip(seeds, bar, strict=True):
         with user_errors("--outdir"):
-            common.write_png(outdir / f"{name}_{seed}_color.png", draw_image(out["image"])[0])
-            common.write_png(outdir / f"{name}_{seed}_label.png", draw_semantic(out["semantic"], G.data_type)[0])
+            write_png(outdir / f"{name}_{seed}_color.png", draw_image(out["image"])[0])
+            write_png(outdir / f"{name}_{seed}_label.png", draw_semantic(out["semantic"], G.data_type)[0])
     click.echo(f"Wrote {outdir}/{name}_*.png")
 
 

@@ -76,7 +76,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Sub-commands that are `Command`s."""
+    """`Command`s under one name."""
 
     command_class = Command
 
@@ -84,6 +84,6 @@ class Group(click.Group):
         with _one_line():
             return super().make_context(info_name, args, *rest, **extra)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+    def invoke(self, ctx: click.Context) -> Any:
         with _one_line():
-            return super().resolve_command(ctx, args)
+            return super().invoke(ctx)

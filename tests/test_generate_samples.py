@@ -153,7 +153,9 @@ def test_a_sample_of_a_data_set_is_seen_from_its_own_pose(tmp_path, untrained):
     G = load_network_pkl(untrained("edge2car"))["G_ema"]
     pose = torch.from_numpy(stored["pose"])[None]
     (out,) = generate_samples.sample(G, read_label_map(tmp_path / "own" / names[2], "edge", 1), pose, [0])
-    assert np.array_equal(pixels(tmp_path / "own" / names[0]), draw_image(out["image"])[0])
+    # The two ways from 0..255 to the network's range round differently: a picture may differ by one level.
+    difference = pixels(tmp_path / "own" / names[0]).astype(int) - draw_image(out["image"])[0]
+    assert abs(difference).max() <= 1
 
 
 # --------------------------------------------------------------------------- what it refuses
@@ -274,6 +276,7 @@ REFUSED = {
                               "--outdir .*taken: is a file"),
     "name too long": ({"outdir": lambda folder: folder / ("x" * 300)}, "--outdir .*File name too long"),
 }  # fmt: skip
+
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, tmp_path, untrained):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from dnnlib.util import whole_file
 
 MAX_MEMBER_BYTES = 1 << 28  # declared size; far above any picture, room for the poses of half a million
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every member, so that equal content gives equal zips
@@ -139,17 +142,6 @@ def _leaves(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class ArchiveWriter:
     """A zip that appears under its name when the `with` block ends without error; members are stored as they are.
 
@@ -159,23 +151,17 @@ class ArchiveWriter:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._part = self.path.with_name(self.path.name + ".part")
+        self._open = ExitStack()
 
     def __enter__(self) -> ArchiveWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._zip = zipfile.ZipFile(self._part, "w", zipfile.ZIP_STORED)
+        file = self._open.enter_context(whole_file(self.path))
+        self._zip = self._open.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
         return self
 
     def add(self, name: str, content: bytes | str) -> None:
         """Append one member."""
         self._zip.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            self._zip.close()
-            if kind is None:
-                with self._part.open("rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._part, self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dnnlib.util import whole_file
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 COLOUR_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")  # 8 bits; CMYK and 16 bits are refused rather than guessed at
@@ -83,3 +87,10 @@ def encode_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=6)
     return file.getvalue()
+
+
+def write_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Write uint8 H,W or H,W,3 and the folders above; the name appears only once the file is whole."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(encode_png(picture))

@@ -1,0 +1,272 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from small_data import COUNT, SIZE, image_files, label_files, name_of, png, write_folder, write_zip
+
+from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose_problems, split_pose
+from dataset_tool import main
+from training.dataset import PosedImageDataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_zip(tmp_path / "images.zip", image_files()), write_zip(tmp_path / "labels.zip", label_files())
+
+
+@pytest.fixture
+def photos():
+    """Folder of photos that scikit-image ships."""
+    skimage = pytest.importorskip("skimage", reason="scikit-image is an extra")
+    return Path(skimage.__file__).parent / "data"
+
+
+# --------------------------------------------------------------------------- toy, check, show
+
+
+def test_toy_data_is_made_checked_and_shown_by_the_commands_of_the_help(tmp_path):
+    output = run("toy", "--kind", "cats", "--outdir", tmp_path, "--number", 4, "--views", 2, "--resolution", 32,
+                 "--held-out", 1, "--held-out-views", 3, "--workers", 0)  # fmt: skip
+    assert "4 pictures" in output and "3 pictures" in output
+    names = {path.name for path in tmp_path.iterdir()}
+    split = {f"cats_32_test{ending}.zip" for ending in ("", "_label", "_depth")}
+    assert names == {"cats_32.zip", "cats_32_label.zip"} | split
+    data = ("--data", tmp_path / "cats_32.zip", "--mask_data", tmp_path / "cats_32_label.zip")
+    output = run("check", *data, "--semantic_channels", 6, "--coverage", tmp_path / "where.png")
+    assert "4 images of 32 pixels, 4 label maps" in output and "class 5:" in output and "no problems" in output
+    run("show", *data, "--output", tmp_path / "sheet.png", "--count", 3, "--xflip")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (144, 4 * 260, 3)
+    plain, mirrored = sheet[:128, :128], sheet[:128, 260:388]  # a sample beside its mirrored copy
+    assert np.abs(plain.astype(int) - mirrored[:, ::-1]).mean() < 1  # resizing rounds differently from the other side
+
+
+def test_the_coverage_picture_has_a_dot_where_a_camera_stands(tmp_path, small):
+    run("check", "--data", small[0], "--coverage", tmp_path / "where.png")
+    where = np.asarray(Image.open(tmp_path / "where.png")).astype(int)
+    rows, columns = np.nonzero(where[..., 2] - where[..., 0] > 60)  # the dots are blue
+    assert abs(columns.mean() / 720 - 0.5) < 0.1 and abs(rows.mean() / 360 - 0.5) < 0.1
+
+
+def test_check_lists_every_problem_and_its_exit_code_tells(tmp_path):
+    wrong = png(np.full((SIZE, SIZE), 9, np.uint8))
+    labels = write_folder(tmp_path / "labels", {**label_files(), name_of(1): wrong, name_of(3): b"hello"})
+    images = write_zip(tmp_path / "images.zip", image_files())
+    output = run("check", "--data", images, "--mask_data", labels, "--semantic_channels", 6, code=1)
+    assert f"{name_of(1)}: class 9 found, 6 classes are 0 to 5" in output
+    assert f"{name_of(3)}: not a PNG or JPEG picture" in output
+    assert "2 problems" in output
+
+
+# --------------------------------------------------------------------------- pack
+
+
+def test_photos_become_a_data_set_with_edges_that_the_loader_opens(tmp_path, photos):
+    sources = {n: (photos / n).read_bytes() for n in ("chelsea.png", "astronaut.png", "rocket.jpg")}
+    folder = write_folder(tmp_path / "photos", sources)
+    packed, drawn = tmp_path / "cat.zip", tmp_path / "cat_edges.zip"
+    run("pack", "--images", folder, "--front", "--cfg", "edge2cat", "--resolution", 128, "--output", packed)
+    run("edges", "--data", packed, "--output", drawn)
+    output = run("check", "--data", packed, "--mask_data", drawn, "--data_type", "edge")
+    assert "3 images of 128 pixels, 3 label maps" in output
+    dataset = PosedImageDataset(packed, drawn, "edge")
+    sample = dataset[1]
+    np.testing.assert_allclose(sample["pose"], front_pose(CATS)[0], atol=1e-6)
+    assert 0.01 < (sample["mask"] > 100).mean() < 0.4  # lines, and not everywhere
+    cat = Image.open(photos / "chelsea.png").convert("RGB")  # 451 x 300
+    left = (cat.width - cat.height) // 2
+    expected = cat.crop((left, 0, left + cat.height, cat.height)).resize((128, 128), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(sample["image"].transpose(1, 2, 0), np.asarray(expected))
+
+
+def transforms(path, cameras, **shared):
+    frames = [{"file_path": f"./images/{name}", "transform_matrix": m.tolist()} for name, m in cameras.items()]
+    path.write_text(json.dumps({**shared, "frames": frames}))
+    return path
+
+
+def orbit(count, radius, centre):
+    """Blender-like cam2world matrices (OpenGL axes, z up) on a circle around `centre`, all looking at it."""
+    cameras = {}
+    for i in range(count):
+        pose = pose_at(CATS, math.pi / 2 + 0.5 * i, math.pi / 2 - 0.1 * i, radius=radius, pivot=(0, 0, 0))
+        matrix = opengl_to_opencv(split_pose(pose)[0])[0]
+        to_z_up = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+        matrix = to_z_up @ matrix
+        matrix[:3, 3] += torch.tensor(centre)
+        cameras[f"view{i}"] = matrix
+    return cameras
+
+
+def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
+    cameras = orbit(4, radius=11.0, centre=(3.0, -2.0, 5.0))
+    file = transforms(tmp_path / "transforms.json", cameras, camera_angle_x=2 * math.atan(0.5 / 1.5))
+    pictures = {f"view{i}.png": png(np.zeros((60, 80, 3), np.uint8)) for i in range(4)}
+    folder = write_folder(tmp_path / "images", pictures)
+    out = tmp_path / "out.zip"
+    run("pack", "--images", folder, "--cameras", file, "--cfg", "shapenet", "--resolution", 64, "--output", out)
+    poses = torch.from_numpy(PosedImageDataset(out).index.poses)
+    assert not pose_problems(poses)
+    for i in range(4):
+        expected = pose_at(CATS, math.pi / 2 + 0.5 * i, math.pi / 2 - 0.1 * i, radius=CARS.radius, pivot=(0, 0, 0))
+        torch.testing.assert_close(poses[i, :16], expected[0, :16], atol=1e-4, rtol=0)  # a least-squares centre
+    # focal 1.5 of 80 pixels is 2.0 of the middle 60, the same in both directions
+    torch.testing.assert_close(poses[0, 16:], torch.tensor([2.0, 0, 0.5, 0, 2.0, 0.5, 0, 0, 1]), atol=1e-5, rtol=0)
+
+
+def test_colmap_intrinsics_in_pixels_follow_the_crop(tmp_path):
+    file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), fl_x=90, fl_y=96, cx=44, cy=33, w=80, h=60)
+    folder = write_folder(tmp_path / "images", {"view0.png": png(np.zeros((60, 80, 3), np.uint8))})
+    out = tmp_path / "out.zip"
+    run("pack", "--images", folder, "--cameras", file, "--keep-world", "--resolution", 64, "--output", out)
+    expected = torch.tensor([1.5, 0, (44 - 10) / 60, 0, 1.6, 33 / 60, 0, 0, 1])
+    torch.testing.assert_close(torch.from_numpy(PosedImageDataset(out)[0]["pose"][16:]), expected)
+
+
+def test_packing_a_packed_data_set_again_keeps_poses_and_pixels(tmp_path, small):
+    with_json = write_folder(tmp_path / "folder", image_files())
+    out, label_out = tmp_path / "again.zip", tmp_path / "again_label.zip"
+    run("pack", "--images", small[0], "--label-maps", small[1], "--cameras", with_json / "dataset.json",
+        "--keep-world", "--resolution", SIZE, "--output", out, "--label-output", label_out)  # fmt: skip
+    before, after = PosedImageDataset(*small), PosedImageDataset(out, label_out)
+    for i in range(COUNT):
+        for key in ("image", "mask"):
+            np.testing.assert_array_equal(before[i][key], after[i][key])
+        np.testing.assert_allclose(before[i]["pose"], after[i]["pose"], atol=1e-6)
+
+
+def pack_labels(tmp_path, label, table=None, code=0):
+    images = write_folder(tmp_path / "images", {"a.png": png(np.zeros((8, 8, 3), np.uint8))})
+    labels = write_folder(tmp_path / "labels", {"a.png": png(label)})
+    extra = []
+    if table is not None:
+        (tmp_path / "table.json").write_text(json.dumps(table))
+        extra = ["--classes", tmp_path / "table.json"]
+    out = tmp_path / "out.zip", tmp_path / "out_label.zip"
+    output = run("pack", "--images", images, "--label-maps", labels, "--front", "--resolution", 16,
+                 "--output", out[0], "--label-output", out[1], *extra, code=code)  # fmt: skip
+    return output if code else PosedImageDataset(*out)[0]["mask"][0]
+
+
+def test_classes_are_mapped_by_the_table_and_never_blended(tmp_path):
+    ids = np.array([[0, 17], [255, 17]], np.uint8).repeat(4, 0).repeat(4, 1)
+    mapped = pack_labels(tmp_path, ids, {"0": 0, "17": 3, "255": 5})
+    np.testing.assert_array_equal(mapped, np.array([[0, 3], [5, 3]]).repeat(8, 0).repeat(8, 1))
+
+
+def test_coloured_label_maps_are_mapped_by_colour(tmp_path):
+    colours = np.array([[[255, 0, 0], [0, 0, 0]]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)
+    mapped = pack_labels(tmp_path, colours, {"#FF0000": 2, "#000000": 0})
+    np.testing.assert_array_equal(mapped, np.array([[2, 0]] * 2).repeat(8, 0).repeat(8, 1))
+
+
+def test_a_class_that_the_table_lacks_is_named_and_nothing_is_left(tmp_path):
+    ids = np.full((8, 8), 4, np.uint8)
+    assert "a.png: class 4 is not in the table" in pack_labels(tmp_path, ids, {"0": 0}, code=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "labels", "table.json"}
+
+
+def test_thin_lines_survive_packing(tmp_path):
+    drawing = np.full((256, 256), 255, np.uint8)
+    drawing[:, 101] = 0
+    images = write_folder(tmp_path / "images", {"a.png": png(np.zeros((256, 256, 3), np.uint8))})
+    labels = write_folder(tmp_path / "labels", {"a.png": png(drawing)})
+    out = tmp_path / "o.zip", tmp_path / "l.zip"
+    run("pack", "--images", images, "--label-maps", labels, "--data_type", "edge", "--front", "--resolution", 64,
+        "--output", out[0], "--label-output", out[1])  # fmt: skip
+    assert PosedImageDataset(*out, "edge")[0]["mask"][0].max(1).min() > 10  # on every row
+
+
+# --------------------------------------------------------------------------- edges
+
+
+def test_edges_by_a_network_read_keras_weights(tmp_path, small):
+    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    from training.edges import EdgeNetwork, learned_detector
+
+    torch.manual_seed(0)
+    network = EdgeNetwork().eval()
+    weights = tmp_path / "edges.weights.h5"
+    with h5py.File(weights, "w") as file:
+        for layer, group in network._layers().items():
+            file[f"{group}/vars/0"] = layer.weight.detach().permute(2, 3, 1, 0).numpy()
+            file[f"{group}/vars/1"] = layer.bias.detach().numpy()
+    image = PosedImageDataset(small[0])[0]["image"]
+    strength = learned_detector(weights, "cpu")(image)
+    with torch.no_grad():
+        np.testing.assert_array_equal(strength, network(torch.from_numpy(image)[None].float())[0, 0])
+    run("edges", "--data", small[0], "--weights", weights, "--output", tmp_path / "drawn.zip")
+    assert len(PosedImageDataset(small[0], tmp_path / "drawn.zip", "edge")) == COUNT
+
+
+# --------------------------------------------------------------------------- wrong options
+
+WRONG = {  # arguments -> what the one line must say; {t} is a folder with images.zip and labels.zip
+    "toy --kind dogs --outdir {t}/o": "'dogs' is not one of",
+    "toy --kind cats --outdir {t}/o --resolution 100": "got 100, expected a power of two",
+    "toy --kind cats --outdir {t}/o --number 3 --views 2": "--number 3: expected a multiple of --views 2",
+    "check --data {t}/nothing.zip": "nothing.zip: -: no such file or folder",
+    "check --data {t}/text.zip": "text.zip: -: not a whole zip",
+    "check": "Missing option '--data'",
+    "show --data {t}/images.zip --mask_data {t}/empty --output {t}/o.png": "no label map of that name in empty",
+    "show --data {t}/empty --output {t}/o.png": "empty: -: holds no pictures",
+    "pack --images {t}/empty --front --output {t}/o.zip": "empty: -: holds no pictures",
+    "pack --images {t}/images.zip --output {t}/o.zip": "give either --cameras FILE or --front",
+    "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "give either --cameras",
+    "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "belong together",
+    "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
+    "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: -: not readable as cameras",
+    "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
+    "pack --images {t}/images.zip --cameras {t}/half.json --output {t}/o.zip": "no 'transform_matrix'",
+    "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/half.json --front --output {t}/o.zip"
+    " --label-output {t}/p.zip": "half.json: frames: ",
+    "edges --data {t}/empty --output {t}/o.zip": "empty: -: holds no pictures",
+    "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip": "no weights of this edge network",
+    "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip --sigma 1": "give one",
+    "edges --data {t}/images.zip --output {t}/o.zip --sigma 0": "0 is not in the range",
+    "paint": "No such command 'paint'",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_wrong_option_is_one_clear_line_and_leaves_nothing(tmp_path, small, arguments):
+    (tmp_path / "text.zip").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.json").write_text('{"frames": []}')
+    (tmp_path / "half.json").write_text('{"frames": [{"file_path": "a"}]}')
+    before = {path.name for path in tmp_path.iterdir()}
+    output = run(*arguments.format(t=tmp_path).split(), code=2)
+    assert WRONG[arguments] in output
+    assert output.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_an_existing_output_survives_a_failed_run(tmp_path, small):
+    broken = write_zip(tmp_path / "broken.zip", {**image_files(), name_of(4): b"hello"})
+    kept = tmp_path / "kept.zip"
+    kept.write_bytes(b"the last good one")
+    run("pack", "--images", broken, "--front", "--output", kept, "--resolution", 16, code=2)
+    assert kept.read_bytes() == b"the last good one"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
+    call = [sys.executable, str(ROOT / "dataset_tool.py"), "check", "--data", "nothing"]
+    result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "Error: nothing: -: no such file or folder"
