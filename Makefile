@@ -7,6 +7,7 @@ DEMO   := out/demo
 export XDG_CACHE_HOME  := $(CURDIR)/.cache
 export PIP_CACHE_DIR   ?= $(CURDIR)/.cache/pip
 export PIX2PIX3D_CACHE := $(CURDIR)/.cache/pix2pix3d
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 PYTEST := mkdir -p .cache && $(VENV)/bin/pytest --basetemp=.cache/pytest
 
 .PHONY: demo test test-all lint format

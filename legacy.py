@@ -24,6 +24,7 @@ from training.snapshot import UNTRAINED, load_network_pkl, read_weights, save_sn
 __all__ = ["WeightsError", "construct", "load_network_pkl"]
 
 SUFFIXES = (".pkl", ".pt", ".safetensors")
+WIDTH = click.IntRange(1, 2**17)  # four times the published width
 
 
 @click.group(cls=Group)
@@ -63,10 +64,10 @@ def show(source: str) -> None:
 @main.command()
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="Which published model's construction.")
-@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
-@click.option("--channel-base", default=GeneratorOptions.channel_base, show_default=True, type=click.IntRange(min=1),
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of the random weights.")
+@click.option("--channel-base", default=GeneratorOptions.channel_base, show_default=True, type=WIDTH,
               help="Width of the backbone at resolution r is this / r ...")  # fmt: skip
-@click.option("--channel-max", default=GeneratorOptions.channel_max, show_default=True, type=click.IntRange(min=1),
+@click.option("--channel-max", default=GeneratorOptions.channel_max, show_default=True, type=WIDTH,
               help="... and at most this.")  # fmt: skip
 def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int) -> None:
     """Write an untrained generator (G and G_ema) built as published ones are: for tests and timing."""
@@ -93,7 +94,7 @@ def _save(target: Path, networks: dict, training_set_kwargs: dict | None, extra:
     try:
         save_snapshot(target, networks, training_set_kwargs, extra)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+        raise InputError(f"{error.filename or target}: cannot be written ({error.strerror})") from error
     click.echo(f"{target}: {', '.join(networks)}; {target.stat().st_size / 1e6:,.1f} MB")
 
 

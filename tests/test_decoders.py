@@ -17,7 +17,7 @@ def published(name, entry):
     if entry["cls"] != "OSGDecoder":
         options["semantic_channels"] = LABELS[name.split("_")[-1]]
     n_features = entry["state"][0][1][1]
-    return fill_(getattr(decoders, entry["cls"])(n_features, options))
+    return fill_(decoders.Decoder(n_features, options, entry["cls"]))
 
 
 @pytest.mark.parametrize("name", manifest(CASE)["decoders"])
@@ -92,8 +92,8 @@ def test_colours_stay_within_the_widened_range_and_reach_beyond_zero_and_one():
 
 def test_missing_and_impossible_options_are_refused():
     with pytest.raises(ValueError, match="OSGDecoder: options lack decoder_output_dim"):
-        decoders.OSGDecoder(32, {})
+        decoders.Decoder(32, {}, "OSGDecoder")
     with pytest.raises(ValueError, match="options lack semantic_channels; got decoder_output_dim"):
-        decoders.OSGDecoder_semantic(32, {"decoder_output_dim": 32})
+        decoders.Decoder(32, {"decoder_output_dim": 32}, "OSGDecoder_semantic")
     with pytest.raises(ValueError, match="semantic_channels must be 1 to 32, got 40"):
-        decoders.OSGDecoder_semantic_lateSeparate(32, {"decoder_output_dim": 32, "semantic_channels": 40})
+        decoders.Decoder(32, {"decoder_output_dim": 32, "semantic_channels": 40}, "OSGDecoder_semantic_lateSeparate")

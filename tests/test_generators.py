@@ -7,8 +7,9 @@ import torch
 from golden import golden
 from golden_cases import build
 
-from torch_utils.precision import Precision, set_precision
+from torch_utils.precision import Precision, has_fast, set_precision
 from training.registry import construct
+from training.volumetric_rendering.planes import sample_planes
 
 CASES = sorted(path.stem.removeprefix("manifest_") for path in golden.HERE.glob("manifest_gen_*.json"))
 
@@ -123,7 +124,7 @@ def test_the_calls_of_eg3d_scripts_work_on_every_generator():
         image = G.synthesis(ws, x["c"], noise_mode="const")
         sample = G.sample(x["coords"], x["dirs"], x["z"], x["pose"], truncation_psi=0.7, truncation_cutoff=14,
                           noise_mode="const")  # fmt: skip
-        again = G.sample_mixed(x["coords"], x["dirs"], ws, noise_mode="const")
+        again = G.sample_mixed(x["coords"], x["dirs"], ws, truncation_psi=0.7, noise_mode="const")
         whole = G(x["z"], x["c"], neural_rendering_resolution=8)
     assert image["image_raw"].shape == (1, 3, G.neural_rendering_resolution, G.neural_rendering_resolution)
     torch.testing.assert_close(sample, again)
@@ -143,22 +144,45 @@ def test_forward_conditions_on_the_pose_of_the_batch_and_renders_from_c(scene):
     torch.testing.assert_close(direct, by_steps)
 
 
-def test_split_trunks_colour_from_their_own_half_of_ws_and_labels_from_the_other():
+@pytest.fixture(scope="module")
+def split():
+    """A generator with a trunk for colours and one for labels."""
     kwargs = golden.manifest("gen_edge2car")["init_kwargs"]
     mapping = {**kwargs["mapping_kwargs"], "class_name": "EdgeMappingNetwork"}
     del mapping["geometry_layer"]
     kwargs = {**kwargs, "mapping_kwargs": mapping, "channel_base": 512, "channel_max": 8}
-    G = construct("TriPlaneSemanticGenerator", kwargs).eval()
+    return construct("TriPlaneSemanticGenerator", kwargs).eval()
+
+
+def test_split_trunks_colour_from_their_own_half_of_ws_and_labels_from_the_other(split):
     pose = golden.inputs("gen_edge2car")["c"]
     with torch.no_grad():
-        ws = G.mapping(torch.randn(1, 512), pose, {"mask": torch.rand(1, 1, 128, 128)})
+        ws = split.mapping(torch.randn(1, 512), pose, {"mask": torch.rand(1, 1, 128, 128)})
         assert ws.shape == (1, 14, 1024)
-        before = shown(G, ws, pose)
+        before = shown(split, ws, pose)
         ws[..., :512] += 1
-        after = shown(G, ws, pose)
+        after = shown(split, ws, pose)
     assert torch.equal(before["semantic"], after["semantic"])
     assert torch.equal(before["image_depth"], after["image_depth"])
     assert not torch.equal(before["image"], after["image"])
+
+
+def test_split_fields_are_two_decoders_of_which_the_labels_one_gives_density(split):
+    planes, points = torch.randn(1, 3, 64, 256, 256), torch.rand(1, 50, 3) - 0.5
+    features = sample_planes(planes, points, split.ray_options().box_warp)  # 1,3,50,64
+    with torch.no_grad():
+        colour = split.decoder(features)["rgb"]
+        labels = split.decoder_semantic(features[..., 32:])
+        sample = split.sample_mixed(points, None, torch.zeros(1, 14, 1024), planes=planes)
+    torch.testing.assert_close(sample["rgb"], torch.cat([colour, labels["rgb"]], dim=-1))
+    torch.testing.assert_close(sample["sigma"], labels["sigma"])
+
+
+def test_split_trunks_take_one_encoded_label_map_for_several_latents(split):
+    poses, mask = torch.randn(2, 25), torch.rand(1, 1, 128, 128)
+    with torch.no_grad():
+        ws = split.mapping(torch.randn(2, 512), poses, encoded=split.encode({"mask": mask}))
+    assert ws.shape == (2, 14, 1024)
 
 
 def test_gradients_of_a_rendered_picture_reach_every_part_that_made_it(scene):
@@ -189,6 +213,12 @@ def test_half_precision_is_near_float32_where_it_is_used(precision):
     assert (half - plain).abs().mean() < 0.02 * plain.abs().mean()  # 8 bits of mantissa, summed over 4 resolutions
 
 
+def test_a_build_without_convolutions_of_half_precision_says_so(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_fast("bf16", torch.device("cpu")) and has_fast("fp32", torch.device("cpu"))
+    assert has_fast("bf16", torch.device("cuda"))
+
+
 def test_precision_follows_device_weights_and_setting():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     row = {setting: Precision(use_fp16=True, clamps=True, setting=setting) for setting in ("auto", "fp32", "bf16")}
@@ -201,10 +231,16 @@ def test_precision_follows_device_weights_and_setting():
 
 
 def test_wrong_calls_are_named(scene):
-    G, ws, _, poses = scene
+    G, ws, planes, poses = scene
     with pytest.raises(ValueError, match=r"pose: expected N,25, got \(1, 16\)"):
         G.synthesis(ws, poses[:1, :16])
     with pytest.raises(ValueError, match="this generator is conditional"):
         G.mapping(torch.zeros(1, 512), poses[:1])
+    with pytest.raises(ValueError, match=r"batch: expected a dict .*, got 0\.7"):
+        G(torch.zeros(1, 512), poses[:1], 0.7)
+    with pytest.raises(ValueError, match="rays_per_chunk: expected 1 or more, got -5"):
+        G.synthesis(ws, poses[:1], planes=planes, rays_per_chunk=-5)
+    with pytest.raises(ValueError, match="resolution: expected 1 or more pixels, got 0"):
+        G.synthesis(ws, poses[:1], 0, planes=planes)
     with pytest.raises(ValueError, match=r"z: expected N,512, got \(1, 12\)"):
         G.mapping(torch.zeros(1, 12), poses[:1], {"mask": torch.zeros(1, 1, 128, 128)})

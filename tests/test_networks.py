@@ -101,6 +101,38 @@ def test_an_encoded_label_map_replaces_the_label_map_for_any_number_of_latents()
         torch.testing.assert_close(network(z, None, None, encoded=network.encode(batch)), whole)
 
 
+def test_label_maps_that_do_not_fit_are_named():
+    kwargs = {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 14, "in_resolution": 8, "in_channels": 3}
+    network = construct("MaskMappingNetwork_disentangle", kwargs)
+    with pytest.raises(ValueError, match="mask: expected class ids 0 to 2, got 0 to 3"):
+        network(torch.zeros(1, 8), None, {"mask": torch.arange(64).view(1, 1, 8, 8) % 4})
+    with pytest.raises(ValueError, match=r"label map: expected N,C,8,8, got \(1, 3, 16, 16\)"):
+        network(torch.zeros(1, 8), None, {"mask": torch.zeros(1, 1, 16, 16)})
+    with pytest.raises(ValueError, match="one_hot: edge maps have no classes"):
+        construct("EdgeMappingNetwork", {**kwargs, "one_hot": True})
+
+
+def test_noise_on_the_discriminators_pose_is_a_copy_and_finite_for_one_sample():
+    kwargs = golden.manifest("disc_dual_128_3ch")["init_kwargs"]
+    network = construct("DualDiscriminator", {**kwargs, "disc_c_noise": 1.0})
+    images = {"image": torch.randn(2, 3, 128, 128), "image_raw": torch.randn(2, 3, 64, 64)}
+    c = torch.randn(2, 25)
+    before = c.clone()
+    assert not torch.equal(network(images, c), network(images, c))
+    assert torch.equal(c, before)
+    one = {name: image[:1] for name, image in images.items()}
+    assert torch.equal(network(one, c[:1]), network(one, c[:1]))  # a single pose has no spread
+
+
+def test_a_mapping_without_a_tracked_mean_takes_training_calls_and_refuses_truncation():
+    network = construct("MappingNetwork", {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": None})
+    z = torch.randn(2, 8)
+    assert torch.equal(network(z, None, update_emas=True), network(z, None))
+    network = construct("MappingNetwork", {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 3, "w_avg_beta": None})
+    with pytest.raises(ValueError, match="tracks no mean"):
+        network(z, None, truncation_psi=0.5)
+
+
 def test_frozen_layers_are_buffers_and_get_no_gradient():
     block = construct("DiscriminatorBlock", golden.manifest("block_disc_freeze")["init_kwargs"])
     assert {n for n, _ in block.named_parameters()} == {"conv1.weight", "conv1.bias", "skip.weight"}
@@ -123,6 +155,12 @@ def test_wrong_shapes_and_names_are_named():
         construct("Encoder", {"img_resolution": 8})
     with pytest.raises(ValueError, match="power of two"):
         construct("SynthesisNetwork", {"w_dim": 8, "img_resolution": 48, "img_channels": 3})
+    with pytest.raises(ValueError, match="power of two from 8 on, got 4"):
+        construct("Discriminator", {"c_dim": 0, "img_resolution": 4, "img_channels": 3})
+    with pytest.raises(ValueError, match="channel_base, channel_max: expected 64 and 1 or more for 64 pixels"):
+        construct("SynthesisNetwork", {"w_dim": 8, "img_resolution": 64, "img_channels": 3, "channel_base": 32})
+    with pytest.raises(ValueError, match="z_dim, c_dim: expected one of them above 0"):
+        construct("MappingNetwork", {"z_dim": 0, "c_dim": 0, "w_dim": 16, "num_ws": 3})
 
 
 def test_a_network_knows_what_it_was_built_from():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden.golden import check, fill_, golden_noise, inputs, load, manifest
 
-from training.decoders import DecoderPair, OSGDecoder, OSGDecoder_semantic, OSGDecoder_semantic_lateSeparate
+from training.decoders import Decoder, DecoderPair
 from training.fields import TriplaneField
 from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import RenderOptions, render
@@ -27,7 +27,7 @@ def rays_of(x, variant):
 def test_rendering_and_gradients_match_the_fixture(variant, impl):
     x, expected = inputs(SINGLE), load(SINGLE)
     options = RenderOptions.from_rendering_kwargs(manifest(SINGLE)["variants"][variant])
-    decoder, planes = fill_(OSGDecoder(32, OPTIONS)), x["planes"].requires_grad_()
+    decoder, planes = fill_(Decoder(32, OPTIONS, "OSGDecoder")), x["planes"].requires_grad_()
     with golden_noise():
         out = render(TriplaneField(planes, decoder, options.box_warp), *rays_of(x, variant), options, impl=impl)
     for name, value in zip(("rgb", "depth", "weight"), out, strict=True):
@@ -46,7 +46,7 @@ def test_rendering_and_gradients_match_the_fixture(variant, impl):
 def test_rendering_of_two_decoders_matches_the_fixture(variant, impl):
     x, expected = inputs(PAIR), load(PAIR)
     options = RenderOptions.from_rendering_kwargs(manifest(PAIR)["variants"][variant])
-    pair = DecoderPair(fill_(OSGDecoder(64, OPTIONS)), fill_(OSGDecoder_semantic(32, OPTIONS)))
+    pair = DecoderPair(fill_(Decoder(64, OPTIONS, "OSGDecoder")), fill_(Decoder(32, OPTIONS, "OSGDecoder_semantic")))
     planes = torch.cat([x["planes_texture"], x["planes_semantic"]], dim=2)
     with golden_noise(), torch.no_grad():
         out = render(TriplaneField(planes, pair, options.box_warp), x["origins"], x["dirs"], options, impl=impl)
@@ -57,7 +57,7 @@ def test_rendering_of_two_decoders_matches_the_fixture(variant, impl):
 def scene(labels=6, axes="published", dtype=torch.float32):
     """A field with a surface and 2 cameras of 25 rays, a part of which miss the cube of side 1."""
     torch.manual_seed(0)
-    decoder = OSGDecoder_semantic_lateSeparate(32, {"decoder_output_dim": 32, "semantic_channels": labels})
+    decoder = Decoder(32, {"decoder_output_dim": 32, "semantic_channels": labels}, "OSGDecoder_semantic_lateSeparate")
     planes = torch.randn(2, 3, 32, 16, 16, dtype=dtype) * 3
     cam2world = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=dtype)).repeat(2, 1, 1)
     cam2world[:, 2, 3] = torch.tensor([2.7, 2.2])

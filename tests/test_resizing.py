@@ -26,6 +26,13 @@ def test_every_mode_of_resizing_is_golden_with_its_gradient(name):
         golden.check(f"d_{name}", x.grad, expected, rtol=rtol)
 
 
-def test_an_unknown_mode_is_named():
-    with pytest.raises(ValueError, match="got 'cubic'"):
-        filtered_resizing(torch.zeros(1, 3, 8, 8), 4, setup_filter(FIR), "cubic")
+@pytest.mark.parametrize("mode", ["cubic", 1.5, -0.1])
+def test_an_unknown_mode_is_named(mode):
+    with pytest.raises(ValueError, match=f"filter_mode: expected .*, got {mode!r}"):
+        filtered_resizing(torch.zeros(1, 3, 8, 8), 4, setup_filter(FIR), mode)
+
+
+def test_shares_of_antialiasing_end_at_the_two_modes():
+    image, f = torch.randn(1, 3, 16, 16), setup_filter(FIR)
+    for share, mode in ((0, "none"), (1, "antialiased")):
+        torch.testing.assert_close(filtered_resizing(image, 8, f, share), filtered_resizing(image, 8, f, mode))

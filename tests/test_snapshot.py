@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,30 @@ def test_what_a_snapshot_says_is_checked(tmp_path, mapping, change, words):
     torch.save(contents, tmp_path / "w.pkl")
     with pytest.raises(WeightsError, match=words):
         load_network_pkl(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"avg_camera_radius": "x"}, "'>' not supported"),
+        ({"avg_camera_radius": -1}, "avg_camera_radius: expected more than 0, got -1"),
+        ({"avg_camera_pivot": [0, 0]}, "not enough values"),
+        ({"depth_resolution": 2}, "samples: expected 4 or more"),
+        ({"c_scale": "x"}, "must be real number"),
+        ({"plane_axes": "z"}, "plane_axes: expected one of published, corrected, got 'z'"),
+        ({"superresolution_noise_mode": "some"}, "superresolution_noise_mode: got 'some'"),
+        (None, "rendering options lack ray_start"),
+    ],
+)
+def test_rendering_options_that_do_not_fit_are_refused_on_loading(generator_record, changed, words):
+    options = {} if changed is None else {**generator_record.attributes["rendering_kwargs"], **changed}
+    with pytest.raises(WeightsError, match=f"rendering options do not fit .*{words}"):
+        build(replace(generator_record, attributes={"rendering_kwargs": options}))
+
+
+@pytest.fixture(scope="module")
+def generator_record():
+    return record_of(built("gen_eg3d_uncond", fill=False))
 
 
 def test_a_snapshot_cannot_replace_a_networks_methods(mapping):

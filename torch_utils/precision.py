@@ -65,5 +65,7 @@ def has_fast(setting: str, device: torch.device) -> bool:
     """Whether the device has convolutions of this precision; a CPU without them emulates, a hundred times slower."""
     if device.type != "cpu" or setting in ("auto", "fp32"):
         return True
+    if not torch.backends.mkldnn.is_available():
+        return False
     probe = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[setting]
     return bool(getattr(torch.ops.mkldnn, probe)())

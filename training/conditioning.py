@@ -63,7 +63,7 @@ class Encoder(nn.Module):
             raise ValueError(f"output_mode: expected W or W+, got {mode!r}")
         self.vectors = self.num_ws if mode == "W+" else 1
         self.register_buffer("alpha", torch.tensor(-1.0))  # unused; published weights hold it
-        self.resolutions = block_resolutions(img_resolution)[:0:-1]
+        self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         for res in self.resolutions:
             n_in, n_out = (channels_at(r, channel_base * 32768, channel_max) for r in (res, res // 2))
             block = DiscriminatorBlock(
@@ -75,6 +75,10 @@ class Encoder(nn.Module):
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"ws": N,num_ws,w_dim} from N,img_channels,R,R, given as it is or under "img"."""
         x, img = None, inputs["img"] if isinstance(inputs, Mapping) else inputs
+        if img.shape[2:] != (self.resolutions[0],) * 2:
+            raise ValueError(
+                f"label map: expected N,C,{self.resolutions[0]},{self.resolutions[0]}, got {tuple(img.shape)}"
+            )
         for res in self.resolutions:
             x, img = getattr(self, f"b{res}")(x, img)
         x = self.projector(x.to(**working_format(x.device)))
@@ -137,13 +141,17 @@ class ConditionalMappingNetwork(MappingNetwork):
         """What the label map batch["mask"] alone gives: N,geometry_layer,w_dim or (entangled) N,w_dim.
 
         Raises:
-            ValueError: the label map is not N,1,H,W (one_hot), or its class ids do not fit.
+            ValueError: the label map is not N,1,H,W (one_hot), or, on a CPU, its class ids do not fit.
         """
         label_map = batch["mask"]
         if self.one_hot:
             if label_map.ndim != 4 or label_map.shape[1] != 1:
                 raise ValueError(f"mask: expected N,1,H,W class ids, got {tuple(label_map.shape)}")
             ids = label_map.squeeze(1).long()
+            if ids.device.type == "cpu" and not 0 <= ids.min() <= ids.max() < self.in_channels:  # elsewhere it waits
+                raise ValueError(
+                    f"mask: expected class ids 0 to {self.in_channels - 1}, got {ids.min()} to {ids.max()}"
+                )
             label_map = F.one_hot(ids, self.in_channels).permute(0, 3, 1, 2)
         vectors = getattr(self, self.encoder_name)(label_map.to(torch.float32))["ws"]
         return vectors if self.disentangle else normalize_2nd_moment(vectors[:, 0])
@@ -165,18 +173,20 @@ class ConditionalMappingNetwork(MappingNetwork):
             rest = texture.unsqueeze(1).expand(-1, self.num_ws - self.geometry_layer, -1)
             ws = torch.cat([encoded.expand(len(rest), -1, -1), rest], dim=1)
         else:
-            if z is not None:
-                encoded = encoded.expand(len(z), -1)
+            encoded = encoded.expand(next((len(t) for t in (z, c) if t is not None), -1), -1)
             ws = self.fully_connected(z, c, encoded).unsqueeze(1).repeat(1, self.num_ws, 1)
-        if update_emas and self.w_avg_beta is not None:
+        if update_emas:
             self.track(ws if self.disentangle else ws[:, 0])
         return self.truncate(ws, truncation_psi, truncation_cutoff)
 
 
 def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMappingNetwork]:
-    """A published class: one_hot exists for class ids only, and geometry_layer is taken and ignored."""
+    """A published class. one_hot exists for class ids only; geometry_layer is taken and ignored, as it is there."""
 
-    def build(*args, one_hot: bool = True, geometry_layer: int | None = None, **kwargs) -> ConditionalMappingNetwork:
+    def build(*args, geometry_layer: int | None = None, **kwargs) -> ConditionalMappingNetwork:
+        if not seg and "one_hot" in kwargs:
+            raise TypeError("one_hot: edge maps have no classes")
+        one_hot = kwargs.pop("one_hot", True)
         name = "embed_edge" if not seg and not disentangle else "embed_mask"
         return ConditionalMappingNetwork(
             *args, one_hot=seg and one_hot, disentangle=disentangle, encoder_name=name, **kwargs

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -191,12 +190,6 @@ class Decoder(nn.Module):
             weights = (t for fc in (first, last) for t in (fc.weight.T * fc.weight_gain, fc.bias * fc.bias_gain))
             heads.append(Head(*weights, inputs, form.logits(self.output_dim, self.semantic_channels)))
         return heads
-
-
-OSGDecoder = partial(Decoder, form="OSGDecoder")
-OSGDecoder_semantic = partial(Decoder, form="OSGDecoder_semantic")
-OSGDecoder_semantic_entangle = partial(Decoder, form="OSGDecoder_semantic_entangle")
-OSGDecoder_semantic_lateSeparate = partial(Decoder, form="OSGDecoder_semantic_lateSeparate")
 
 
 @dataclass(frozen=True)

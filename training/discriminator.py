@@ -192,7 +192,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
-        self.resolutions = block_resolutions(img_resolution)[:0:-1]
+        self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
         cmap_dim = (width[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
         layers = 0
@@ -223,7 +223,7 @@ class Discriminator(nn.Module):
             **(epilogue_kwargs or {}),
         )
 
-    def forward(self, img: Tensor, c: Tensor | None, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: Tensor, c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
         """N,1 logits from img N,img_channels,R,R and c N,c_dim."""
         x = None
         for res in self.resolutions:

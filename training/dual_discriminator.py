@@ -23,7 +23,7 @@ def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | fl
     Raises:
         ValueError: unknown filter_mode.
     """
-    if isinstance(filter_mode, float):
+    if isinstance(filter_mode, float | int) and 0 <= filter_mode <= 1:
         filtered, plain = (filtered_resizing(image, size, f, mode) for mode in ("antialiased", "none"))
         return plain.lerp(filtered, filter_mode)
     if filter_mode == "classic":
@@ -31,7 +31,7 @@ def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | fl
         image = _bilinear(image, 2 * size + 2, antialias=False)
         return downsample2d(image, f, down=2, flip_filter=True, padding=-1)
     if filter_mode not in ("antialiased", "none"):
-        raise ValueError(f"filter_mode: expected antialiased, none, classic or a number, got {filter_mode!r}")
+        raise ValueError(f"filter_mode: expected antialiased, none, classic or a number in [0, 1], got {filter_mode!r}")
     return _bilinear(image, size, antialias=filter_mode == "antialiased")
 
 
@@ -42,8 +42,8 @@ def _bilinear(image: Tensor, size: int, antialias: bool) -> Tensor:
 class SingleDiscriminator(Discriminator):
     """Judges img["image"] alone."""
 
-    def forward(self, img: dict[str, Tensor], c: Tensor, force_fp32: bool = False) -> Tensor:
-        return super().forward(img["image"], c, force_fp32)
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+        return super().forward(img["image"], c, force_fp32=force_fp32)
 
 
 class DualDiscriminator(Discriminator):
@@ -70,18 +70,18 @@ class DualDiscriminator(Discriminator):
         self.raw_weight = 1.0
         self.register_buffer("resample_filter", setup_filter(FIR))
 
-    def forward(self, img: dict[str, Tensor], c: Tensor, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
         image = img["image"]
         raw = filtered_resizing(img["image_raw"], image.shape[-1], self.resample_filter)
-        if self.disc_c_noise > 0:
+        if self.disc_c_noise > 0 and self.c_dim > 0:
             spread = c.std(dim=0) if len(c) > 1 else torch.zeros_like(c)  # one pose has no spread
             c = c + torch.randn_like(c) * spread * self.disc_c_noise
-        return super().forward(torch.cat([image, raw * self.raw_weight], dim=1), c, force_fp32)
+        return super().forward(torch.cat([image, raw * self.raw_weight], dim=1), c, force_fp32=force_fp32)
 
 
 class DummyDualDiscriminator(DualDiscriminator):
     """The dual discriminator whose raw image fades to zero over DUMMY_FADE_IMAGES calls (a published variant)."""
 
-    def forward(self, img: dict[str, Tensor], c: Tensor, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
         self.raw_weight = max(0.0, self.raw_weight - 1 / DUMMY_FADE_IMAGES)
-        return super().forward(img, c, force_fp32)
+        return super().forward(img, c, force_fp32=force_fp32)

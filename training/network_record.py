@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_utils.safe_pickle import WeightsError
 from training import registry
+from training.triplane import TriPlane
 
 ATTRIBUTES = {"neural_rendering_resolution": int, "rendering_kwargs": dict}  # set later, yet part of the model
 UNREAD_TENSORS = frozenset({"dataset_label_std"})  # in public generators; no constructor makes it, nothing reads it
@@ -130,6 +131,11 @@ def build(record: NetworkRecord) -> nn.Module:
             if not isinstance(record.attributes[name], kind):
                 raise WeightsError(f"{record.class_name}: {name}: expected {kind.__name__}")
             setattr(network, name, record.attributes[name])
+    if isinstance(network, TriPlane):
+        try:
+            network.check_options()
+        except (KeyError, TypeError, ValueError) as error:  # plain data of a file can be anything
+            raise WeightsError(f"{record.class_name}: rendering options do not fit ({error})") from error
     return network.eval().requires_grad_(False)
 
 

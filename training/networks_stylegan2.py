@@ -21,6 +21,7 @@ from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
 from torch_utils.precision import Precision
 
 FIR = (1, 3, 3, 1)  # the low-pass filter of every change of resolution
+NOISE_MODES = ("random", "const", "none")
 RESNET_GAIN = math.sqrt(0.5)  # each of two summed branches, so that their sum keeps its variance
 
 
@@ -41,8 +42,18 @@ def block_resolutions(img_resolution: int, smallest: int = 4) -> list[int]:
 
 
 def channels_at(resolution: int, channel_base: float, channel_max: int) -> int:
-    """Width of a network at a resolution."""
-    return min(int(channel_base) // resolution, channel_max)
+    """Width of a network at a resolution.
+
+    Raises:
+        ValueError: no channel would be left.
+    """
+    width = min(int(channel_base) // resolution, channel_max)
+    if width < 1:
+        raise ValueError(
+            f"channel_base, channel_max: expected {resolution} and 1 or more for {resolution} pixels, "
+            f"got {channel_base:g} and {channel_max}"
+        )
+    return width
 
 
 def runs_in_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
@@ -166,6 +177,8 @@ class MappingNetwork(nn.Module):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
         self.num_layers, self.w_avg_beta = num_layers, w_avg_beta
+        if z_dim + c_dim + extra_features <= 0:
+            raise ValueError("z_dim, c_dim: expected one of them above 0, got 0 and 0")
         embed_features = (w_dim if embed_features is None else embed_features) if c_dim > 0 else 0
         layer_features = w_dim if layer_features is None else layer_features
         if num_ws is not None and w_avg_beta is not None:
@@ -199,14 +212,15 @@ class MappingNetwork(nn.Module):
         return x
 
     def track(self, w: Tensor) -> None:
-        """Move the tracked mean towards the mean of w over the batch."""
-        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+        """Move the tracked mean, if there is one, towards the mean of w over the batch."""
+        if hasattr(self, "w_avg"):
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
 
     def truncate(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
         """Pull ws (N,num_ws,w_dim) towards the tracked mean; only the first `cutoff` of them where it is given."""
         if psi == 1:
             return ws
-        if self.w_avg_beta is None or self.num_ws is None:
+        if not hasattr(self, "w_avg"):
             raise ValueError("truncation_psi: this mapping network tracks no mean, so only 1 is possible")
         cutoff = self.num_ws if cutoff is None else cutoff
         near = self.w_avg.expand(self.num_ws, self.w_dim).lerp(ws, psi)
@@ -221,7 +235,7 @@ class MappingNetwork(nn.Module):
         update_emas: bool = False,
     ) -> Tensor:
         w = self.fully_connected(z, c)
-        if update_emas and self.w_avg_beta is not None:
+        if update_emas:
             self.track(w)
         if self.num_ws is None:
             return w
@@ -264,7 +278,7 @@ class SynthesisLayer(nn.Module):
 
     def noise(self, batch: int, mode: str) -> Tensor | None:
         """N,1,H,W, 1,1,H,W or None. Raises ValueError for an unknown mode."""
-        if mode not in ("random", "const", "none"):
+        if mode not in NOISE_MODES:
             raise ValueError(f"noise_mode: expected random, const or none, got {mode!r}")
         if not self.use_noise or mode == "none":
             return None
@@ -424,6 +438,9 @@ class SynthesisNetwork(nn.Module):
         conv_clamp: float | None = 256,
         architecture: str = "skip",
         fused_modconv_default: bool | str = True,
+        resample_filter: Sequence[float] = FIR,
+        use_noise: bool = True,
+        activation: str = "lrelu",
     ):
         super().__init__()
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
@@ -441,6 +458,9 @@ class SynthesisNetwork(nn.Module):
                 architecture=architecture,
                 conv_clamp=conv_clamp,
                 fused_modconv_default=fused_modconv_default,
+                resample_filter=resample_filter,
+                use_noise=use_noise,
+                activation=activation,
                 use_fp16=runs_in_fp16(res, img_resolution, num_fp16_res),
             )
             self.add_module(f"b{res}", block)

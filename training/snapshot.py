@@ -1,5 +1,6 @@
 """Weights files: our own snapshots (plain data and tensors), and opening a file of any kind by what it holds."""
 
+import errno
 import io
 import json
 import mmap
@@ -62,10 +63,19 @@ def save_snapshot(
     for network in contents["networks"].values():
         del network["state"]
     header = {METADATA_KEY: json.dumps(contents)}
-    with whole_file(path) as file:
+    readable = path.with_suffix(".json")
+    if readable.exists() and not _is_ours(readable):
+        raise FileExistsError(errno.EEXIST, "not a description of weights, left alone", str(readable))
+    with whole_file(path) as file, whole_file(readable) as description:  # both or neither
         file.write(safetensors.torch.save(tensors, header))
-    with whole_file(path.with_suffix(".json")) as file:
-        file.write(json.dumps(contents, indent=1).encode())
+        description.write(json.dumps(contents, indent=1).encode())
+
+
+def _is_ours(description: Path) -> bool:
+    try:
+        return json.loads(description.read_bytes()).get("format") == FORMAT
+    except (ValueError, AttributeError, OSError):
+        return False
 
 
 def _to_plain(networks: Mapping[str, NetworkRecord], training_set_kwargs: Any, extra: dict) -> dict[str, Any]:

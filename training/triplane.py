@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from training.backbone import Generator
 from training.decoders import Decoder, DecoderPair, widened_sigmoid
 from training.fields import TriplaneField
+from training.networks_stylegan2 import NOISE_MODES
 from training.superresolution import SUPERRESOLUTIONS
 from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import RenderOptions, render
@@ -147,6 +148,8 @@ class TriPlane(nn.Module):
         c = c * self.rendering_kwargs.get("c_scale", 0)
         if self.rendering_kwargs.get("c_gen_conditioning_zero"):
             c = torch.zeros_like(c)
+        if batch is not None and not isinstance(batch, Mapping):
+            raise ValueError(f"batch: expected a dict with the label map as mask, or None, got {batch!r}")
         rest = (truncation_psi, truncation_cutoff, update_emas)
         if not self.conditional:
             return self.backbone.mapping(z, c, *rest)
@@ -201,6 +204,7 @@ class TriPlane(nn.Module):
             raise ValueError(f"pose: expected N,25, got {tuple(c.shape)}")
         r = self.neural_rendering_resolution if neural_rendering_resolution is None else neural_rendering_resolution
         planes = self.planes(ws, noise_mode, force_fp32) if planes is None else planes
+        c = c.to(planes.dtype)
         origins, directions = sample_rays(c[:, :16].unflatten(1, (4, 4)), c[:, 16:].unflatten(1, (3, 3)), r)
         rendered = self._render(planes, origins, directions, jitter, rays_per_chunk)
         weight = rendered.weight_sum
@@ -263,11 +267,16 @@ class TriPlane(nn.Module):
         coordinates: Tensor,
         directions: Tensor | None,
         ws: Tensor,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         planes: Tensor | None = None,
         force_fp32: bool = False,
     ) -> dict[str, Tensor]:
-        """{"rgb": N,K,F features in [0, 1] (labels raw), "sigma": N,K,1 raw density} at N,K,3 world coordinates."""
+        """{"rgb": N,K,F features in [0, 1] (labels raw), "sigma": N,K,1 raw density} at N,K,3 world coordinates.
+
+        Neither looks at directions. Scripts for this family give the truncation here too; ws have theirs already.
+        """
         planes = self.planes(ws, noise_mode, force_fp32) if planes is None else planes
         features, sigma = self.field(planes)(coordinates)
         return {"rgb": features, "sigma": sigma}
@@ -285,7 +294,7 @@ class TriPlane(nn.Module):
     ) -> dict[str, Tensor]:
         """`sample_mixed` from z and pose (conditional: batch["pose"] and batch["mask"])."""
         ws = self.mapping(z, self._mapping_pose(c, batch), batch, truncation_psi, truncation_cutoff)
-        return self.sample_mixed(coordinates, directions, ws, noise_mode)
+        return self.sample_mixed(coordinates, directions, ws, noise_mode=noise_mode)
 
     def forward(
         self,
@@ -302,8 +311,24 @@ class TriPlane(nn.Module):
         ws = self.mapping(z, self._mapping_pose(c, batch), batch, truncation_psi, truncation_cutoff, update_emas)
         return self.synthesis(ws, c, neural_rendering_resolution, noise_mode)
 
+    def check_options(self) -> None:
+        """Read every rendering option once, as drawing a picture would.
+
+        Raises:
+            KeyError, TypeError, ValueError: one is missing or not what it should be.
+        """
+        options = self.rendering_kwargs
+        self.ray_options()
+        if options["superresolution_noise_mode"] not in NOISE_MODES:
+            raise ValueError(f"superresolution_noise_mode: got {options['superresolution_noise_mode']!r}")
+        x, y, z = options.get("avg_camera_pivot", (0, 0, 0))
+        if not all(math.isfinite(number) for number in (x, y, z, options.get("c_scale", 0))):
+            raise ValueError("avg_camera_pivot, c_scale: expected finite numbers")
+        if not options.get("avg_camera_radius", 1) > 0:
+            raise ValueError(f"avg_camera_radius: expected more than 0, got {options['avg_camera_radius']}")
+
     def _mapping_pose(self, c: Tensor, batch: Mapping[str, Tensor] | None) -> Tensor:
-        return batch["pose"] if self.conditional and batch is not None else c
+        return batch.get("pose", c) if self.conditional and isinstance(batch, Mapping) else c
 
 
 def _super_resolution(name: str, **kwargs) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training.decoders import OSGDecoder_semantic_lateSeparate
+from training.decoders import Decoder
 from training.fields import TriplaneField
 from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import Rendering, RenderOptions, render
@@ -27,7 +27,9 @@ FOCAL, RADIUS = 4.2647, 2.7
 def scene(rays: int, device: torch.device) -> tuple[TriplaneField, torch.Tensor, torch.Tensor]:
     """A random field of the model's real size and a camera in front of it."""
     torch.manual_seed(0)
-    decoder = OSGDecoder_semantic_lateSeparate(32, {"decoder_output_dim": 32, "semantic_channels": 6}).to(device)
+    decoder = Decoder(32, {"decoder_output_dim": 32, "semantic_channels": 6}, "OSGDecoder_semantic_lateSeparate").to(
+        device
+    )
     planes = torch.randn(1, 3, 32, 256, 256, device=device)
     cam2world = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], device=device))[None]
     cam2world[0, 2, 3] = RADIUS

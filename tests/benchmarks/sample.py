@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from camera_utils import CAMERAS, front_pose
+from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, set_precision
 from training.configs import generator_kwargs
 from training.registry import construct
@@ -55,6 +56,7 @@ def main(cfg: str, precision: str, cpu_time: bool, repeat: int) -> None:
     set_precision(G, precision)
     size = kwargs["mapping_kwargs"]["in_resolution"]
     label_map = torch.randint(6, (1, 1, size, size)) if cfg.startswith("seg") else torch.rand(1, 1, size, size) * 2 - 1
+    keep_freed_memory()
     clock, r = time.process_time if cpu_time else time.perf_counter, 64 if cfg == "edge2car" else 128
     if cpu_time:
         torch.set_num_threads(1)

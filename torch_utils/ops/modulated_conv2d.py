@@ -81,5 +81,6 @@ def _demodulation(weight: Tensor, styles: Tensor) -> Tensor:
 def _within_half_range(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
     """Scale so that no sum over C*kh*kw products overflows float16; demodulation takes the factors out again."""
     fan_in = weight[0].numel()
-    weight = weight / (weight.abs().amax([1, 2, 3], keepdim=True) * fan_in**0.5)
-    return weight, styles / styles.abs().amax(1, keepdim=True)
+    tiny = torch.finfo(torch.float32).tiny  # a channel or sample of zeros stays zero
+    weight = weight / (weight.abs().amax([1, 2, 3], keepdim=True).clamp_min(tiny) * fan_in**0.5)
+    return weight, styles / styles.abs().amax(1, keepdim=True).clamp_min(tiny)

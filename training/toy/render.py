@@ -134,9 +134,8 @@ def trace(scene: Scene, origin: Array, directions: Array, start: Array | None = 
 
 def _box(half_size: Array, origin: Array, directions: Array) -> tuple[Array, Array]:
     """Where rays enter and leave the box about the origin; they miss it where the second is not larger."""
-    with np.errstate(divide="ignore"):
-        slope = 1 / directions
-        middle, reach = -origin[:, None] * slope, half_size[:, None] * np.abs(slope)
+    slope = 1 / np.where(directions == 0, np.float32(1e-20), directions)
+    middle, reach = -origin[:, None] * slope, half_size[:, None] * np.abs(slope)
     return (middle - reach).max(0), (middle + reach).min(0)
 
 

@@ -19,8 +19,10 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     Returns:
         origins N,r*r,3 in world units and directions N,r*r,3 of length 1.
     Raises:
-        ValueError: shapes other than these.
+        ValueError: shapes other than these, or a resolution below 1.
     """
+    if resolution < 1:
+        raise ValueError(f"resolution: expected 1 or more pixels, got {resolution}")
     count = cam2world.shape[0]
     for name, matrix, side in (("cam2world", cam2world, 4), ("intrinsics", intrinsics, 3)):
         if matrix.shape != (count, side, side):

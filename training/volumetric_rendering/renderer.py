@@ -185,6 +185,8 @@ def render(
         raise ValueError(
             f"origins, directions: expected N,M,3 twice, got {tuple(origins.shape)}, {tuple(directions.shape)}"
         )
+    if rays_per_chunk is not None and rays_per_chunk < 1:
+        raise ValueError(f"rays_per_chunk: expected 1 or more, got {rays_per_chunk}")
     if impl not in ("fast", "ref"):
         raise ValueError(f"impl: expected fast or ref, got {impl!r}")
     if not hasattr(field, "parts"):
