@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import numpy as np
 from tqdm import tqdm
 
 from camera_utils import CAMERAS
-from dnnlib.cli import Group, InputError
+from dnnlib.cli import Group, user_errors
 from training.archive import Archive, DataError
 from training.contact_sheet import contact_sheet, pose_coverage
 from training.data_checks import Report, examine
@@ -37,17 +40,31 @@ class DataGroup(Group):
         try:
             return super().invoke(ctx)
         except (DataError, OSError) as error:
-            raise InputError(str(error)) from error
+            with user_errors(""):  # worded as for a single option
+                raise error
+
+
+def end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # as a shell counts signals
 
 
 @click.group(cls=DataGroup)
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Make, convert, check and show data sets for training."""
+    before = signal.signal(signal.SIGTERM, end)  # by an exception, so that unfinished files and workers go too
+    ctx.call_on_close(partial(signal.signal, signal.SIGTERM, before))
 
 
 def progress_bar(label: str, total: int | None) -> Callable[[Iterable], Iterable]:
     """A bar around a loop; silent where there is no terminal."""
     return partial(tqdm, desc=label, total=total, disable=None)
+
+
+def not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("got nan, expected a number")
+    return value
 
 
 def power_of_two(ctx: click.Context, param: click.Parameter, value: int) -> int:
@@ -138,6 +155,8 @@ def pack_command(
         raise click.UsageError("give either --cameras FILE or --front")
     if (label_maps is None) != (label_output is None):
         raise click.UsageError("--label-maps and --label-output belong together")
+    if label_output and output.resolve() == label_output.resolve():
+        raise click.UsageError(f"--output and --label-output are both {output}; give two names")
     if classes and (data_type != "seg" or not label_maps):
         raise click.UsageError("--classes maps class ids: it needs --label-maps and --data_type seg")
     source, labels = Archive(images), Archive(label_maps) if label_maps else None
@@ -151,7 +170,9 @@ def pack_command(
 @click.option("--data", type=click.Path(), required=True, help="zip or folder of pictures")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="zip to write")
 @click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=".h5 of an edge network")
-@click.option("--sigma", type=click.FloatRange(0, min_open=True), help="blur of the classical detector, default 2")
+@click.option(
+    "--sigma", type=click.FloatRange(0, 100, min_open=True), callback=not_nan, help="blur in pixels [default: 2]"
+)
 @click.option("--device", default="cpu", show_default=True, help="where the network runs")
 def edges(data: str, output: Path, weights: Path | None, sigma: float | None, device: str) -> None:
     """Edge drawings of photos: by a network (HED) whose --weights you name, else by the Canny detector.

@@ -1,11 +1,9 @@
-"""What the applications share: command line, device, network, camera, seeds, files."""
+"""What the applications share: command line, device, network, camera, seeds."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,24 +148,6 @@ def read_input(
 # --------------------------------------------------------------------------- device and network
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The named device, or the first there is of CUDA, MPS and CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    available = [kind for kind, count in counts.items() if count]
-    if name is None:
-        return torch.device(available[0])
-    device = None
-    with suppress(RuntimeError):  # torch's word for a name that it does not know
-        device = torch.device(name)
-    if device is None or (device.index or 0) >= counts.get(device.type, 0):
-        raise ValueError(f"{name}: no such device here; there is {', '.join(available)}")
-    return device
-
-
 def load_generator(network: str, cfg: str, device: torch.device, precision: str) -> TriPlane:
     """G_ema of a weights file, ready to sample in the given precision; says so if it was never trained.
 
@@ -230,19 +210,3 @@ def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:
 def latent(seed: int, z_dim: int) -> Tensor:
     """1,z_dim float32: the z that a seed stands for, on every machine."""
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
-
-
-# --------------------------------------------------------------------------- files
-
-
-def check_outdir(outdir: Path) -> None:
-    """Find out before any work whether files can be written to a folder that need not exist yet; makes nothing.
-
-    Raises:
-        OSError: which says what is in the way.
-    """
-    there = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(f"{there}: is a file; expected a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{there}: no permission to write there")

@@ -15,6 +15,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
 from dnnlib.cli import Command, user_errors
+from dnnlib.util import check_outdir
+from torch_utils.devices import choose_device
 from training.label_maps import draw_image, draw_label_map, draw_semantic
 from training.pictures import write_png
 from training.triplane import TriPlane
@@ -62,9 +64,9 @@ def main(
           --random_seed 0 1 --input applications/assets/cat.png
     """
     with user_errors("--device"):
-        chosen = common.choose_device(device)
+        chosen = choose_device(device)
     with user_errors("--outdir"):
-        common.check_outdir(outdir)
+        check_outdir(outdir)
     given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_map, pose = common.fit(given, G, cfg, chosen)

@@ -69,6 +69,19 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+def check_outdir(outdir: Path) -> None:
+    """Find out before any work whether files can be written to a folder that need not exist yet; makes nothing.
+
+    Raises:
+        OSError: which says what is in the way.
+    """
+    there = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there}: is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there}: no permission to write there")
+
+
 # --------------------------------------------------------------------------- files by URL
 
 

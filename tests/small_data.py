@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,18 @@ def png(pixels, mode=None) -> bytes:
     picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     (picture.convert(mode) if mode else picture).save(file, "png")
     return file.getvalue()
+
+
+def grey_png(ids: np.ndarray, bits: int) -> bytes:
+    """Grey PNG that stores the values with so few bits, written by hand: PIL does not write these."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    places = np.unpackbits(ids[..., None], axis=2)[..., -bits:].reshape(len(ids), -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in places)  # 0: no filter
+    header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def name_of(number: int) -> str:

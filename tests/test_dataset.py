@@ -1,7 +1,9 @@
 import io
+import os
 import unicodedata
 import zipfile
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from small_data import (
     SIZE,
     dataset_json,
     good_poses,
+    grey_png,
     image_files,
     label_files,
     name_of,
@@ -120,6 +123,21 @@ def test_label_maps_in_another_folder_are_paired_by_their_file_names(tmp_path):
     assert all(same(dataset[i], expected[i]) for i in range(COUNT))
 
 
+def test_a_label_map_is_never_shared_by_images_of_two_folders(tmp_path):
+    image, label, pose = image_files()[name_of(0)], label_files()[name_of(0)], good_poses()[0][1]
+    images = {"x/1.png": image, "y/1.png": image, "dataset.json": dataset_json([["x/1.png", pose], ["y/1.png", pose]])}
+    with pytest.raises(DataError, match=r"x/1\.png: no label map of that name in labels\.zip \(and 1 more"):
+        PosedImageDataset(*make(tmp_path, image_files=images, label_files={"m/1.png": label}))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_label_maps_of_few_bits_keep_their_values(tmp_path, bits):
+    ids = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE) % min(2**bits, 6)
+    files = dict.fromkeys(label_files(), grey_png(ids, bits))
+    dataset = PosedImageDataset(*make(tmp_path, label_files=files), semantic_channels=6)
+    np.testing.assert_array_equal(dataset[2]["mask"][0], ids)
+
+
 def test_palette_label_maps_keep_their_indices(tmp_path):
     ids = (np.arange(SIZE * SIZE) % 6).reshape(SIZE, SIZE).astype(np.uint8)
     picture = Image.fromarray(ids, "P")
@@ -151,6 +169,10 @@ def test_a_mirrored_copy_has_the_mirrored_pose(tmp_path):
     expected = mirror_pose(torch.from_numpy(plain["pose"])[None])[0].numpy()
     np.testing.assert_array_equal(mirrored["pose"], expected)
     np.testing.assert_array_equal(dataset.get_details(1 + COUNT).raw_label, plain["pose"])
+
+
+def test_without_poses_there_is_nothing_to_deviate(tmp_path):
+    assert PosedImageDataset(*make(tmp_path), use_labels=False).get_label_std().shape == (0,)
 
 
 def test_changing_a_sample_does_not_change_the_data_set(tmp_path):
@@ -211,8 +233,12 @@ def test_a_start_beyond_one_block_of_random_numbers_continues_the_walk():
 def test_bad_sampler_options_are_refused():
     with pytest.raises(ValueError, match="rank: got 2, allowed 0 to 1"):
         InfiniteSampler(range(4), rank=2, num_replicas=2)
-    with pytest.raises(ValueError, match="start: got 3, expected a multiple of the 2"):
+    with pytest.raises(ValueError, match="start: got 3, expected 0 or a multiple of the 2"):
         InfiniteSampler(range(4), num_replicas=2, start=3)
+    with pytest.raises(ValueError, match="start: got -4"):
+        InfiniteSampler(range(4), start=-4)
+    with pytest.raises(ValueError, match="start: got 3, expected 0 or a multiple of the 2"):
+        BatchStream(range(4), 1, num_replicas=2).load_state_dict({"position": 3})
     with pytest.raises(ValueError, match="empty"):
         InfiniteSampler([])
 
@@ -243,9 +269,9 @@ BROKEN_IMAGES = {  # what is put in (None: taken away) -> file and reason that m
     "a pose is missing": ({"dataset.json": dataset_json(good_poses()[:1] + good_poses()[2:])}, f"{A}: no pose"),
     "a pose of 24 numbers": (
         {"dataset.json": dataset_json([[n, p[: 24 if n == A else 25]] for n, p in good_poses()])},
-        f"{A}: its pose in dataset.json is not a list of 25 numbers",
+        f"{A}: pose: expected 25 numbers",
     ),
-    "a pose with text": (_pose_with(3, "x"), f"{A}: its pose in dataset.json is not a list of 25 numbers"),
+    "a pose with text": (_pose_with(3, "x"), f"{A}: pose: expected 25 numbers"),
     "a NaN pose": (_pose_with(3, float("nan")), f"{A}: pose: holds NaN or infinity"),
     "an infinite pose": (_pose_with(3, float("inf")), f"{A}: pose: holds NaN or infinity"),
     "axes that are no rotation": (_pose_with(0, 0.2), f"{A}: pose: the axes of cam2world are not orthonormal"),
@@ -258,6 +284,13 @@ BROKEN_IMAGES = {  # what is put in (None: taken away) -> file and reason that m
     "CMYK": ({A: _jpeg(Image.new("CMYK", (SIZE, SIZE)))}, f"{A}: mode CMYK"),
     "16 bits": ({A: png(GREY16)}, f"{A}: mode I;16"),
     "text with a picture's name": ({A: b"hello"}, f"{A}: not a PNG or JPEG picture"),
+    "an image cut short": ({A: image_files()[A][:300]}, f"{A}: damaged picture"),
+    "two poses": ({"dataset.json": dataset_json([*good_poses(), good_poses()[1]])}, f"{A}: has two poses"),
+    "an integer beyond all floats": (_pose_with(3, 10**400), f"{A}: pose: holds NaN or infinity"),
+    "a number beyond float32": (_pose_with(3, 1e300), f"{A}: pose: holds NaN or infinity"),
+    "a null pose": ({"dataset.json": dataset_json([*good_poses()[:1], [A, None]])}, f"{A}: pose: expected 25"),
+    "a number as name": ({"dataset.json": dataset_json([[5, good_poses()[0][1]]])}, "dataset.json: not {"),
+    "deeply nested JSON": ({"dataset.json": b"[" * 100000}, "dataset.json: not {"),
     "a bomb of pixels": ({A: png(Image.new("1", (40000, 40000)))}, f"{A}: far too many pixels"),
     "a path outside the archive": ({"../escape.png": png(GREY16)}, "../escape.png: path outside the archive"),
     "an absolute path": ({"/etc/escape.png": png(GREY16)}, "/etc/escape.png: path outside the archive"),
@@ -269,6 +302,8 @@ BROKEN_LABELS = {
     "a colour label map": ({A: png(np.zeros((SIZE, SIZE, 3), np.uint8))}, f"{A}: mode RGB"),
     "a 16-bit label map": ({A: png(GREY16)}, f"{A}: mode I;16"),
     "a label map of another size": ({A: png(np.zeros((8, 8), np.uint8))}, f"{A}: 8x8 pixels, its image has 16"),
+    "a JPEG label map": ({A: _jpeg(GREY16.convert("L"))}, f"{A}: JPEG changes class ids"),
+    "a name twice among label maps": ({A.replace(".png", ".jpg"): b"x"}, f"labels.zip/{A}: same name without"),
     "a label map cut short": ({A: label_files()[A][:60]}, f"{A}: damaged picture"),
 }
 
@@ -319,6 +354,53 @@ def test_damaged_bytes_inside_a_zip_are_named(tmp_path):
     images.write_bytes(images.read_bytes().replace(content[40:60], bytes(20)))
     with pytest.raises(DataError, match=rf"{A}: cannot be read"):
         PosedImageDataset(images, labels, semantic_channels=6)
+
+
+FLIPPED = {  # bytes of the zip's directory, by offset from the start of an entry
+    "a zip version of the far future": {6: 200},
+    "a name that claims to be UTF-8 and is not": {9: 8, 46: 0xFF},
+    "an extra field longer than the directory": {30: 0xFF, 31: 0xFF},
+    "no entry": {0: 0},
+}
+
+
+@pytest.mark.parametrize("case", FLIPPED)
+def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, case):
+    images, _ = make(tmp_path)
+    content = bytearray(images.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    for offset, byte in FLIPPED[case].items():
+        content[start + offset] = byte
+    images.write_bytes(content)
+    with pytest.raises(DataError, match=r"images\.zip: -: not a whole zip"):
+        PosedImageDataset(images)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "images", image_files())
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system only holds UTF-8 names")
+    with pytest.raises(DataError, match=r": \\xff\.png: its name is not UTF-8"):
+        PosedImageDataset(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may read every folder")
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "images", image_files())
+    (folder / "00000").chmod(0)
+    with pytest.raises(DataError, match="00000: cannot be read"):
+        PosedImageDataset(folder)
+
+
+def test_a_drawing_that_is_not_square_is_refused(tmp_path):
+    files = label_files() | {A: png(np.zeros((SIZE, 4 * SIZE), np.uint8))}
+    paths = make(tmp_path, label_files=files)
+    with pytest.raises(DataError, match=rf"{A}: 64x16 pixels, drawings must be square"):
+        PosedImageDataset(*paths, "edge", semantic_channels=1)
+    with pytest.raises(DataError, match=rf"{A}: 64x16 pixels, drawings must be square"):
+        PosedImageDataset(*paths, "edge")[1]
 
 
 def test_a_link_to_a_folder_and_a_broken_link_are_refused(tmp_path):

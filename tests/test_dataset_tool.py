@@ -1,15 +1,22 @@
+import io
 import json
 import math
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
-from small_data import COUNT, SIZE, image_files, label_files, name_of, png, write_folder, write_zip
+from PIL import ExifTags, Image
+from small_data import COUNT, SIZE, good_poses, image_files, label_files, name_of, png, write_folder, write_zip
 
 from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose_problems, split_pose
 from dataset_tool import main
@@ -129,13 +136,109 @@ def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
     torch.testing.assert_close(poses[0, 16:], torch.tensor([2.0, 0, 0.5, 0, 2.0, 0.5, 0, 0, 1]), atol=1e-5, rtol=0)
 
 
-def test_colmap_intrinsics_in_pixels_follow_the_crop(tmp_path):
-    file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), fl_x=90, fl_y=96, cx=44, cy=33, w=80, h=60)
-    folder = write_folder(tmp_path / "images", {"view0.png": png(np.zeros((60, 80, 3), np.uint8))})
+@pytest.mark.parametrize("width", [80, 81])  # of 81 pixels, 10 are cut on one side and 11 on the other
+def test_colmap_intrinsics_in_pixels_follow_the_crop(tmp_path, width):
+    file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), fl_x=90, fl_y=96, cx=44, cy=33, w=width, h=60)
+    folder = write_folder(tmp_path / "images", {"view0.png": png(np.zeros((60, width, 3), np.uint8))})
     out = tmp_path / "out.zip"
     run("pack", "--images", folder, "--cameras", file, "--keep-world", "--resolution", 64, "--output", out)
     expected = torch.tensor([1.5, 0, (44 - 10) / 60, 0, 1.6, 33 / 60, 0, 0, 1])
     torch.testing.assert_close(torch.from_numpy(PosedImageDataset(out)[0]["pose"][16:]), expected)
+
+
+CAMERAS_OF_TWO = orbit(2, 2.7, (0.0, 0.0, 0.0))
+FRAMES = [{"file_path": f"{name}.png", "transform_matrix": m.tolist()} for name, m in CAMERAS_OF_TWO.items()]
+
+
+def two_cameras(change=None, **shared):
+    """transforms.json of view0 and view1, the second with changes."""
+    return {"camera_angle_x": 0.5, **shared, "frames": [FRAMES[0], {**FRAMES[1], **(change or {})}]}
+
+
+def two_poses(pose):
+    return {"labels": [["view0.png", good_poses()[0][1]], ["view1.png", pose]]}
+
+
+def outwards(matrix):
+    """Looking the other way: x and z of the camera turned round."""
+    turned = matrix.clone()
+    turned[:3, [0, 2]] *= -1
+    return turned.tolist()
+
+
+BAD_CAMERAS = {  # content of the cameras file -> what is said
+    "a pose of 24 numbers": (two_poses([1.0] * 24), "view1: expected 25 numbers"),
+    "a null pose": (two_poses(None), "view1: expected 25 numbers"),
+    "a NaN pose": (two_poses([math.nan] * 25), "view1: holds NaN or infinity"),
+    "an integer beyond all floats": (two_poses([10**400] * 25), "view1: holds NaN or infinity"),
+    "a name that is a number": ({"labels": [[5, good_poses()[0][1]]]}, "pairs of a name and a pose"),
+    "a pose twice": ({"labels": good_poses(1) * 2}, "img00000000.png: has two poses"),
+    "a path that is a number": (two_cameras({"file_path": 5}), "frame 1 has no file_path"),
+    "a frame twice": (two_cameras({"file_path": "./view0.jpg"}), "view0.jpg: has two poses"),
+    "a 3x3 matrix": (
+        two_cameras({"transform_matrix": [[1, 0, 0]] * 3}),
+        "view1: transform_matrix: expected 4x4 numbers",
+    ),
+    "a NaN matrix": (two_cameras({"transform_matrix": [[math.nan] * 4] * 4}), "view1: transform_matrix: holds NaN"),
+    "no width": (two_cameras({"fl_x": 90, "h": 60}), "view1: no 'w'"),
+    "width 0": (two_cameras({"fl_x": 90, "w": 0, "h": 60}), "view1: w: got 0, expected more than 0"),
+    "angle 0": (two_cameras({"camera_angle_x": 0}), "view1: camera_angle_x: got 0, expected more than 0"),
+    "a negative angle": (two_cameras({"camera_angle_x": -1}), "view1: camera_angle_x: got -1, expected more than 0"),
+    "an angle in words": (two_cameras({"camera_angle_x": "wide"}), "view1: camera_angle_x: expected 1 number"),
+    "a bent lens": (two_cameras(k1=-0.3), "view0: k1 is -0.3: lens distortion is not modelled, undistort"),
+    "no rotation": (
+        two_cameras({"transform_matrix": [[2, 0, 0, 0], [0, 1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]]}),
+        "view1.png: pose: the axes of cam2world are not orthonormal",
+    ),
+    "cameras looking outwards": (
+        {
+            "camera_angle_x": 0.5,
+            "frames": [{**f, "transform_matrix": outwards(CAMERAS_OF_TWO[f["file_path"][:-4]])} for f in FRAMES],
+        },
+        "view0.png: pose: the camera looks away from the scene",
+    ),
+    "parallel cameras": (two_cameras({"transform_matrix": FRAMES[0]["transform_matrix"]}), "look in one direction"),
+    "another picture's camera": (two_cameras({"file_path": "view2.png"}), "view1.png: no camera"),
+    "ambiguous": (
+        two_cameras({"file_path": "a/view1.png"})
+        | {"frames": [FRAMES[0], *({**FRAMES[1], "file_path": f"{x}/view1.png"} for x in "ab")]},
+        "view1.png: ambiguous camera: a/view1 or b/view1",
+    ),
+    "neither form": ([1, 2], "not readable as cameras (expected"),
+    "deeply nested": ("[" * 100000, "not readable as cameras (nested too deeply)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CAMERAS)
+def test_bad_cameras_are_one_line_that_names_the_entry(tmp_path, case):
+    content, message = BAD_CAMERAS[case]
+    (tmp_path / "cameras.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    folder = write_folder(tmp_path / "images", {f"view{i}.png": png(np.zeros((8, 8, 3), np.uint8)) for i in (0, 1)})
+    output = run(
+        "pack", "--images", folder, "--cameras", tmp_path / "cameras.json", "--output", tmp_path / "o.zip", code=2
+    )
+    assert message in output and output.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"cameras.json", "images"}
+
+
+def test_good_cameras_pass_where_the_bad_ones_fail(tmp_path):
+    names = {"view0": "./train/r.0001", "view1": unicodedata.normalize("NFD", "train/Kätzchen.PNG")}
+    frames = [{**frame, "file_path": names[frame["file_path"][:-4]]} for frame in FRAMES]
+    (tmp_path / "cameras.json").write_text(json.dumps({"camera_angle_x": 0.5, "k1": 0, "frames": frames}))
+    picture = png(np.zeros((8, 8, 3), np.uint8))
+    folder = write_folder(tmp_path / "images", {"r.0001.png": picture, "Kätzchen.png": picture})
+    run(
+        "pack",
+        "--images",
+        folder,
+        "--cameras",
+        tmp_path / "cameras.json",
+        "--resolution",
+        16,
+        "--output",
+        tmp_path / "o.zip",
+    )
+    assert len(PosedImageDataset(tmp_path / "o.zip")) == 2
 
 
 def test_packing_a_packed_data_set_again_keeps_poses_and_pixels(tmp_path, small):
@@ -173,6 +276,49 @@ def test_coloured_label_maps_are_mapped_by_colour(tmp_path):
     colours = np.array([[[255, 0, 0], [0, 0, 0]]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)
     mapped = pack_labels(tmp_path, colours, {"#FF0000": 2, "#000000": 0})
     np.testing.assert_array_equal(mapped, np.array([[2, 0]] * 2).repeat(8, 0).repeat(8, 1))
+
+
+def test_indices_of_a_palette_go_by_number_and_else_by_colour(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8).repeat(4, 0).repeat(4, 1), "P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 255, 0, 0])
+    mapped = pack_labels(tmp_path, picture, {"#000000": 0, "#ff0000": 4, "2": 5})
+    np.testing.assert_array_equal(mapped, np.array([[0, 4], [5, 4]]).repeat(8, 0).repeat(8, 1))
+
+
+def turned_jpeg(pixels):
+    """A photo whose EXIF says that its left side is its top."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(file, "jpeg", exif=exif, quality=95)
+    return file.getvalue()
+
+
+def test_photos_stand_as_their_exif_orientation_says(tmp_path):
+    stored = np.zeros((16, 16, 3), np.uint8)
+    stored[:, :8] = 255  # the left half is white: shown, the upper one
+    folder = write_folder(tmp_path / "images", {"view0.jpg": turned_jpeg(stored)})
+    run("pack", "--images", folder, "--front", "--resolution", 16, "--output", tmp_path / "o.zip")
+    image = PosedImageDataset(tmp_path / "o.zip")[0]["image"]
+    assert image[:, :6].min() > 200 and image[:, 10:].max() < 50
+    file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), camera_angle_x=0.5)
+    assert "view0.jpg: is turned by its EXIF orientation" in run(
+        "pack", "--images", folder, "--cameras", file, "--keep-world", "--output", tmp_path / "p.zip", code=2
+    )
+
+
+# of an image with 60 rows and 80 columns; 27 is 26.7 rounded
+LABEL_SHAPES = {(60, 80): True, (30, 40): True, (20, 27): True, (60, 60): False, (80, 60): False}
+
+
+@pytest.mark.parametrize("shape", LABEL_SHAPES)
+def test_label_maps_of_another_shape_than_their_image_are_refused(tmp_path, shape):
+    images = write_folder(tmp_path / "images", {"a.png": png(np.zeros((60, 80, 3), np.uint8))})
+    labels = write_folder(tmp_path / "labels", {"a.png": png(np.zeros(shape, np.uint8))})
+    output = run("pack", "--images", images, "--label-maps", labels, "--front", "--resolution", 16,
+                 "--output", tmp_path / "o.zip", "--label-output", tmp_path / "l.zip",
+                 code=0 if LABEL_SHAPES[shape] else 2)  # fmt: skip
+    refused = f"labels: a.png: {shape[1]}x{shape[0]} pixels, its image has 80x60: another shape"
+    assert (refused in output) != LABEL_SHAPES[shape]
 
 
 def test_a_class_that_the_table_lacks_is_named_and_nothing_is_left(tmp_path):
@@ -239,6 +385,15 @@ WRONG = {  # arguments -> what the one line must say; {t} is a folder with image
     "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip": "no weights of this edge network",
     "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip --sigma 1": "give one",
     "edges --data {t}/images.zip --output {t}/o.zip --sigma 0": "0 is not in the range",
+    "edges --data {t}/images.zip --output {t}/o.zip --sigma inf": "inf is not in the range",
+    "edges --data {t}/images.zip --output {t}/o.zip --sigma nan": "got nan, expected a number",
+    "edges --data {t}/double --output {t}/o.zip": "double/a.png: same name without ending as a.jpeg",
+    "pack --images {t}/images.zip --label-maps {t}/labels.zip --front --output {t}/o.zip"
+    " --label-output {t}/./o.zip": "give two names",
+    "pack --images {t}/cmyk --cameras {t}/a.json --output {t}/o.zip": "cmyk: a.jpg: mode CMYK",
+    "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/deep.json --front --output {t}/o.zip"
+    " --label-output {t}/p.zip": "nested too deeply",
+    "pack --images {t}/images.zip --front --output {t}/text.zip/o.zip": "text.zip: File exists",
     "paint": "No such command 'paint'",
 }
 
@@ -249,6 +404,12 @@ def test_a_wrong_option_is_one_clear_line_and_leaves_nothing(tmp_path, small, ar
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.json").write_text('{"frames": []}')
     (tmp_path / "half.json").write_text('{"frames": [{"file_path": "a"}]}')
+    (tmp_path / "deep.json").write_text("[" * 100000)
+    (tmp_path / "a.json").write_text(json.dumps({"labels": [["a.jpg", good_poses()[0][1]]]}))
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(cmyk, "jpeg")
+    write_folder(tmp_path / "cmyk", {"a.jpg": cmyk.getvalue()})
+    write_folder(tmp_path / "double", {"a.png": b"", "a.jpeg": b""})
     before = {path.name for path in tmp_path.iterdir()}
     output = run(*arguments.format(t=tmp_path).split(), code=2)
     assert WRONG[arguments] in output
@@ -270,3 +431,53 @@ def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
     result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.strip() == "Error: nothing: -: no such file or folder"
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals of this kind are POSIX")
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 1, "Aborted!"), (signal.SIGTERM, 143, "")],  # click's way and the shell's
+)
+def test_a_signal_ends_the_workers_quietly_and_leaves_no_file(tmp_path, number, code, said):
+    call = [sys.executable, str(ROOT / "dataset_tool.py"), "toy", "--kind", "cats", "--outdir", str(tmp_path),
+            "--resolution", "64", "--workers", "1"]  # fmt: skip
+    tool = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while tool.poll() is None and not any(part.stat().st_size for part in tmp_path.iterdir()):
+            time.sleep(0.05)
+        os.killpg(tool.pid, number)  # to all processes, as a terminal does
+        _, errors = tool.communicate(timeout=60)
+    finally:
+        tool.kill()
+    assert (tool.returncode, errors.strip()) == (code, said)
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------- the page on own data
+
+PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+PAGE_COMMANDS = [
+    shlex.split(line.replace("\\\n", " "))[2:]
+    for line in re.findall(r"^python dataset_tool\.py (?:.*\\\n)*.*$", PAGE, re.MULTILINE)
+]
+SMALL_TOY = ["--number", "2", "--resolution", "16", "--held-out", "1", "--held-out-views", "1", "--workers", "0"]
+
+
+def test_the_page_on_own_data_works_from_top_to_bottom(tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="scikit-image is an extra")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = [f"{letter}.png" for letter in "abcd"]
+    write_folder(Path("photos"), {n: png(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)) for n in names})
+    write_folder(Path("labels"), {n: png(rng.integers(0, 6, (30, 40), dtype=np.uint8)) for n in names})
+    Path("table.json").write_text(json.dumps({str(i): i for i in range(6)}))
+    for command in PAGE_COMMANDS:
+        run(*command, *(SMALL_TOY if command[0] == "toy" else []))
+    assert {command[0] for command in PAGE_COMMANDS} == {"pack", "edges", "check", "show", "toy"}
+    made = {"my.zip", "my_labels.zip", "my_edges.zip", "cameras.png", "sheet.png", "data"}
+    assert {path.name for path in tmp_path.iterdir()} == made | {"photos", "labels", "table.json"}
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    page = {}
+    exec(block, page)
+    assert page["batch"]["image"].shape == (4, 3, 256, 256) and page["batch"]["mask"].shape == (4, 1, 256, 256)
+    assert page["state"] == {"position": 4}

@@ -20,6 +20,7 @@ from small_data import image_files, label_files, png, write_zip
 from applications import common, generate_samples
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import Command
+from torch_utils.devices import choose_device
 from torch_utils.precision import has_fast
 from training.configs import GeneratorOptions
 from training.dataset import PUBLISHED, PosedImageDataset
@@ -347,8 +348,8 @@ def test_seeds_are_given_in_one_go_as_ranges_or_one_by_one(line, expected):
 
 def test_the_device_is_the_first_there_is_unless_one_is_named():
     first = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert common.choose_device(None).type == first
-    assert common.choose_device("cpu") == CPU
+    assert choose_device(None).type == first
+    assert choose_device("cpu") == CPU
 
 
 def test_a_network_of_another_size_fits_the_config_of_its_kind():

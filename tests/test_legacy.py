@@ -24,6 +24,7 @@ import legacy
 from legacy import WeightsError, load_network_pkl
 from torch_utils.safe_pickle import read_pickle
 from training import public_weights
+from training.augment import AugmentPipe
 from training.configs import generator_kwargs
 from training.network_record import NetworkRecord
 
@@ -128,6 +129,15 @@ def test_numpy_scalars_and_sets_become_plain_values(protocol):
     found = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), public_weights.lookup)
     assert found == [0.1, 0.5, -7, True, {"a", "b"}]
     assert not any(isinstance(value, np.generic) for value in found)
+
+
+def test_a_published_augmentation_pipeline_loads_with_its_options_and_probability():
+    pipe = AugmentPipe(xflip=1, hue_max=0.5)
+    pipe.p.fill_(0.25)
+    theirs = public_pickle.network(pipe, "AugmentPipe", {"xflip": 1, "hue_max": 0.5})
+    ours = load_network_pkl(snapshot(G_ema=record(), augment_pipe=theirs))["augment_pipe"]
+    assert isinstance(ours, AugmentPipe) and ours.options == pipe.options
+    assert_same_state(ours, pipe)
 
 
 def test_an_augmentation_pipeline_that_we_do_not_have_stays_a_record():

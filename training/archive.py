@@ -53,8 +53,8 @@ class Archive:
     Attributes:
         names: relative names of all files with /, sorted; hidden ones and what macOS adds are left out.
     Raises:
-        DataError: no such file, damaged zip, names that leave the archive, double names, links to folders,
-            members that declare more than MAX_MEMBER_BYTES.
+        DataError: no such file, damaged zip, names that leave the archive, double names, names that are not UTF-8,
+            links to folders, folders that cannot be read, members that declare more than MAX_MEMBER_BYTES.
     Can be pickled, and used after a fork: each process opens its own handle.
     """
 
@@ -92,10 +92,8 @@ class Archive:
             raise data_error(self.path, name, "no such file")
         try:
             return self._handle().read(name) if self.is_zip else (self.path / name).read_bytes()
-        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        except Exception as error:  # BadZipFile, zlib.error, NotImplementedError ...: damage has no common base class
             raise data_error(self.path, name, f"cannot be read ({error})") from error
-        except Exception as error:  # zlib.error and its like, which share no base class
-            raise data_error(self.path, name, f"damaged ({error})") from error
 
     def _handle(self) -> zipfile.ZipFile:
         if self._zip is None or self._owner != os.getpid():
@@ -106,7 +104,7 @@ class Archive:
     def _list_zip(self) -> dict[str, int]:
         try:
             members = [m for m in self._handle().infolist() if not m.is_dir()]
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged directory raises UnicodeDecodeError, IndexError, ... too
             raise data_error(self.path, "-", f"not a whole zip ({error})") from error
         outside = [m.filename for m in members if _leaves(m.filename)]
         if outside:
@@ -120,17 +118,30 @@ class Archive:
 
     def _list_folder(self) -> dict[str, int]:
         sizes = {}
-        for folder, folders, files in os.walk(self.path):
+        for folder, folders, files in os.walk(self.path, onerror=self._refuse_folder):
             for name in folders:
                 if Path(folder, name).is_symlink():
-                    where = Path(folder, name).relative_to(self.path).as_posix()
+                    where = self._relative(Path(folder, name))
                     raise data_error(self.path, where, "link to a folder; links are not followed, put the folder here")
             for name in files:
                 file = Path(folder, name)
+                where = self._relative(file)
                 if not file.is_file():
-                    raise data_error(self.path, file.relative_to(self.path).as_posix(), "not a file, or a broken link")
-                sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+                    raise data_error(self.path, where, "not a file, or a broken link")
+                sizes[where] = file.stat().st_size
         return sizes
+
+    def _relative(self, path: Path) -> str:
+        """Name inside the folder; one that is no UTF-8 could be written neither to a zip nor to a terminal."""
+        name = path.relative_to(self.path).as_posix()
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        if shown != name:
+            raise data_error(self.path, shown, "its name is not UTF-8; rename it")
+        return name
+
+    def _refuse_folder(self, error: OSError) -> None:
+        where = self._relative(Path(error.filename))
+        raise data_error(self.path, where, f"cannot be read ({error.strerror})") from error
 
 
 def _hidden(name: str) -> bool:

@@ -19,6 +19,7 @@ from training.networks_stylegan2 import (
 )
 
 PUBLISHED_GEOMETRY_LAYERS = 7  # fixed in the published disentangled mappings, whatever their argument says
+PUBLISHED_CHANNEL_MAX = 512  # of the encoder
 CONDITIONAL_BETA = 0.995  # decay of the tracked mean of w, where label maps condition it
 
 
@@ -54,7 +55,7 @@ class Encoder(nn.Module):
         model_kwargs: Mapping,
         architecture: str = "resnet",
         channel_base: float = 1,
-        channel_max: int = 512,
+        channel_max: int = PUBLISHED_CHANNEL_MAX,
     ):
         super().__init__()
         self.num_ws, self.w_dim = model_kwargs["num_ws"], model_kwargs["w_dim"]
@@ -95,6 +96,9 @@ class ConditionalMappingNetwork(MappingNetwork):
         in_resolution, in_channels: size and channels (classes; 1 for edges) of the label map.
         one_hot: the label map holds class ids, to be spread over in_channels; False takes it as it is.
         encoder_name: name of the encoder in the state.
+        encoder_width: of its layers, relative to the published ones.
+    Raises:
+        ValueError: no such layers; a width that leaves a layer without channels.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         disentangle: bool = True,
         geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS,
         encoder_name: str = "embed_mask",
+        encoder_width: float = 1,
         num_layers: int = 8,
         embed_features: int | None = None,
         layer_features: int | None = None,
@@ -119,6 +124,9 @@ class ConditionalMappingNetwork(MappingNetwork):
         if disentangle and not 0 < geometry_layer < num_ws:
             raise ValueError(f"geometry_layer: expected 1 to {num_ws - 1}, got {geometry_layer}")
         form = {"num_ws": geometry_layer if disentangle else 1, "w_dim": w_dim, "output_mode": "W+"}
+        widths = {"channel_base": encoder_width, "channel_max": int(encoder_width * PUBLISHED_CHANNEL_MAX)}
+        if not encoder_width > 0 or not min(widths["channel_max"], encoder_width * 32768 // in_resolution):
+            raise ValueError(f"encoder_width: {encoder_width} leaves a layer without channels")
         super().__init__(
             z_dim,
             c_dim,
@@ -130,7 +138,7 @@ class ConditionalMappingNetwork(MappingNetwork):
             activation=activation,
             lr_multiplier=lr_multiplier,
             w_avg_beta=w_avg_beta,
-            extra={encoder_name: Encoder(in_resolution, in_channels, form)},
+            extra={encoder_name: Encoder(in_resolution, in_channels, form, **widths)},
             extra_features=0 if disentangle else w_dim,
             average_shape=[num_ws, w_dim] if disentangle else None,
         )
@@ -186,6 +194,8 @@ def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMapping
     def build(*args, geometry_layer: int | None = None, **kwargs) -> ConditionalMappingNetwork:
         if not seg and "one_hot" in kwargs:
             raise TypeError("one_hot: edge maps have no classes")
+        if "encoder_width" in kwargs:
+            raise TypeError("encoder_width: published encoders have one width")
         one_hot = kwargs.pop("one_hot", True)
         name = "embed_edge" if not seg and not disentangle else "embed_mask"
         return ConditionalMappingNetwork(

@@ -46,6 +46,7 @@ class GeneratorOptions:
     background: bool = False  # separate model of what is behind the object
     pose_conditioning: bool = False
     geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS
+    encoder_width: float = 1.0  # of the label map's encoder, relative to the published one
     channel_base: int = 32768
     channel_max: int = 512
     map_depth: int = 2
@@ -98,9 +99,11 @@ class GeneratorOptions:
 
     def _mapping(self) -> dict[str, Any]:
         common = {"num_layers": self.map_depth, "in_resolution": self.resolution, "in_channels": self.channels}
-        if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS:  # the published classes take it and ignore it
+        # The published classes take another geometry_layer and ignore it, and have encoders of one width.
+        if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS or self.encoder_width != 1:
             ours = {"class_name": "ConditionalMappingNetwork", "one_hot": self.data_type == "seg"}
-            return {**common, **ours, "geometry_layer": self.geometry_layer}
+            width = {"encoder_width": self.encoder_width} if self.encoder_width != 1 else {}
+            return {**common, **ours, **width, "geometry_layer": self.geometry_layer}
         recorded = {"geometry_layer": self.geometry_layer} if self.data_type == "edge" else {}
         return {**common, **recorded, "class_name": f"training.triplane_cond.{MAPPINGS[self.data_type]}"}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from training.archive import Archive, DataError, Problem
 from training.data_index import Index
-from training.pictures import decode_class_ids, decode_edges, open_picture
+from training.pictures import decode_class_ids, decode_edges, decode_image
 
 
 @dataclass
@@ -38,7 +38,7 @@ def examine(
     semantic_channels: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Report:
-    """Open all files of an index: headers of the images, pixels of the label maps.
+    """Decode all files of an index.
 
     Args:
         semantic_channels: number of classes that class ids must stay below; None counts them only.
@@ -65,7 +65,7 @@ def examine(
 
 
 def _examine_image(report: Report, content: bytes) -> None:
-    width, height = open_picture(content).size
+    height, width = decode_image(content).shape[1:]
     if not report.resolution:
         report.resolution = width
     if width != height or width & (width - 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,6 +16,73 @@ from training.archive import Archive, Problem
 from training.pictures import IMAGE_ENDINGS
 
 POSES_FILE = "dataset.json"
+
+# --------------------------------------------------------------------------- JSON that someone else wrote
+
+
+def parse_json(content: bytes) -> object:
+    """What the text holds; ValueError if it is no JSON."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def to_float32(value: object, *shape: int) -> np.ndarray:
+    """Nested lists of finite numbers as an array of that shape (none: one number); ValueError for anything else."""
+    if not _has_shape(value, shape):
+        raise ValueError(f"expected {'x'.join(map(str, shape)) or 1} number{'s' * bool(shape)}")
+    try:
+        with np.errstate(over="ignore"):  # too large for float32: infinity, which is refused
+            numbers = np.array(value, np.float32)
+    except OverflowError:  # an integer beyond float64
+        numbers = np.array(np.inf)
+    if not np.isfinite(numbers).all():
+        raise ValueError("holds NaN or infinity")
+    return numbers
+
+
+def _has_shape(value: object, shape: tuple[int, ...]) -> bool:
+    if not shape:
+        return type(value) in (int, float)
+    return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(part, shape[1:]) for part in value)
+
+
+def nfc(name: str) -> str:
+    """File systems differ in how they spell an accent; both spellings are one name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def stem_of(name: str) -> str:
+    """Path, accents spelt one way, without a leading ./ and without a picture's ending."""
+    path = PurePosixPath(nfc(name))
+    return str(path.with_suffix("") if path.suffix.lower() in IMAGE_ENDINGS else path)
+
+
+def by_name(pairs: object, spell: Callable[[str], str] = nfc) -> tuple[dict[str, object], list[Problem]]:
+    """[[name, pose], ...] as a dict from `spell`ed names, and the names that come twice.
+
+    Raises:
+        ValueError: something else than such pairs.
+    """
+    if not _has_pairs(pairs):
+        raise ValueError("expected pairs of a name and a pose")
+    found: dict[str, object] = {}
+    problems = []
+    for name, pose in pairs:
+        if spell(name) in found:
+            problems.append(Problem(name, "has two poses"))
+        found.setdefault(spell(name), pose)
+    return found, problems
+
+
+def _has_pairs(pairs: object) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+    )
+
+
+# --------------------------------------------------------------------------- the index
 
 
 @dataclass(frozen=True)
@@ -55,10 +123,9 @@ def _by_stem(archive: Archive, problems: list[Problem]) -> dict[str, str]:
     for name in archive.names:
         if not name.lower().endswith(IMAGE_ENDINGS):
             continue
-        # file systems differ in how they spell an accent; both spellings are one name
-        stem = unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+        stem = stem_of(name)
         if stem in found:
-            problems.append(Problem(name, f"same name without ending as {found[stem]}"))
+            problems.append(Problem(f"{archive.path.name}/{name}", f"same name without ending as {found[stem]}"))
         found.setdefault(stem, name)
     return found
 
@@ -66,9 +133,9 @@ def _by_stem(archive: Archive, problems: list[Problem]) -> dict[str, str]:
 def _pair(by_stem: dict[str, str], label_maps: Archive, problems: list[Problem]) -> list[str]:
     candidates = _by_stem(label_maps, problems)
     if not by_stem.keys() & candidates.keys():
-        # another folder around the same files: pair by file names, if these are unique
+        # another folder around the same files: pair by file names, if these are unique on both sides
         flat = {PurePosixPath(stem).name: name for stem, name in candidates.items()}
-        if len(flat) == len(candidates):
+        if len(flat) == len(candidates) and len({PurePosixPath(stem).name for stem in by_stem}) == len(by_stem):
             candidates = {stem: flat[base] for stem in by_stem if (base := PurePosixPath(stem).name) in flat}
     missing = [name for stem, name in by_stem.items() if stem not in candidates]
     problems += [Problem(name, f"no label map of that name in {label_maps.path.name}") for name in missing]
@@ -82,15 +149,13 @@ def _read_poses(images: Archive, names: list[str], problems: list[Problem]) -> n
     if labels is None:
         return poses
     for row, name in enumerate(names):
-        numbers = labels.get(unicodedata.normalize("NFC", name))
-        if numbers is None:
+        if nfc(name) not in labels:
             problems.append(Problem(name, f"no pose in {POSES_FILE}"))
-        elif not _are_25_numbers(numbers):
-            problems.append(Problem(name, f"its pose in {POSES_FILE} is not a list of 25 numbers"))
-        else:
-            poses[row] = numbers
-            if not np.isfinite(poses[row]).all():
-                problems.append(Problem(name, "pose: holds NaN or infinity"))
+            continue
+        try:
+            poses[row] = to_float32(labels[nfc(name)], 25)
+        except ValueError as error:
+            problems.append(Problem(name, f"pose: {error}"))
     finite = np.flatnonzero(np.isfinite(poses).all(axis=1))
     faults = camera_utils.pose_problems(torch.from_numpy(poses[finite]))
     problems += [Problem(names[finite[row]], f"pose: {what}") for row, what in faults.items()]
@@ -102,13 +167,10 @@ def _read_labels(images: Archive, problems: list[Problem]) -> dict[str, object] 
         problems.append(Problem(POSES_FILE, "missing; it holds the poses (dataset_tool.py pack --front makes one)"))
         return None
     try:
-        labels = json.loads(images.read(POSES_FILE))["labels"]
-        return {unicodedata.normalize("NFC", name): numbers for name, numbers in labels}
+        labels, doubles = by_name(parse_json(images.read(POSES_FILE))["labels"])
     except (ValueError, KeyError, TypeError) as error:
         what = f'not {{"labels": [["name", [25 numbers]], ...]}} ({type(error).__name__}: {error})'
         problems.append(Problem(POSES_FILE, what))
         return None
-
-
-def _are_25_numbers(numbers: object) -> bool:
-    return isinstance(numbers, list) and len(numbers) == 25 and all(type(x) in (int, float) for x in numbers)
+    problems += doubles
+    return labels

@@ -116,8 +116,8 @@ class PosedImageDataset(torch.utils.data.Dataset):
         return Details(raw, bool(self._xflip[idx]), self._stored_pose(raw).copy(), self.index.images[raw])
 
     def get_label_std(self) -> np.ndarray:
-        """Population standard deviation, 25, of all stored poses."""
-        return self.index.poses.std(axis=0)
+        """Population standard deviation of all stored poses: 25 numbers, none without poses."""
+        return self.index.poses.std(axis=0) if self.has_labels else np.zeros(0, np.float32)
 
     @property
     def name(self) -> str:
@@ -201,7 +201,6 @@ class PublishedData:
     images: str
     label_maps: str
     data_type: str
-    semantic_channels: int
 
     def open(self, data_dir: str | os.PathLike[str], **options) -> PosedImageDataset:
         """The data set below `data_dir`; `options` as of PosedImageDataset."""
@@ -210,8 +209,8 @@ class PublishedData:
 
 
 PUBLISHED = {  # what --cfg implies for --data_dir
-    "seg2cat": PublishedData("afhq_v2_train_cat_512.zip", "afhqcat_seg_6c.zip", "seg", 6),
-    "seg2face": PublishedData("celebamask_test.zip", "celebamask_test_label.zip", "seg", 19),
-    "edge2car": PublishedData("cars_128.zip", "shapenet_car_contour.zip", "edge", 1),
-    "edge2cat": PublishedData("afhq_v2_train_cat_512.zip", "afhqcat_contour_pidinet.zip", "edge", 1),
+    "seg2cat": PublishedData("afhq_v2_train_cat_512.zip", "afhqcat_seg_6c.zip", "seg"),
+    "seg2face": PublishedData("celebamask_test.zip", "celebamask_test_label.zip", "seg"),
+    "edge2car": PublishedData("cars_128.zip", "shapenet_car_contour.zip", "edge"),
+    "edge2cat": PublishedData("afhq_v2_train_cat_512.zip", "afhqcat_contour_pidinet.zip", "edge"),
 }

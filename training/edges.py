@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.archive import Archive, ArchiveWriter, data_error
-from training.pictures import IMAGE_ENDINGS, decode_image, encode_png
+from training.archive import Archive, ArchiveWriter, DataError, data_error
+from training.data_index import build_index
+from training.pictures import decode_image, encode_png
 
 Detector = Callable[[np.ndarray], np.ndarray]  # uint8 3,H,W to line strength H,W in [0, 1]
 
@@ -111,13 +112,13 @@ def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callab
     """Write a zip with a drawing (dark on white) for each picture, under the same name; returns how many.
 
     Raises:
-        DataError: no pictures, or one that cannot be read.
+        DataError: no pictures, two of one name, or one that cannot be read.
     """
-    names = [name for name in images.names if name.lower().endswith(IMAGE_ENDINGS)]
-    if not names:
-        raise data_error(images.path, "-", f"holds no pictures ({', '.join(IMAGE_ENDINGS)})")
+    index = build_index(images, None, use_labels=False)
+    if index.problems:
+        raise DataError(images.path, index.problems)
     with ArchiveWriter(output) as out:
-        for name in progress(names):
+        for name in progress(index.images):
             content = images.read(name)
             try:
                 strength = detect(decode_image(content))
@@ -125,4 +126,4 @@ def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callab
                 raise data_error(images.path, name, str(error)) from error
             drawing = 255 - (np.asarray(strength, np.float32) * 255).round().astype(np.uint8)
             out.add(name.rsplit(".", 1)[0] + ".png", encode_png(drawing))
-    return len(names)
+    return len(index.images)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.pictures import CLASS_MODES, decode_class_ids, decode_image, open_picture, resize_nearest
+from training.pictures import CLASS_MODES, decode_class_ids, decode_image, open_class_map, resize_nearest
 
 # Colour of each class, as the published tools write their label pictures; class 0 is the background.
 PALETTE = np.array(
@@ -101,10 +101,7 @@ def resize_label_map(label_map: Tensor, resolution: int) -> Tensor:
 
 def _read_class_ids(content: bytes, classes: int) -> np.ndarray:
     """H,W uint8 below `classes`."""
-    picture = open_picture(content, CLASS_MODES + PALETTE_MODES)
-    if picture.format == "JPEG":
-        raise ValueError("JPEG changes class ids; save the label map as PNG")
-    if picture.mode in PALETTE_MODES:
+    if open_class_map(content, CLASS_MODES + PALETTE_MODES).mode in PALETTE_MODES:
         ids = index_from_colours(decode_image(content).transpose(1, 2, 0))
     else:
         ids = decode_class_ids(content)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,13 +16,31 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camera_utils import CameraPreset, front_pose, join_pose, opengl_to_opencv, split_pose, z_up_to_y_up
+from camera_utils import (
+    CameraPreset,
+    front_pose,
+    join_pose,
+    opengl_to_opencv,
+    pose_problems,
+    split_pose,
+    z_up_to_y_up,
+)
 from training.archive import Archive, ArchiveWriter, DataError, Problem, data_error
-from training.data_index import POSES_FILE, build_index
+from training.data_index import POSES_FILE, build_index, by_name, parse_json, stem_of, to_float32
 from training.label_maps import index_from_colours
-from training.pictures import CLASS_MODES, decode_class_ids, decode_image, encode_png, open_picture
+from training.pictures import (
+    CLASS_MODES,
+    COLOUR_MODES,
+    decode_class_ids,
+    decode_image,
+    encode_png,
+    is_turned,
+    open_class_map,
+    open_picture,
+)
 
 COLOUR_KEY = re.compile(r"#[0-9a-f]{6}")
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")  # of a lens, as transforms.json spells it
 
 # --------------------------------------------------------------------------- cameras
 
@@ -33,70 +52,118 @@ def read_cameras(path: Path, z_up: bool = True) -> dict[str, np.ndarray]:
         path: a dataset.json (EG3D), or a transforms.json (NeRF, COLMAP, Blender: OpenGL cameras).
         z_up: of transforms.json: the world's z points up and its front is -y, as in Blender; else y is up, front +z.
     Raises:
-        DataError: not one of these, or an entry that lacks something.
+        DataError: not one of these, or entries that lack something, come twice or belong to a lens with distortion.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "labels" in content:
-            return {_stem(name): np.array(numbers, np.float32) for name, numbers in content["labels"]}
-        return {_stem(frame["file_path"]): _nerf_pose(frame, content, z_up) for frame in content["frames"]}
-    except KeyError as error:
-        raise data_error(path, "-", f"no {error}; expected EG3D's dataset.json or NeRF's transforms.json") from error
-    except (ValueError, TypeError) as error:
+        content = parse_json(path.read_bytes())
+        is_eg3d = isinstance(content, dict) and "labels" in content
+        entries, problems = by_name(content["labels"] if is_eg3d else _frames(content), _key)
+    except ValueError as error:
         raise data_error(path, "-", f"not readable as cameras ({error})") from error
+    poses = {}
+    for name, entry in entries.items():
+        try:
+            poses[name] = to_float32(entry, 25) if is_eg3d else _nerf_pose(entry, z_up)
+        except ValueError as error:
+            problems.append(Problem(name, str(error)))
+    if problems:
+        raise DataError(path, problems)
+    return poses
 
 
-def _stem(name: str) -> str:
-    """Path without leading dots and without ending."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return str(path.with_suffix("") if path.suffix else path).removeprefix("./")
+def _key(name: str) -> str:
+    return stem_of(name.replace("\\", "/"))
 
 
-def _nerf_pose(frame: dict, shared: dict, z_up: bool) -> np.ndarray:
-    cam2world = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float32)[None])
-    if cam2world.shape != (1, 4, 4):
-        raise ValueError(f"{frame['file_path']}: transform_matrix is not 4x4")
+def _frames(content: object) -> list[list]:
+    """Pairs of file_path and frame of a transforms.json, to each frame added what the file says of all."""
+    if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
+        raise ValueError(
+            'expected {"labels": [...]} of EG3D\'s dataset.json or {"frames": [...]} of NeRF\'s transforms.json'
+        )
+    for number, frame in enumerate(content["frames"]):
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise ValueError(f"frame {number} has no file_path")
+    return [[frame["file_path"], {**content, **frame}] for frame in content["frames"]]
+
+
+def _nerf_pose(frame: dict, z_up: bool) -> np.ndarray:
+    """25 float32; the vertical focal length is NaN where it follows from the picture's shape (`crop_intrinsics`)."""
+    bent = [key for key in DISTORTION if frame.get(key)]
+    if bent:
+        raise ValueError(
+            f"{bent[0]} is {frame[bent[0]]}: lens distortion is not modelled, undistort the pictures first"
+        )
+    cam2world = opengl_to_opencv(torch.from_numpy(_numbers(frame, "transform_matrix", 4, 4))[None])
     if z_up:
         cam2world = z_up_to_y_up(cam2world)
-    given = {**shared, **frame}
-    if "fl_x" in given:
-        width, height = given["w"], given["h"]
-        focal = given["fl_x"] / width, given.get("fl_y", given["fl_x"]) / height
-        middle = given.get("cx", width / 2) / width, given.get("cy", height / 2) / height
+    if "fl_x" in frame:
+        width, height = _within(frame, "w"), _within(frame, "h")
+        focal_x = _within(frame, "fl_x")
+        focal = focal_x / width, (_within(frame, "fl_y") if "fl_y" in frame else focal_x) / height
+        middle = [
+            float(_numbers(frame, key)) / size if key in frame else 0.5 for key, size in (("cx", width), ("cy", height))
+        ]
         intrinsics = [[focal[0], 0, middle[0]], [0, focal[1], middle[1]], [0, 0, 1]]
     else:
-        focal = 0.5 / math.tan(given["camera_angle_x"] / 2)
-        # the vertical one follows from the picture's shape when it is cropped: square pixels
+        focal = 0.5 / math.tan(_within(frame, "camera_angle_x", math.pi) / 2)
         intrinsics = [[focal, 0, 0.5], [0, math.nan, 0.5], [0, 0, 1]]
     return join_pose(cam2world, torch.tensor(intrinsics)[None])[0].numpy()
 
 
+def _numbers(frame: dict, key: str, *shape: int) -> np.ndarray:
+    if key not in frame:
+        raise ValueError(f"no {key!r}")
+    try:
+        return to_float32(frame[key], *shape)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _within(frame: dict, key: str, end: float = math.inf) -> float:
+    """A number between 0 and `end`."""
+    number = float(_numbers(frame, key))
+    if not 0 < number < end:
+        raise ValueError(
+            f"{key}: got {number:g}, expected more than 0" + (f", less than {end:g}" if end < math.inf else "")
+        )
+    return number
+
+
 def crop_intrinsics(pose: np.ndarray, width: int, height: int) -> np.ndarray:
     """The pose of the middle square of a picture, its intrinsics divided by the square's side."""
-    side = min(width, height)
+    left, top, side = middle_of(width, height)
     pose = pose.copy()
     k = pose[16:].reshape(3, 3)
     if np.isnan(k[1, 1]):
-        k[1, 1] = k[0, 0] * width / height
+        k[1, 1] = k[0, 0] * width / height  # square pixels
     k[0] *= width / side
     k[1] *= height / side
-    k[0, 2] -= (width - side) / 2 / side
-    k[1, 2] -= (height - side) / 2 / side
+    k[0, 2] -= left / side
+    k[1, 2] -= top / side
     return pose
+
+
+def middle_of(width: int, height: int) -> tuple[int, int, int]:
+    """Left, top and side of the largest square in the middle, in whole pixels."""
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
 
 
 def normalise_cameras(poses: Tensor, radius: float) -> Tensor:
     """Move and scale the world of N,25 so that all cameras look at the origin and stand `radius` away on average.
 
-    The new origin is the point nearest to all optical axes (least squares). Axes that are almost parallel do not say
-    how far away the scene is; then the world is left as it is.
+    The new origin is the point nearest to all optical axes (least squares).
+
+    Raises:
+        ValueError: the axes are almost parallel, so that they do not say how far away the scene is.
     """
     cam2world, intrinsics = split_pose(poses)
     position, forward = cam2world[:, :3, 3:].double(), cam2world[:, :3, 2:3].double()
     across = torch.eye(3, dtype=torch.float64) - forward @ forward.mT  # projection on the plane across each axis
     total = across.sum(0)
     if torch.linalg.eigvalsh(total)[0] < 1e-3 * len(poses):
-        return poses
+        raise ValueError("the cameras look in one direction, which does not say where the scene is (see --keep-world)")
     centre = torch.linalg.solve(total, (across @ position).sum(0))
     moved = position - centre
     moved = moved * (radius / moved.norm(dim=1).mean())
@@ -108,45 +175,52 @@ def normalise_cameras(poses: Tensor, radius: float) -> Tensor:
 # --------------------------------------------------------------------------- pictures
 
 
-def middle_square(picture: Image.Image) -> Image.Image:
-    """The largest square in the middle."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+def read_photo(content: bytes) -> Image.Image:
+    """RGB, the way up that its EXIF orientation says."""
+    return Image.fromarray(decode_image(content, upright=True).transpose(1, 2, 0))
 
 
-def pack_image(content: bytes, resolution: int) -> bytes:
-    """PNG of the middle square, antialiased."""
-    picture = Image.fromarray(decode_image(content).transpose(1, 2, 0))
-    return _png(middle_square(picture).resize((resolution, resolution), Image.Resampling.LANCZOS))
+def read_drawing(content: bytes) -> Image.Image:
+    """Grey picture of a drawing, dark on white."""
+    return read_photo(content).convert("L")
 
 
-def pack_drawing(content: bytes, resolution: int) -> bytes:
-    """Grey PNG of a drawing, dark on white; antialiased, since nearest neighbours would lose thin lines."""
-    grey = Image.fromarray(decode_image(content).transpose(1, 2, 0)).convert("L")
-    return _png(middle_square(grey).resize((resolution, resolution), Image.Resampling.BILINEAR))
-
-
-def pack_class_ids(content: bytes, resolution: int, table: dict[str, int] | None) -> bytes:
-    """Grey PNG of class ids, nearest neighbours.
+def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
+    """Grey picture of class ids.
 
     Args:
-        table: new id by old id ("7") or colour ("#ff0000"); None keeps ids, and reads colours by the palette.
+        table: new id by old id ("7") or colour ("#ff0000"), where indices of a palette that it lacks go by their
+            colour; None keeps ids, and reads colours by the palette of label maps.
     """
-    if open_picture(content).mode in CLASS_MODES:
-        ids = decode_class_ids(content)
-        ids = ids if table is None else _mapped(ids, {int(k): v for k, v in table.items() if not k.startswith("#")})
+    picture = open_class_map(content, COLOUR_MODES)
+    if picture.mode in CLASS_MODES:
+        ids = decode_class_ids(content, upright=True)
+        ids = ids if table is None else _mapped(ids, _by_id(table, picture))
     else:
-        rgb = decode_image(content).transpose(1, 2, 0)
+        rgb = decode_image(content, upright=True).transpose(1, 2, 0)
         ids = index_from_colours(rgb) if table is None else _mapped(_packed(rgb), _by_colour(table))
-    square = middle_square(Image.fromarray(ids.astype(np.uint8)))
-    return _png(square.resize((resolution, resolution), Image.Resampling.NEAREST))
+    return Image.fromarray(ids.astype(np.uint8))
+
+
+def squared(picture: Image.Image, resolution: int, resampling: Image.Resampling) -> bytes:
+    """PNG of the middle square."""
+    left, top, side = middle_of(*picture.size)
+    square = picture.crop((left, top, left + side, top + side)).resize((resolution, resolution), resampling)
+    return encode_png(np.asarray(square))
+
+
+def check_same_shape(picture: Image.Image, label_map: Image.Image) -> None:
+    """Pictures of one scene are as wide for their height, but for a pixel of rounding; ValueError if not."""
+    (width, height), (label_width, label_height) = picture.size, label_map.size
+    off = abs(label_width - label_height * width / height), abs(label_height - label_width * height / width)
+    if min(off) > 1:
+        raise ValueError(f"{label_width}x{label_height} pixels, its image has {width}x{height}: another shape")
 
 
 def read_class_table(path: Path) -> dict[str, int]:
     """A JSON object from old id or #rrggbb to new id, checked; DataError if it is something else."""
     try:
-        table = {str(key).lower(): value for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        table = {str(key).lower(): value for key, value in parse_json(path.read_bytes()).items()}
     except (ValueError, AttributeError) as error:
         raise data_error(path, "-", f'not a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
     for key, value in table.items():
@@ -163,6 +237,13 @@ def _by_colour(table: dict[str, int]) -> dict[int, int]:
     return {int(key[1:], 16): value for key, value in table.items() if key.startswith("#")}
 
 
+def _by_id(table: dict[str, int], picture: Image.Image) -> dict[int, int]:
+    colours, by_colour = picture.getpalette("RGB") or [], _by_colour(table)
+    numbers = _packed(np.array(colours).reshape(-1, 3)).tolist()
+    ids = {index: by_colour[number] for index, number in enumerate(numbers) if number in by_colour}
+    return ids | {int(key): value for key, value in table.items() if not key.startswith("#")}
+
+
 def _mapped(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
     found, position = np.unique(values, return_inverse=True)
     unknown = [int(value) for value in found if int(value) not in table]
@@ -170,10 +251,6 @@ def _mapped(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
         shown = f"#{unknown[0]:06x}" if values.dtype == np.int64 else str(unknown[0])
         raise ValueError(f"class {shown} is not in the table of classes")
     return np.array([table[int(value)] for value in found])[position].reshape(values.shape)
-
-
-def _png(picture: Image.Image) -> bytes:
-    return encode_png(np.array(picture))
 
 
 # --------------------------------------------------------------------------- the whole set
@@ -221,9 +298,9 @@ def pack(
     if index.problems:
         raise DataError(images.path, index.problems)
     poses = _poses(images, index.images, options)
-    convert = {
-        "seg": lambda content: pack_class_ids(content, options.resolution, options.table),
-        "edge": lambda content: pack_drawing(content, options.resolution),
+    read_label_map, resampling = {
+        "seg": (partial(read_class_ids, table=options.table), Image.Resampling.NEAREST),
+        "edge": (read_drawing, Image.Resampling.BILINEAR),  # nearest neighbours would lose thin lines
     }[options.data_type]
     labels = []
     with ExitStack() as stack:
@@ -231,17 +308,24 @@ def pack(
         label_out = stack.enter_context(ArchiveWriter(label_output)) if label_maps else None
         for number, name in enumerate(progress(index.images)):
             new_name = str(PurePosixPath(name).with_suffix(".png"))
-            out.add(new_name, _converted(images, name, lambda content: pack_image(content, options.resolution)))
+            with _naming(images, name):
+                picture = read_photo(images.read(name))
+            out.add(new_name, squared(picture, options.resolution, Image.Resampling.LANCZOS))
             if label_out:
-                label_out.add(new_name, _converted(label_maps, index.label_maps[number], convert))
+                with _naming(label_maps, index.label_maps[number]):
+                    label_map = read_label_map(label_maps.read(index.label_maps[number]))
+                    check_same_shape(picture, label_map)
+                label_out.add(new_name, squared(label_map, options.resolution, resampling))
             labels.append([new_name, [round(float(x), 7) for x in poses[number]]])
         out.add(POSES_FILE, json.dumps({"labels": labels}))
     return len(labels)
 
 
-def _converted(archive: Archive, name: str, convert: Callable[[bytes], bytes]) -> bytes:
+@contextmanager
+def _naming(archive: Archive, name: str) -> Iterator[None]:
+    """Turn a ValueError about a file's content into a DataError that names the file."""
     try:
-        return convert(archive.read(name))
+        yield
     except DataError:
         raise
     except ValueError as error:
@@ -253,20 +337,43 @@ def _poses(images: Archive, names: list[str], options: PackOptions) -> Tensor:
     if options.cameras is None:
         return front_pose(options.preset).expand(len(names), 25)
     cameras = read_cameras(options.cameras, options.z_up)
-    found = [_camera_of(name, cameras) for name in names]
-    missing = [Problem(name, "no camera") for name, pose in zip(names, found, strict=True) if pose is None]
-    if missing:
-        raise DataError(options.cameras, missing)
-    sizes = [open_picture(images.read(name)).size for name in names]
-    poses = [crop_intrinsics(pose, *size) for pose, size in zip(found, sizes, strict=True)]
+    keys = [_matching(name, cameras) for name in names]
+    unclear = [
+        Problem(name, f"ambiguous camera: {found[0]} or {found[1]}" if found else "no camera")
+        for name, found in zip(names, keys, strict=True)
+        if len(found) != 1
+    ]
+    if unclear:
+        raise DataError(options.cameras, unclear)
+    poses = [
+        crop_intrinsics(cameras[key], *_stored_size(images, name)) for name, (key,) in zip(names, keys, strict=True)
+    ]
     tensor = torch.from_numpy(np.stack(poses))
-    return tensor if options.keep_world else normalise_cameras(tensor, options.preset.radius)
+    if not options.keep_world:
+        try:
+            tensor = normalise_cameras(tensor, options.preset.radius)
+        except ValueError as error:
+            raise data_error(options.cameras, "-", str(error)) from error
+    faults = pose_problems(tensor)
+    if faults:
+        raise DataError(options.cameras, [Problem(names[row], f"pose: {what}") for row, what in faults.items()])
+    return tensor
 
 
-def _camera_of(name: str, cameras: dict[str, np.ndarray]) -> np.ndarray | None:
-    """By path, else by the end of the path: cameras files often name the folder too."""
-    stem = _stem(name)
+def _stored_size(images: Archive, name: str) -> tuple[int, int]:
+    """Width and height of a picture with a camera, which must not be turned any more."""
+    with _naming(images, name):
+        picture = open_picture(images.read(name))
+        if is_turned(picture):
+            raise ValueError(
+                "is turned by its EXIF orientation, its camera is not; turn its pixels before finding cameras"
+            )
+    return picture.size
+
+
+def _matching(name: str, cameras: dict[str, np.ndarray]) -> list[str]:
+    """Keys of the cameras of a picture: by path, else by its end, since cameras files often name the folder too."""
+    stem = stem_of(name)
     if stem in cameras:
-        return cameras[stem]
-    ending = [pose for key, pose in cameras.items() if key.endswith("/" + stem) or stem.endswith("/" + key)]
-    return ending[0] if len(ending) == 1 else None
+        return [stem]
+    return [key for key in cameras if key.endswith("/" + stem) or stem.endswith("/" + key)]

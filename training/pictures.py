@@ -8,13 +8,16 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from dnnlib.util import whole_file
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 COLOUR_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")  # 8 bits; CMYK and 16 bits are refused rather than guessed at
 CLASS_MODES = ("L", "P", "1")
+GREY_STEP = {2: 85, 4: 17}  # PIL spreads greys of so many bits over 0..255
+PNG_GREY = 0  # colour type
+UPRIGHT = 1  # EXIF orientation
 
 
 def open_picture(content: bytes, modes: tuple[str, ...] = COLOUR_MODES) -> Image.Image:
@@ -36,12 +39,29 @@ def open_picture(content: bytes, modes: tuple[str, ...] = COLOUR_MODES) -> Image
     return picture
 
 
-def _loaded(picture: Image.Image) -> Image.Image:
+def open_class_map(content: bytes, modes: tuple[str, ...] = CLASS_MODES) -> Image.Image:
+    """As `open_picture`, for pictures whose values are classes: blurring compression is refused."""
+    picture = open_picture(content, modes)
+    if picture.format == "JPEG":
+        raise ValueError("JPEG changes class ids; save the label map as PNG")
+    return picture
+
+
+def _loaded(picture: Image.Image, upright: bool = False) -> Image.Image:
+    """With pixels; `upright` turns them as the EXIF orientation says."""
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+        return ImageOps.exif_transpose(picture) if upright else picture
+    except Exception as error:  # decoders and EXIF readers raise errors of many kinds on damaged bytes
         raise ValueError(f"damaged picture ({error})") from error
-    return picture
+
+
+def is_turned(picture: Image.Image) -> bool:
+    """Whether EXIF says to show it another way up than it is stored; ValueError if EXIF is damaged."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
+    except Exception as error:  # as above
+        raise ValueError(f"damaged EXIF ({error})") from error
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -52,23 +72,33 @@ def on_white(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def decode_image(content: bytes) -> np.ndarray:
-    """Colour picture as uint8 3,H,W; ValueError if it is none."""
-    return np.ascontiguousarray(np.array(on_white(_loaded(open_picture(content)))).transpose(2, 0, 1))
+def decode_image(content: bytes, upright: bool = False) -> np.ndarray:
+    """Colour picture as uint8 3,H,W, turned by its EXIF orientation if `upright`; ValueError if it is none."""
+    picture = on_white(_loaded(open_picture(content), upright))
+    return np.ascontiguousarray(np.array(picture).transpose(2, 0, 1))
 
 
-def decode_class_ids(content: bytes) -> np.ndarray:
-    """Class ids as uint8 H,W; palette pictures keep their indices. ValueError if there is more than one channel."""
-    return np.array(_loaded(open_picture(content, CLASS_MODES))).astype(np.uint8)
+def decode_class_ids(content: bytes, upright: bool = False) -> np.ndarray:
+    """Class ids as uint8 H,W; palettes keep their indices, grey of 1, 2, 4 or 8 bits its stored values.
+
+    Raises:
+        ValueError: more than one channel, JPEG, or a damaged picture.
+    """
+    ids = np.array(_loaded(open_class_map(content), upright)).astype(np.uint8)
+    bits, colour_type = content[24], content[25]  # of a PNG's header
+    return ids // GREY_STEP[bits] if colour_type == PNG_GREY and bits in GREY_STEP else ids
 
 
 def decode_edges(content: bytes, resolution: int) -> np.ndarray:
     """Stored form of a drawing with dark lines on white: uint8 H,W, 0 background, high on lines.
 
     The inverted drawing through a 3x3 box (border mirrored without its edge pixel, rounded), then the nearest pixel up
-    and left where the size differs.
+    and left where the size differs. ValueError if it is no square picture.
     """
     grey = np.array(on_white(_loaded(open_picture(content))).convert("L"))
+    height, width = grey.shape
+    if height != width:
+        raise ValueError(f"{width}x{height} pixels, drawings must be square (dataset_tool.py pack)")
     padded = np.pad(255 - grey.astype(np.uint16), 1, mode="reflect")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     stored = ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4) // 9).astype(np.uint8)

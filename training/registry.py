@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import nn
 
+from training.augment import AugmentPipe
 from training.backbone import Generator
 from training.conditioning import MAPPINGS, Encoder, EqualConv2d
 from training.decoders import FORMS, Decoder
@@ -25,6 +26,7 @@ from training.superresolution import SUPERRESOLUTIONS
 from training.triplane import GENERATORS
 
 _SAME_NAME = (
+    AugmentPipe,
     Conv2dLayer,
     Discriminator,
     DiscriminatorBlock,

@@ -40,11 +40,16 @@ class InfiniteSampler(Sampler[int]):
             raise ValueError("the data set is empty")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank: got {rank}, allowed 0 to {num_replicas - 1}")
-        if start % num_replicas:
-            raise ValueError(f"start: got {start}, expected a multiple of the {num_replicas} processes")
         self.count, self.rank, self.num_replicas = len(dataset), rank, num_replicas
-        self.shuffle, self.seed, self.start = shuffle, seed, start
+        self.shuffle, self.seed = shuffle, seed
+        self.start_at(start)
         self.window = int(np.rint(self.count * window_size)) if shuffle else 0
+
+    def start_at(self, position: int) -> None:
+        """Let the next walk begin there; ValueError for what is no `start`."""
+        if position < 0 or position % self.num_replicas:
+            raise ValueError(f"start: got {position}, expected 0 or a multiple of the {self.num_replicas} processes")
+        self.start = position
 
     def __iter__(self) -> Iterator[int]:
         """A fresh walk from `start`; what lies before it is replayed (about 2 s for ten million positions)."""
@@ -133,10 +138,11 @@ class BatchStream:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Positions consumed by all processes together; the number of processes may change until it is loaded."""
+        """Positions consumed by all processes together; any number of processes that divides them can go on."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken."""
-        self.position = self.sampler.start = state["position"]
+        """Go on where `state` was taken; ValueError if its position does not suit the number of processes."""
+        self.sampler.start_at(state["position"])
+        self.position = self.sampler.start
         self._batches = None

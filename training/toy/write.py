@@ -6,7 +6,11 @@ import json
 import math
 import multiprocessing
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +23,7 @@ from training.archive import ArchiveWriter
 from training.data_index import POSES_FILE
 from training.pictures import encode_png
 from training.toy.cars import Car
-from training.toy.cats import CLASSES, Cat
+from training.toy.cats import Cat
 from training.toy.drawing import edge_drawing
 from training.toy.render import Rendering, render
 
@@ -35,7 +39,6 @@ class Kind:
     scene: type
     preset: CameraPreset
     data_type: str
-    semantic_channels: int
     angles: Callable[[np.random.Generator], tuple[float, float]]  # draws yaw and pitch, rad
     label_map: Callable[[Rendering], np.ndarray]
 
@@ -52,8 +55,8 @@ def _car_angles(rng: np.random.Generator) -> tuple[float, float]:
 
 
 KINDS = {
-    "cats": Kind(Cat, CATS, "seg", len(CLASSES), _cat_angles, lambda seen: seen.parts),
-    "cars": Kind(Car, CARS, "edge", 1, _car_angles, edge_drawing),
+    "cats": Kind(Cat, CATS, "seg", _cat_angles, lambda seen: seen.parts),
+    "cars": Kind(Car, CARS, "edge", _car_angles, edge_drawing),
 }
 
 
@@ -115,6 +118,7 @@ def write_toy(
 
     Files appear complete or not at all; the same job gives the same bytes with any number of workers. Only the objects
     in work are in memory. View v of object n is picture n * views + v; dataset.json holds `views` too.
+    Raises OSError if a file cannot be written or a worker is killed.
     """
     endings = ["", "_label", "_depth"] if job.depth else ["", "_label"]
     paths = [stem.with_name(f"{stem.name}{ending}.zip") for ending in endings]
@@ -145,12 +149,50 @@ def picture_name(number: int) -> str:
 @contextmanager
 def _rendered(job: Job, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
     """Views of object after object, in order, made here (workers 0) or in processes."""
-    work = partial(render_object, job)
     if not workers:
-        yield map(work, range(objects))
+        yield map(partial(render_object, job), range(objects))
         return
-    with _one_thread_each(), multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield pool.imap(work, range(objects), chunksize=1)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with _one_thread_each():
+            yield _in_order(pool, job, objects, ahead=2 * workers)
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # nobody waits for what they are rendering
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: ProcessPoolExecutor, job: Job, objects: int, ahead: int) -> Iterator[list[View]]:
+    """At most `ahead` objects are in work or wait to be taken; OSError if a process ends before its time."""
+    waiting: deque[Future] = deque()
+    try:
+        for number in range(objects):
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+            with _without_interrupts():
+                waiting.append(pool.submit(render_object, job, number))
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a rendering process was ended from outside (out of memory? use fewer --workers)"
+        ) from error
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started inside do not see Ctrl-C, at which each would print a traceback; their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # held back here, not lost
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
