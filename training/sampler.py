@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -88,6 +89,12 @@ def _collate(samples: list) -> dict[str, torch.Tensor] | DataError:
     return faults[0] if faults else default_collate(samples)
 
 
+def _leave_signals_alone(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; what it means is for the one to decide that takes the batches."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class BatchStream:
     """Endless batches whose position is that of the consumer, however far the workers have read ahead.
 
@@ -122,6 +129,7 @@ class BatchStream:
             num_workers=workers,
             pin_memory=torch.device(device).type == "cuda",
             prefetch_factor=prefetch if workers else None,
+            worker_init_fn=_leave_signals_alone,
         )
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
 

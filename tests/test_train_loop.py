@@ -1,0 +1,291 @@
+"""Small runs of the training command on the CPU: what they write, that they go on exactly, how they end."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from golden import golden
+from PIL import Image
+from small_training import SMALL, differences, eg3d_like, final_state, run, small_data, trained
+
+from torch_utils import distributed
+from training import training_loop
+from training.image_grids import ImageGrid
+from training.interruption import Interruption
+from training.iteration import Trainer, TrainingError
+from training.label_maps import colourise
+from training.parts import Parts
+from training.run_folder import read_options
+from training.snapshot import load_network_pkl
+from training.state import load_state
+from training.training_loop import Loop
+
+CPU = torch.device("cpu")
+WHOLE = {**SMALL, "gen_pose_cond": True, "mirror": True, "aug": "ada", "target": 0.1, "tick": 0.004, "snap": 100}
+GRID_ENDINGS = ("", "_raw", "_depth", "_semantic", "_semantic_raw")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, data):
+    """Folder of a run of six iterations."""
+    outdir = tmp_path_factory.mktemp("whole")
+    yield trained(outdir=outdir, kimg=0.012, **WHOLE, **data)
+    shutil.rmtree(outdir)
+
+
+@pytest.fixture(scope="module")
+def options(whole_run):
+    return read_options(whole_run)
+
+
+@pytest.fixture
+def trainer(options):
+    return Trainer(replace(options, augment=None), CPU)
+
+
+# --------------------------------------------------------------------------- stopping and going on
+
+
+def test_three_iterations_and_three_more_are_six_bit_for_bit(whole_run, data, tmp_path):
+    half = trained(outdir=tmp_path, kimg=0.006, **WHOLE, **data)
+    result = run(**{"continue": half, "kimg": 0.012})
+    assert result.exit_code == 0 and "Going on at 6 images" in result.output, result.output
+    straight, halves = final_state(whole_run), final_state(half)
+    assert straight[".progress.iteration"] == 6 and len(straight) > 1000
+    assert differences(straight, halves) == []
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole_run):
+    before = final_state(whole_run)
+    result = run(**{"continue": whole_run})
+    assert result.exit_code == 0 and "Done: 0.012 kimg" in result.output, result.output
+    assert differences(before, final_state(whole_run)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 3}, "--gamma: belongs to the run that goes on"),
+        ({"outdir": "x", "kimg": 1}, "--outdir: belongs to the run"),
+        ({"gpus": 2}, "--batch 2: expected a multiple of --gpus 2 times --batch-gpu 2"),
+    ],
+)
+def test_what_makes_it_another_run_cannot_be_changed(whole_run, options, message):
+    result = run(**{"continue": whole_run, **options})
+    assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_sigterm_ends_the_iteration_saves_and_says_how_to_go_on(data, tmp_path):
+    def stop_once_there_is_a_tick():
+        while not list(tmp_path.glob("*/stats.jsonl")) or not max(tmp_path.glob("*/stats.jsonl")).read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop_once_there_is_a_tick)
+    watcher.start()
+    result = run(outdir=tmp_path, **{**SMALL, **data, "dis_mask": False})
+    watcher.join()
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    (folder,) = tmp_path.iterdir()
+    images = load_state(folder)["progress"]["cur_nimg"]
+    assert f"Stopped by SIGTERM at {images} images. Go on with --continue {folder}" in result.output
+    assert (
+        2 <= images < 20 and load_network_pkl(folder / "network-snapshot-000000.pkl")["extra"]["kimg"] == images / 1000
+    )
+
+
+# --------------------------------------------------------------------------- what a run writes
+
+
+def test_the_folder_holds_what_people_look_for(whole_run):
+    assert whole_run.name == "00000-afhq-pictures-gpus1-batch2-gamma1"
+    grids = {f"{kind}000000{ending}.png" for kind in ("fakes", "fakes_front") for ending in GRID_ENDINGS}
+    always = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "mask.png", "fakes_turn000000.png"}
+    saved = {"network-snapshot-000000.pkl", "training-state-000000002.pt", "training-state-000000012.pt"}
+    assert {path.name for path in whole_run.iterdir()} == grids | always | saved
+    assert Image.open(whole_run / "fakes000000.png").size == (128, 128)
+    assert Image.open(whole_run / "fakes000000_depth.png").size == (8, 8)
+    assert Image.open(whole_run / "fakes_turn000000.png").size == (6 * 128, 128)
+
+
+def test_ticks_end_after_the_first_iteration_then_after_so_many_images_and_at_the_end(whole_run):
+    ticks = [json.loads(line) for line in (whole_run / "stats.jsonl").read_text().splitlines()]
+    assert [tick["Progress/kimg"]["mean"] for tick in ticks] == [0.002, 0.006, 0.01, 0.012]
+    assert [tick["Progress/tick"]["mean"] for tick in ticks] == [0, 1, 2, 3]
+    status = [line for line in (whole_run / "log.txt").read_text().splitlines() if line.startswith("tick ")]
+    fields = ["tick", "kimg", "time", "sec/tick", "sec/kimg", "maintenance", "cpumem", "gpumem", "reserved", "augment"]
+    assert len(status) == 4 and all(re.findall("|".join(fields), line) == fields for line in status)
+
+
+def test_statistics_have_the_published_names(whole_run):
+    first = json.loads((whole_run / "stats.jsonl").read_text().splitlines()[0])
+    published = {
+        name for case in ("loss_seg6", "loss_seg6_bg") for c in golden.manifest(case)["cases"] for name in c["reports"]
+    }
+    assert {name for name in first if name.startswith("Loss/")} >= published - {"Loss/G/loss_silhouette"}
+    phases = {
+        "Timing/Gmain",
+        "Timing/Greg",
+        "Timing/Dmain",
+        "Timing/Dreg",
+        "Timing/D_semanticmain",
+        "Timing/D_semanticreg",
+    }
+    assert phases | {"Resources/cpu_mem_gb", "Timing/sec_per_kimg", "Progress/augment", "timestamp"} <= first.keys()
+    assert first["Loss/scores/real"]["num"] == 2 * 2 and first["Timing/Greg"]["num"] == 1  # Dmain and Dreg, 2 samples
+
+
+def test_the_weights_open_with_what_they_were_trained_on(whole_run, options):
+    weights = load_network_pkl(whole_run / "network-snapshot-000000.pkl")
+    state = load_state(whole_run)["parts"]["modules"]
+    assert set(state) == {"G", "D", "D_semantic", "G_ema", "augment_pipe"}
+    for name, tensors in state.items():
+        assert not weights[name].training and differences(weights[name].state_dict(), tensors) == []
+    assert weights["G_ema"].neural_rendering_resolution == 8
+    assert weights["training_set_kwargs"] == options.data.kwargs()
+    assert weights["extra"]["training_options"] == json.loads((whole_run / "training_options.json").read_text())
+
+
+def test_grids_show_the_same_samples_whatever_the_seed(options):
+    dataset = options.data.open()
+    torch.manual_seed(123)
+    pictures = ImageGrid(dataset, (3, 2), "afhq", CPU, batch=4).data()
+    order = np.arange(len(dataset))
+    np.random.RandomState(0).shuffle(order)
+    assert pictures["reals"].shape == pictures["mask"].shape == (2 * 128, 3 * 128, 3)
+    for cell, index in enumerate(order[:6]):
+        place = np.s_[cell // 3 * 128 : (cell // 3 + 1) * 128, cell % 3 * 128 : (cell % 3 + 1) * 128]
+        assert (pictures["reals"][place] == dataset[index]["image"].transpose(1, 2, 0)).all()
+        assert (pictures["mask"][place] == colourise(dataset[index]["mask"][0])).all()
+
+
+def test_a_grid_may_be_larger_than_the_data_set_and_edges_are_drawn_dark_on_white(options):
+    dataset = replace(options.data, data_type="edge", xflip=False).open()
+    grid = ImageGrid(dataset, (7, 1), "afhq", CPU, batch=3)
+    assert (grid.images[0] == grid.images[5]).all()
+    assert (grid.data()["mask"][:, :128] == 255 - grid.masks[0, 0]).all()
+
+
+# --------------------------------------------------------------------------- the parts of an iteration
+
+
+def test_the_average_is_a_copy_at_first_and_moves_half_way_in_its_half_life(options):
+    parts = Parts(replace(options, ema_kimg=1, ema_rampup=0.05, batch_size=100), CPU)
+    name, current = next(iter(parts.networks["G"].named_parameters()))
+    average = dict(parts.average.named_parameters())[name]
+    current.data.fill_(1)
+    parts.networks["G"].backbone.mapping.w_avg.fill_(7)
+    parts.update_average(0)
+    assert average.eq(1).all() and parts.average.backbone.mapping.w_avg.eq(7).all()
+    current.data.fill_(2)
+    parts.update_average(2000)  # half-life 0.05 * 2000 images: one batch
+    assert average.eq(1.5).all()
+    parts.update_average(10**9)  # half-life 1 kimg: a tenth of it
+    assert torch.allclose(average, torch.tensor(2 - 0.5 * 0.5**0.1))
+
+
+def test_rounds_are_the_same_however_many_processes_share_them(trainer, monkeypatch):
+    trainer.options = replace(trainer.options, batch_size=4, batch_gpu=1)
+    positions = torch.arange(4)
+    alone = [(r["idx"].tolist(), z, c) for r, z, c in trainer.rounds({"idx": positions}, phase=2)]
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank in (0, 1):
+        trainer.rank = rank
+        shared = list(trainer.rounds({"idx": positions[rank::2]}, phase=2))
+        for (indices, z, pose), (real, z2, pose2) in zip(alone[rank::2], shared, strict=True):
+            assert indices == real["idx"].tolist() and torch.equal(z, z2) and torch.equal(pose, pose2)
+
+
+def test_draws_differ_between_rounds_phases_iterations_and_seeds(trainer):
+    def z(phase=0, **changes):
+        trainer.options = replace(trainer.options, batch_size=2, batch_gpu=1, **changes)
+        return [z for _, z, _ in trainer.rounds({"idx": torch.arange(2)}, phase)]
+
+    first, second = z()
+    others = [second, z(phase=1)[0], z(random_seed=1)[0]]
+    trainer.progress.cur_nimg = 2
+    others.append(z()[0])
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_gradients_accumulated_over_rounds_are_those_of_the_whole_batch(trainer):
+    number = [phase.name for phase in trainer.parts.phases].index("Dreg")  # R1 draws nothing at random
+    D, found = trainer.parts.networks["D"], []
+    samples = [trainer.dataset[i] for i in range(4)]
+    batch = trainer.prepared(torch.utils.data.default_collate(samples))
+    for batch_gpu in (4, 2, 1):
+        trainer.options = replace(trainer.options, batch_size=4, batch_gpu=batch_gpu)
+        D.zero_grad()
+        trainer.accumulate(trainer.parts.phases[number], number, batch)
+        found.append(torch.cat([p.grad.flatten() for p in D.parameters() if p.grad is not None]))
+    assert found[0].norm() > 0
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 1e-4 * found[0].norm()  # float32, sums in another order
+
+
+def test_ada_follows_the_sign_of_real_logits_since_the_last_time(options):
+    trainer = Trainer(replace(options, batch_size=4), CPU)
+    for sign, p in ((1, 4 * 4 / 500e3), (1, 8 * 4 / 500e3), (-1, 4 * 4 / 500e3), (-1, 0), (-1, 0)):
+        trainer._report({"Loss/signs/real": torch.full((3, 1), sign)})
+        trainer._adapt()
+        assert trainer.augment_p() == pytest.approx(p, abs=1e-9)  # stored as float32
+
+
+def test_a_run_whose_steps_are_mostly_not_finite_stops(trainer, monkeypatch):
+    monkeypatch.setattr(training_loop, "MIN_STEPS", 1)
+    trainer.parts.networks["G"].decoder.net_semantic[0].bias.data.fill_(float("nan"))
+    with Interruption("") as interruption, pytest.raises(TrainingError, match=r"of the last \d+ steps .* not finite"):
+        Loop(trainer, interruption).run()
+    for name, parameter in trainer.parts.networks["D"].named_parameters():
+        assert parameter.isfinite().all(), name  # NaN gradients became 0
+
+
+def test_debug_stops_at_the_first_gradient_that_is_not_finite(trainer):
+    trainer.options = replace(trainer.options, debug=True)
+    with pytest.raises(TrainingError, match="Dmain at 0 images: 3 gradients"):
+        trainer._note(trainer.parts.phases[2], torch.tensor(3))
+
+
+# --------------------------------------------------------------------------- warm start
+
+
+def test_resume_starts_every_network_from_its_own_and_says_so(whole_run, options):
+    path = whole_run / "network-snapshot-000000.pkl"
+    trainer = Trainer(replace(options, resume_pkl=str(path), random_seed=5), CPU)
+    report = trainer.start(None)
+    weights = load_network_pkl(path)
+    for name in ("G", "D", "D_semantic"):
+        assert f"{name}, from its {name}" in report
+        assert differences(trainer.parts.networks[name].state_dict(), weights[name].state_dict()) == []
+    assert differences(trainer.parts.average.state_dict(), weights["G_ema"].state_dict()) == []
+    assert trainer.progress.cur_nimg == 0
+
+
+def test_a_start_from_eg3d_takes_what_fits_and_lists_what_does_not(options, tmp_path):
+    path = eg3d_like(tmp_path / "eg3d.pkl", options)
+    trainer = Trainer(replace(options, resume_pkl=str(path)), CPU)
+    fresh = copy.deepcopy(trainer.parts.networks["D_semantic"].b128.fromrgb.weight)
+    report = trainer.start(None)
+    weights, G = load_network_pkl(path), trainer.parts.networks["G"].state_dict()
+    source = weights["G"].state_dict()
+    assert torch.equal(G["superresolution_semantic.block0.conv0.weight"], source["superresolution.block0.conv0.weight"])
+    assert torch.equal(G["backbone.synthesis.b8.conv0.weight"], source["backbone.synthesis.b8.conv0.weight"])
+    semantic = trainer.parts.networks["D_semantic"]
+    assert torch.equal(semantic.b64.conv0.weight, weights["D"].b64.conv0.weight)
+    assert torch.equal(semantic.b128.fromrgb.weight, fresh)
+    assert "D_semantic, from its D" in report and "backbone.mapping.embed_mask: not in the source" in report
+    assert "b128.fromrgb.weight: shape (4, 14, 1, 1), source (4, 6, 1, 1)" in report

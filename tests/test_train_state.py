@@ -1,0 +1,165 @@
+"""What a run leaves on disk: numbered folders, states that are whole, statistics without half lines."""
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_training import small_data
+
+import dnnlib.util
+from training.dataset import PosedImageDataset
+from training.interruption import Interruption
+from training.run_folder import STATS_FILE, create_run_folder, drop_half_line, latest_run
+from training.sampler import BatchStream
+from training.state import StateError, load_state, remove_parts, save_state
+
+ROOT = Path(__file__).parents[1]
+
+
+def saved(folder, *counts, keep=2):
+    for count in counts:
+        save_state(folder, count, {"progress": {"cur_nimg": count}, "x": torch.full((3,), count)}, keep)
+
+
+def states(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --------------------------------------------------------------------------- folders
+
+
+def test_folders_are_numbered_on_from_the_highest(tmp_path):
+    assert create_run_folder(tmp_path / "runs", "afhq-cats").name == "00000-afhq-cats"
+    (tmp_path / "runs" / "00041-other").mkdir()
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "00099-file").write_text("no folder")
+    assert create_run_folder(tmp_path / "runs", "afhq-cats").name == "00042-afhq-cats"
+
+
+def test_the_run_that_a_restart_goes_on_with_is_the_last_of_its_name(tmp_path):
+    for name in ("a-desc", "b", "a-desc", "a"):
+        create_run_folder(tmp_path, name)
+    assert latest_run(tmp_path, "a-desc").name == "00002-a-desc"
+    assert latest_run(tmp_path, "c") is None and latest_run(tmp_path / "none", "a") is None
+
+
+# --------------------------------------------------------------------------- states
+
+
+def test_the_newest_state_comes_back_and_only_so_many_are_kept(tmp_path):
+    assert load_state(tmp_path) is None
+    saved(tmp_path, 8, 1000, 90, 12000, keep=3)
+    assert states(tmp_path) == [f"training-state-{count:09d}.pt" for count in (90, 1000, 12000)]
+    state = load_state(tmp_path)
+    assert state["progress"] == {"cur_nimg": 12000} and torch.equal(state["x"], torch.full((3,), 12000))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other file"])
+def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path, damage):
+    saved(tmp_path, 4, 8)
+    newest = tmp_path / "training-state-000000008.pt"
+    if damage == "other file":
+        torch.save({"format": "something else"}, newest)
+    else:
+        newest.write_bytes(newest.read_bytes()[: 300 if damage == "cut" else 0])
+    assert load_state(tmp_path)["progress"]["cur_nimg"] == 4
+
+
+def test_only_damaged_states_are_an_error_that_names_the_newest(tmp_path):
+    saved(tmp_path, 4, 8)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(StateError, match=r"training-state-000000008\.pt: "):
+        load_state(tmp_path)
+
+
+def test_a_full_disk_leaves_the_states_that_were_there(tmp_path, monkeypatch):
+    saved(tmp_path, 4, 8)
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dnnlib.util.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        saved(tmp_path, 12)
+    assert states(tmp_path) == ["training-state-000000004.pt", "training-state-000000008.pt"]
+    assert load_state(tmp_path)["progress"]["cur_nimg"] == 8
+
+
+ENDLESS = """
+import sys, torch; from pathlib import Path; from training.state import save_state
+for count in range(1, 10**6):
+    save_state(Path(sys.argv[1]), count, {"count": count, "x": torch.full((1_000_000,), count)}, 2)
+"""
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_a_whole_state(tmp_path):
+    rng = np.random.default_rng(0)
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("training-state-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(1000):  # until the kill comes while a file is being written
+        time.sleep(rng.uniform(0, 0.005))
+        if list(tmp_path.glob(".*.part")):
+            break
+    process.kill()
+    process.wait()
+    assert list(tmp_path.glob(".*.part")), "nothing was being written"
+    state = load_state(tmp_path)
+    assert state["x"].eq(state["count"]).all()
+    remove_parts(tmp_path)
+    assert all(re.fullmatch(r"training-state-\d{9}\.pt", name) for name in states(tmp_path))
+
+
+# --------------------------------------------------------------------------- signals
+
+
+def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before(capfd):
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with Interruption("stopping soon\n") as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.signal is signal.SIGTERM and came == []
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert came == [signal.SIGTERM]
+        with Interruption(""):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(came) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == "stopping soon\n"
+
+
+def test_processes_that_read_data_outlive_signals_so_that_the_iteration_can_be_finished(tmp_path):
+    files = small_data(tmp_path, size=16)
+    stream = BatchStream(PosedImageDataset(files["data"], files["mask_data"]), batch_size=2, workers=1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    for _ in range(20):
+        assert len(next(stream)["idx"]) == 2
+    assert worker.is_alive()
+
+
+# --------------------------------------------------------------------------- statistics
+
+
+def test_what_a_kill_left_of_the_last_line_of_statistics_is_dropped(tmp_path):
+    path = tmp_path / STATS_FILE
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": ')
+    drop_half_line(path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 2}]

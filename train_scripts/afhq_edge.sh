@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Cats from edges: the cats' run on edge drawings.
+# More options can follow: train_scripts/afhq_edge.sh --gpus=1 --batch-gpu=2
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec python train.py --outdir=runs --cfg=afhq \
+    --data=data/afhq_v2_train_cat_512.zip --mask_data=data/afhqcat_contour_pidinet.zip --data_type=edge \
+    --render_mask=True --dis_mask=True --neural_rendering_resolution_initial=128 --resume=checkpoints/afhqcats512-128.pkl \
+    --gpus=2 --batch=4 --mbstd-group=2 --gamma=5 --gen_pose_cond=True --random_c_prob=0.5 \
+    --lambda_d_semantic=0.1 --lambda_lpips=1 --lambda_cross_view=1e-4 --only_raw_recons=True "$@"

@@ -1,0 +1,210 @@
+"""Values of the training command to `TrainingOptions`: what depends on other values, and every refusal.
+
+All ValueErrors start with the option that is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from training.archive import DataError
+from training.configs import SUPER_RESOLUTION, GeneratorOptions
+from training.data_checks import examine
+from training.dataset import PosedImageDataset
+from training.loss import LossOptions, class_weights
+from training.options import AdaptOptions, DataOptions, DiscriminatorOptions, TrainingOptions
+from training.superresolution import LAYOUTS
+
+REFERENCE_BATCH = 32  # the batch for which the published schedules are stated
+EMA_KIMG_AT_REFERENCE = 10
+EMA_RAMPUP = 0.05  # the average's half-life is at most this share of the images seen
+BLUR_INIT_SIGMA = 10  # pixels
+ADA_KIMG, ADA_KIMG_RESUMED = 500, 100  # over which p can grow by 1
+BACKBONE_WS = 14  # of the 256-pixel tri-plane backbone
+METRICS = ("fid50k_full", "kid50k_full", "pr50k3_full", "fid50k", "kid50k", "pr50k3", "is50k")
+
+# --------------------------------------------------------------------------- data
+
+
+def read_data(
+    values: Mapping[str, Any], progress: Callable[[Iterable], Iterable] = iter
+) -> tuple[DataOptions, np.ndarray]:
+    """Open the data set and every file in it once.
+
+    Returns:
+        Its options; pixels of each class id over all label maps, int64 256 (zeros for edges).
+    Raises:
+        DataError: anything that training would stumble over later, class ids out of range included.
+        ValueError: a size that is not built.
+    """
+    data_type = values["data_type"]
+    dataset = PosedImageDataset(values["data"], values["mask_data"], data_type)
+    size = dataset.resolution
+    if size not in SUPER_RESOLUTION:
+        sizes = ", ".join(map(str, sorted(SUPER_RESOLUTION)))
+        raise ValueError(f"--data {values['data']}: its images have {size} pixels, allowed are {sizes}")
+    expected = values["data_resolution"]
+    if data_type == "seg" and expected not in (0, size):
+        raise ValueError(f"--data_resolution {expected}: the images have {size} pixels")
+    classes = values["semantic_channels"] if data_type == "seg" else None
+    report = examine(dataset.images, dataset.label_maps, dataset.index, data_type, classes, progress)
+    if report.problems:
+        raise DataError(values["data"], report.problems)
+    paths = {"path": str(values["data"]), "mask_path": str(values["mask_data"])}
+    options = DataOptions(
+        dataset.name, **paths, data_type=data_type, resolution=size, max_size=len(dataset), xflip=values["mirror"]
+    )
+    return options, report.histogram
+
+
+# --------------------------------------------------------------------------- everything
+
+
+def resolve(values: Mapping[str, Any], data: DataOptions, histogram: np.ndarray) -> TrainingOptions:
+    """
+    Args:
+        values: of the training command, by name with underscores.
+        data, histogram: of `read_data`.
+    Raises:
+        ValueError: values that do not go together.
+    """
+    _check_model(values)
+    resumed = values["resume"] is not None
+    batch, gpus = values["batch"], values["gpus"]
+    if batch % gpus:
+        raise ValueError(f"--batch {batch}: expected a multiple of --gpus {gpus}")
+    loss, counts = _loss(values), histogram[: values["semantic_channels"]].tolist()
+    if data.data_type == "seg":
+        class_weights(loss.seg_weight, values["semantic_channels"], counts)  # says what does not fit
+    options = TrainingOptions(
+        cfg=values["cfg"],
+        generator=_generator(values, data),
+        discriminator=_discriminator(values, data),
+        loss=loss,
+        data=data,
+        augment=_augment(values),
+        label_discriminator=values["dis_mask"],
+        class_counts=counts if loss.seg_weight == "auto" else None,
+        lpips_weights=values["lpips_weights"],
+        num_gpus=gpus,
+        batch_size=batch,
+        batch_gpu=values["batch_gpu"] or batch // gpus,
+        g_lr=values["glr"],
+        d_lr=values["dlr"],
+        g_reg_interval=values["density_reg_every"] if values["density_reg"] > 0 else None,
+        ema_kimg=batch * EMA_KIMG_AT_REFERENCE / REFERENCE_BATCH,
+        ema_rampup=None if resumed else EMA_RAMPUP,
+        resume_pkl=values["resume"],
+        total_kimg=values["kimg"],
+        kimg_per_tick=values["tick"],
+        snapshot_ticks=values["snap"],
+        grid=values["grid"],
+        keep_states=values["keep_states"],
+        random_seed=values["seed"],
+        workers=values["workers"],
+        metrics=_metrics(values),
+        wandb_log=values["wandb_log"],
+        nobench=values["nobench"],
+        debug=values["debug"],
+        desc=values["desc"],
+    )
+    options.check_batch()
+    return options
+
+
+def _check_model(values: Mapping[str, Any]) -> None:
+    """Refuse parts of the model that need other parts which are off."""
+    seg = values["data_type"] == "seg"
+    needs = {  # option that is on -> what it needs, and whether that is there
+        "dis_mask": ("--render_mask=True", values["render_mask"]),
+        "use_bg": ("--render_mask=True", values["render_mask"]),
+        "silhouette_loss": ("--use_bg=True and --data_type=seg", values["use_bg"] and seg),
+        "gen_pose_cond": ("--cond=True", values["cond"]),
+    }
+    for name, (needed, there) in needs.items():
+        if values[name] and not there:
+            raise ValueError(f"--{name}: needs {needed}")
+    if values["seg_weight"] != "0" and not seg:
+        raise ValueError(f"--seg_weight {values['seg_weight']}: edges have no classes; --edge_weight weighs them")
+    if not 0 < values["geometry_layer"] < BACKBONE_WS:
+        raise ValueError(f"--geometry_layer {values['geometry_layer']}: expected 1 to {BACKBONE_WS - 1}")
+
+
+def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions:
+    return GeneratorOptions(
+        camera=values["cfg"],
+        resolution=data.resolution,
+        data_type=data.data_type,
+        semantic_channels=values["semantic_channels"],
+        render_labels=values["render_mask"],
+        background=values["use_bg"],
+        pose_conditioning=values["gen_pose_cond"],
+        geometry_layer=values["geometry_layer"],
+        encoder_width=values["encoder_width"],
+        channel_base=values["cbase"],
+        channel_max=values["cmax"],
+        map_depth=values["map_depth"],
+        num_fp16_res=values["g_num_fp16_res"],
+        sr_num_fp16_res=values["sr_num_fp16_res"],
+        sr_module=_super_resolution(values["sr_module"], data.resolution),
+        sr_noise_mode=values["sr_noise_mode"],
+        c_scale=values["c_scale"],
+        decoder_lr_mul=values["decoder_lr_mul"],
+        density_reg=values["density_reg"],
+        density_reg_p_dist=values["density_reg_p_dist"],
+        reg_type=values["reg_type"],
+    )
+
+
+def _super_resolution(name: str | None, resolution: int) -> str | None:
+    fitting = [layout for layout, row in LAYOUTS.items() if row.output == resolution]
+    if name is not None and name.rsplit(".", 1)[-1] not in fitting:
+        raise ValueError(f"--sr-module {name}: for {resolution} pixels there is {', '.join(fitting)}")
+    return name
+
+
+def _discriminator(values: Mapping[str, Any], data: DataOptions) -> DiscriminatorOptions:
+    return DiscriminatorOptions(
+        resolution=data.resolution,
+        pose_conditioning=values["cond"],
+        freeze_layers=values["freezed"],
+        mbstd_group=values["mbstd_group"],
+        channel_base=values["cbase"],
+        channel_max=values["cmax"],
+        num_fp16_res=values["d_num_fp16_res"],
+        disc_c_noise=values["disc_c_noise"],
+    )
+
+
+def _loss(values: Mapping[str, Any]) -> LossOptions:
+    blurred = values["resume"] is None or values["resume_blur"]
+    same_name = ("random_c_prob", "lambda_l1", "lambda_lpips", "lambda_cross_view", "edge_weight", "only_raw_recons",
+                 "silhouette_loss", "neural_rendering_resolution_initial", "neural_rendering_resolution_final",
+                 "neural_rendering_resolution_fade_kimg")  # fmt: skip
+    return LossOptions(
+        r1_gamma=values["gamma"],
+        lambda_D_semantic=values["lambda_d_semantic"],
+        seg_weight="auto" if values["seg_weight"] == "auto" else int(values["seg_weight"]),
+        blur_init_sigma=BLUR_INIT_SIGMA if blurred else 0,
+        blur_fade_kimg=values["batch"] * values["blur_fade_kimg"] / REFERENCE_BATCH,
+        **{name: values[name] for name in same_name},
+    )
+
+
+def _augment(values: Mapping[str, Any]) -> AdaptOptions | None:
+    kimg = ADA_KIMG if values["resume"] is None else ADA_KIMG_RESUMED
+    ways = {"noaug": None, "fixed": AdaptOptions(values["p"]), "ada": AdaptOptions(0.0, values["target"], kimg)}
+    return ways[values["aug"]]
+
+
+def _metrics(values: Mapping[str, Any]) -> list[str]:
+    names = [] if values["metrics"] == "none" else [name.strip() for name in values["metrics"].split(",")]
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"--metrics {name}: expected none, or some of {', '.join(METRICS)}")
+    if names and not values["no_eval"]:
+        raise ValueError("--no_eval: False would compute --metrics during training, which this version cannot")
+    return names

@@ -1,0 +1,66 @@
+"""The whole state of a run in one file, so that it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.util import whole_file
+
+FORMAT = "pix2pix3d-training-state"
+VERSION = 1
+NAME = re.compile(r"training-state-(\d+)\.pt")
+
+
+class StateError(ValueError):
+    """Saved states, and none that can be read."""
+
+
+def save_state(folder: Path, cur_nimg: int, contents: Mapping[str, Any], keep: int) -> Path:
+    """Write training-state-IMAGES.pt, then delete all but the newest `keep`.
+
+    The file appears under its name when it is whole and on the disk; until then no older one is touched.
+    """
+    path = folder / f"training-state-{cur_nimg:09d}.pt"
+    with whole_file(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+    for older in _states(folder)[keep:]:
+        older.unlink()
+    return path
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest state that can be read, on the CPU; None if none was saved.
+
+    Raises:
+        StateError: there are some, and none can be read; the message names the newest.
+    """
+    problems = []
+    for path in _states(folder):
+        try:
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+            if contents.get("format") != FORMAT or contents.get("version") != VERSION:
+                raise ValueError(f"not a training state of version {VERSION}")
+            return contents
+        except (OSError, ValueError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+            problems.append(f"{path}: {str(error).partition(chr(10))[0]}")
+    if problems:
+        raise StateError(problems[0])
+    return None
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what a killed process was writing."""
+    for part in folder.glob(".*.part"):
+        part.unlink()
+
+
+def _states(folder: Path) -> list[Path]:
+    """Newest first."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
