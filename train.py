@@ -201,16 +201,16 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
         options = _new_options(values) if folder is None else _continued_options(folder, values, given)
         processes = options.num_gpus
     if dry_run:
-        where = folder or values["outdir"] / f"NNNNN-{options.run_name}"
-        click.echo(
-            f"{json.dumps(options.to_plain(), indent=2)}\nDry run: nothing is trained. The folder would be {where}"
-        )
+        if options:
+            where = folder or values["outdir"] / f"NNNNN-{options.run_name}"
+            click.echo(json.dumps(options.to_plain(), indent=2))
+            click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
         return
     with user_errors("--device"):
         kind = choose_device(device).type
     _check_machine(kind, processes)
     if options:
-        _check_extras(options)
+        _check_extras(options, new=folder is None)
         if folder is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
             folder = latest_run(values["outdir"], options.run_name)
     try:
@@ -272,14 +272,14 @@ def _check_machine(device: str, processes: int) -> None:
         raise InputError(f"--gpus {processes}: {here} here; --device=cpu trains on the CPU")
 
 
-def _check_extras(options: TrainingOptions) -> None:
+def _check_extras(options: TrainingOptions, new: bool) -> None:
     """Refuse what needs packages and files that cannot be had, before anything is made."""
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb_log: needs wandb (pip install pix2pix3d[log])")
     if options.loss.lambda_lpips > 0:
         with user_errors("--lambda_lpips"):
             load_lpips(options.lpips_weights)
-    if options.resume_pkl:
+    if options.resume_pkl and new:  # a run that goes on has its own
         try:
             read_weights(options.resume_pkl)
         except WeightsError as error:

@@ -24,10 +24,12 @@ from training.interruption import Interruption
 from training.iteration import Trainer, TrainingError
 from training.label_maps import colourise
 from training.parts import Parts
-from training.run_folder import read_options
+from training.run_folder import RunLog, read_options
 from training.snapshot import load_network_pkl
 from training.state import load_state
 from training.training_loop import Loop
+
+pytestmark = pytest.mark.slow  # real iterations of real networks: minutes on two cores
 
 CPU = torch.device("cpu")
 WHOLE = {**SMALL, "gen_pose_cond": True, "mirror": True, "aug": "ada", "target": 0.1, "tick": 0.004, "snap": 100}
@@ -178,6 +180,40 @@ def test_a_grid_may_be_larger_than_the_data_set_and_edges_are_drawn_dark_on_whit
     grid = ImageGrid(dataset, (7, 1), "afhq", CPU, batch=3)
     assert (grid.images[0] == grid.images[5]).all()
     assert (grid.data()["mask"][:, :128] == 255 - grid.masks[0, 0]).all()
+
+
+VARIANTS = {
+    "edges": {"cfg": "shapenet", "data_type": "edge", "geometry_layer": 9, "aug": "fixed", "p": 1},
+    "background": {"use_bg": True, "silhouette_loss": True, "seg_weight": "auto", "reg_type": "monotonic-fixed"},
+    "colours only": {"render_mask": False, "dis_mask": False, "cond": False, "density_reg": 0, "gamma": 0},
+    "other views": {"lambda_cross_view": 1, "neural_rendering_resolution_final": 16, "batch_gpu": 1, "workers": 1,
+                    "disc_c_noise": 1, "freezed": 2, "sr_noise_mode": "random", "random_c_prob": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow if v != "edges" else ()) for v in VARIANTS])
+def test_every_kind_of_model_trains(variant, data, tmp_path):
+    folder = trained(outdir=tmp_path, **{**SMALL, **data, "kimg": 0.002, **VARIANTS[variant]})
+    stats = json.loads((folder / "stats.jsonl").read_text())
+    losses = {name: value["mean"] for name, value in stats.items() if name.startswith("Loss/")}
+    assert np.isfinite(list(losses.values())).all() and stats["Progress/nonfinite_steps"]["mean"] == 0
+    assert ("Loss/D/loss_semantic" in losses) == (variant != "colours only")
+    assert (losses["Loss/G/loss_cross_view"] > 0) == (variant == "other views")
+    assert (folder / "fakes000000_weight.png").exists() == (variant == "background")
+    assert not (folder / "fakes_front000000_weight.png").exists()
+
+
+def test_statistics_and_pictures_reach_tensorboard_and_wandb(options, tmp_path, monkeypatch):
+    reason = "an extra (pip install pix2pix3d[log])"
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
+    pytest.importorskip("wandb", reason=reason)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with RunLog(tmp_path, replace(options, wandb_log=True)) as log:
+        log.write({"Loss/G/loss": {"num": 2, "mean": 1.5, "std": 0.5}}, cur_nimg=4000)
+        log.show({"fakes": np.zeros((8, 8, 3), np.uint8)}, cur_nimg=4000)
+    found = events.EventAccumulator(str(tmp_path)).Reload().Scalars("Loss/G/loss")
+    assert [(event.step, event.value) for event in found] == [(4000, 1.5)]
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 # --------------------------------------------------------------------------- the parts of an iteration

@@ -16,6 +16,8 @@ from small_training import SMALL, arguments, eg3d_like, final_state, run, small_
 from training.run_folder import read_options
 from training.state import load_state
 
+pytestmark = pytest.mark.slow  # real iterations of real networks: minutes on two cores
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in the same order in every process

@@ -38,24 +38,21 @@ def read_data(
         Its options; pixels of each class id over all label maps, int64 256 (zeros for edges).
     Raises:
         DataError: anything that training would stumble over later, class ids out of range included.
-        ValueError: a size that is not built.
     """
     data_type = values["data_type"]
     dataset = PosedImageDataset(values["data"], values["mask_data"], data_type)
-    size = dataset.resolution
-    if size not in SUPER_RESOLUTION:
-        sizes = ", ".join(map(str, sorted(SUPER_RESOLUTION)))
-        raise ValueError(f"--data {values['data']}: its images have {size} pixels, allowed are {sizes}")
-    expected = values["data_resolution"]
-    if data_type == "seg" and expected not in (0, size):
-        raise ValueError(f"--data_resolution {expected}: the images have {size} pixels")
     classes = values["semantic_channels"] if data_type == "seg" else None
     report = examine(dataset.images, dataset.label_maps, dataset.index, data_type, classes, progress)
     if report.problems:
         raise DataError(values["data"], report.problems)
     paths = {"path": str(values["data"]), "mask_path": str(values["mask_data"])}
     options = DataOptions(
-        dataset.name, **paths, data_type=data_type, resolution=size, max_size=len(dataset), xflip=values["mirror"]
+        dataset.name,
+        **paths,
+        data_type=data_type,
+        resolution=dataset.resolution,
+        max_size=len(dataset),
+        xflip=values["mirror"],
     )
     return options, report.histogram
 
@@ -71,6 +68,7 @@ def resolve(values: Mapping[str, Any], data: DataOptions, histogram: np.ndarray)
     Raises:
         ValueError: values that do not go together.
     """
+    _check_size(values, data)
     _check_model(values)
     resumed = values["resume"] is not None
     batch, gpus = values["batch"], values["gpus"]
@@ -113,6 +111,15 @@ def resolve(values: Mapping[str, Any], data: DataOptions, histogram: np.ndarray)
     )
     options.check_batch()
     return options
+
+
+def _check_size(values: Mapping[str, Any], data: DataOptions) -> None:
+    size, expected = data.resolution, values["data_resolution"]
+    if size not in SUPER_RESOLUTION:
+        sizes = ", ".join(map(str, sorted(SUPER_RESOLUTION)))
+        raise ValueError(f"--data {data.path}: its images have {size} pixels, allowed are {sizes}")
+    if data.data_type == "seg" and expected not in (0, size):
+        raise ValueError(f"--data_resolution {expected}: the images have {size} pixels")
 
 
 def _check_model(values: Mapping[str, Any]) -> None:
