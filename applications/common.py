@@ -165,7 +165,8 @@ def load_generator(network: str, cfg: str, device: torch.device, precision: str)
     if device.type == "cpu":
         keep_freed_memory()
     G = data["G_ema"].to(device)
-    G.neural_rendering_resolution = RAW_RESOLUTION[cfg]  # whatever training used last
+    if "training_options" not in data["extra"]:  # published weights hold what training used last; ours shall use that
+        G.neural_rendering_resolution = RAW_RESOLUTION[cfg]
     set_precision(G, precision)
     return G
 

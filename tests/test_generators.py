@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 from golden import golden
-from golden_cases import build
+from golden_cases import build as build_case
 
+from camera_utils import CAMERAS, front_pose
 from torch_utils.precision import Precision, has_fast, set_precision
+from training.backbone import count_ws
+from training.configs import CONFIGS, generator_kwargs
+from training.network_record import build, record_of
 from training.registry import construct
 from training.volumetric_rendering.planes import sample_planes
 
@@ -16,7 +20,7 @@ CASES = sorted(path.stem.removeprefix("manifest_") for path in golden.HERE.glob(
 
 def synthesize(case: str):
     m, x = golden.manifest(case), golden.inputs(case)
-    G = build(case)
+    G = build_case(case)
     batch = {"mask": x["mask"], "pose": x["pose"]} if "mask" in x else None
     with torch.no_grad(), golden.golden_noise() as drawn:
         ws = G.mapping(x["z"], x["pose"], batch)
@@ -244,3 +248,22 @@ def test_wrong_calls_are_named(scene):
         G.synthesis(ws, poses[:1], 0, planes=planes)
     with pytest.raises(ValueError, match=r"z: expected N,512, got \(1, 12\)"):
         G.mapping(torch.zeros(1, 12), poses[:1], {"mask": torch.zeros(1, 1, 128, 128)})
+
+
+def test_small_planes_and_narrow_super_resolution_are_built_and_recorded_and_nothing_of_them_where_published():
+    changes = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 32}
+    small = {"plane_resolution": 32, "sr_width": 1 / 16, "depth_resolution": 6}
+    kwargs = generator_kwargs("edge2car", **changes, **small)
+    G = construct(CONFIGS["edge2car"].class_name, kwargs).eval()
+    options = G.ray_options()
+    assert (options.samples, options.fine_samples) == (6, 6)
+    assert G.num_ws == count_ws(32) and G.superresolution.block1.conv1.weight.shape[:2] == (4, 4)
+    ws = torch.randn(1, G.num_ws, 512)
+    pose = front_pose(CAMERAS["edge2car"])
+    assert G.planes(ws).shape == (1, 3, 32, 32, 32)
+    again = build(record_of(G))
+    same = {"noise_mode": "const", "jitter": False, "neural_rendering_resolution": 8}
+    assert torch.equal(again.synthesis(ws, pose, **same)["semantic"], G.synthesis(ws, pose, **same)["semantic"])
+    published = generator_kwargs("edge2car", **changes)
+    assert "plane_resolution" not in published and "width" not in published["sr_kwargs"]
+    assert published["rendering_kwargs"]["depth_resolution"] == 64

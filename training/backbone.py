@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from training.conditioning import MAPPINGS
 from training.networks_stylegan2 import MappingNetwork, SynthesisNetwork
+
+PUBLISHED_PLANE_RESOLUTION = 256
+
+
+def count_ws(resolution: int) -> int:
+    """Vectors that a synthesis network of this resolution takes."""
+    return 2 * int(math.log2(resolution)) - 2
 
 
 class Generator(nn.Module):

@@ -7,6 +7,7 @@ from EG3D (Chan et al. 2022).
 from dataclasses import dataclass, replace
 from typing import Any
 
+from training.backbone import PUBLISHED_PLANE_RESOLUTION
 from training.conditioning import PUBLISHED_GEOMETRY_LAYERS
 
 CLAMP_WITH_FP16 = 256
@@ -47,6 +48,9 @@ class GeneratorOptions:
     pose_conditioning: bool = False
     geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS
     encoder_width: float = 1.0  # of the label map's encoder, relative to the published one
+    sr_width: float = 1.0  # of super-resolution, likewise
+    plane_resolution: int = PUBLISHED_PLANE_RESOLUTION
+    depth_resolution: int | None = None  # coarse samples of a ray, and as many fine ones; None: as the camera says
     channel_base: int = 32768
     channel_max: int = 512
     map_depth: int = 2
@@ -80,6 +84,8 @@ class GeneratorOptions:
         """The generator's constructor arguments, as new plain data."""
         widths = {"channel_base": self.channel_base, "channel_max": self.channel_max}
         backbone = {**widths, "fused_modconv_default": "inference_only"}
+        # Recorded where they are not as published, so that published models are described as published.
+        planes, narrow = self.plane_resolution != PUBLISHED_PLANE_RESOLUTION, self.sr_width != 1
         return {
             "z_dim": 512,
             "c_dim": 25,
@@ -93,8 +99,9 @@ class GeneratorOptions:
             "num_fp16_res": self.num_fp16_res,
             "conv_clamp": CLAMP_WITH_FP16 if self.num_fp16_res > 0 else None,
             "sr_num_fp16_res": self.sr_num_fp16_res,
-            "sr_kwargs": dict(backbone),
+            "sr_kwargs": {**backbone, **({"width": self.sr_width} if narrow else {})},
             "rendering_kwargs": self._rendering(),
+            **({"plane_resolution": self.plane_resolution} if planes else {}),
         }
 
     def _mapping(self) -> dict[str, Any]:
@@ -109,7 +116,7 @@ class GeneratorOptions:
 
     def _rendering(self) -> dict[str, Any]:
         by_resolution = f"training.superresolution.{SUPER_RESOLUTION[self.resolution]}"
-        view = RENDERING[self.camera]
+        view, samples = RENDERING[self.camera], self.depth_resolution
         return {
             "image_resolution": self.resolution,
             "disparity_space_sampling": False,
@@ -127,6 +134,7 @@ class GeneratorOptions:
             "sr_antialias": True,
             **view,
             "avg_camera_pivot": list(view["avg_camera_pivot"]),
+            **({"depth_resolution": samples, "depth_resolution_importance": samples} if samples else {}),
         }
 
 

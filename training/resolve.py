@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from training.archive import DataError
+from training.backbone import count_ws
 from training.configs import SUPER_RESOLUTION, GeneratorOptions
 from training.data_checks import examine
 from training.dataset import PosedImageDataset
@@ -23,7 +24,6 @@ EMA_KIMG_AT_REFERENCE = 10
 EMA_RAMPUP = 0.05  # the average's half-life is at most this share of the images seen
 BLUR_INIT_SIGMA = 10  # pixels
 ADA_KIMG, ADA_KIMG_RESUMED = 500, 100  # over which p can grow by 1
-BACKBONE_WS = 14  # of the 256-pixel tri-plane backbone
 METRICS = ("fid50k_full", "kid50k_full", "pr50k3_full", "fid50k", "kid50k", "pr50k3", "is50k")
 
 # --------------------------------------------------------------------------- data
@@ -136,8 +136,12 @@ def _check_model(values: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name}: needs {needed}")
     if values["seg_weight"] != "0" and not seg:
         raise ValueError(f"--seg_weight {values['seg_weight']}: edges have no classes; --edge_weight weighs them")
-    if not 0 < values["geometry_layer"] < BACKBONE_WS:
-        raise ValueError(f"--geometry_layer {values['geometry_layer']}: expected 1 to {BACKBONE_WS - 1}")
+    planes = values["plane_resolution"]
+    if planes & (planes - 1):
+        raise ValueError(f"--plane_resolution {planes}: expected a power of two")
+    layers = count_ws(planes)
+    if not 0 < values["geometry_layer"] < layers:
+        raise ValueError(f"--geometry_layer {values['geometry_layer']}: expected 1 to {layers - 1}")
 
 
 def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions:
@@ -151,6 +155,9 @@ def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions
         pose_conditioning=values["gen_pose_cond"],
         geometry_layer=values["geometry_layer"],
         encoder_width=values["encoder_width"],
+        sr_width=values["sr_width"],
+        plane_resolution=values["plane_resolution"],
+        depth_resolution=values["depth_resolution"],
         channel_base=values["cbase"],
         channel_max=values["cmax"],
         map_depth=values["map_depth"],

@@ -52,8 +52,9 @@ class SuperResolution(nn.Module):
         channels: of the feature image. img_channels: of the raw and the final image.
         sr_num_fp16_res: above 0 the blocks run in float16 on CUDA, and clamp everywhere.
         sr_antialias: whether resizing the input to the layout's size is antialiased.
+        width: of the blocks, relative to the layout's.
     Raises:
-        ValueError: img_resolution is not the layout's.
+        ValueError: img_resolution is not the layout's, or a block is left without channels.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SuperResolution(nn.Module):
         sr_num_fp16_res: int = 0,
         sr_antialias: bool = True,
         fused_modconv_default: bool | str = True,
+        width: float = 1,
     ):
         super().__init__()
         if img_resolution != layout.output:
@@ -80,7 +82,9 @@ class SuperResolution(nn.Module):
         }
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
-        first, second = layout.widths
+        first, second = (int(channels * width) for channels in layout.widths)
+        if second < 1:
+            raise ValueError(f"super-resolution: width {width:g} leaves a block without channels")
         self.block0 = SynthesisBlock(
             channels, first, resolution=layout.output // 2, is_last=False, up=2 if layout.first_up else 1, **common
         )
@@ -118,10 +122,11 @@ def _published(
     semantic_channels: int = 3,
     channel_base: int = 0,
     channel_max: int = 0,
+    width: float = 1,
 ) -> SuperResolution:
     """A published class. Its arguments hold the trunk's channel_base and channel_max, which widths do not follow."""
     return SuperResolution(
-        layout, channels, img_resolution, semantic_channels, sr_num_fp16_res, sr_antialias, fused_modconv_default
+        layout, channels, img_resolution, semantic_channels, sr_num_fp16_res, sr_antialias, fused_modconv_default, width
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.backbone import Generator
+from training.backbone import PUBLISHED_PLANE_RESOLUTION, Generator
 from training.decoders import Decoder, DecoderPair, widened_sigmoid
 from training.fields import TriplaneField
 from training.networks_stylegan2 import NOISE_MODES
@@ -22,7 +22,6 @@ from training.superresolution import SUPERRESOLUTIONS
 from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import RenderOptions, render
 
-PLANE_RESOLUTION = 256
 FEATURES = 32  # of a plane, and of each half (colour, labels) of what is rendered
 BACKGROUND_SCALE = 10  # of the background's label half, which its texture stores in [-1, 1]
 BACKGROUND_LOGIT = 20  # of class 0, where the background's classes are fixed
@@ -54,6 +53,7 @@ class TriPlane(nn.Module):
         rendering_kwargs: the public rendering options, read at every call.
         sr_kwargs: of the super-resolution, besides what sr_num_fp16_res and rendering_kwargs say.
         semantic_channels: classes of the label map (1 for edges). data_type: seg or edge.
+        plane_resolution: pixels of the planes, a power of two.
         trunk_kwargs: of SynthesisNetwork: channel_base, channel_max, num_fp16_res, conv_clamp, ...
     """
 
@@ -71,6 +71,7 @@ class TriPlane(nn.Module):
         sr_kwargs: Mapping | None = None,
         semantic_channels: int | None = None,
         data_type: str | None = None,
+        plane_resolution: int = PUBLISHED_PLANE_RESOLUTION,
         **trunk_kwargs,
     ):
         super().__init__()
@@ -85,7 +86,7 @@ class TriPlane(nn.Module):
         plain = {"num_layers": mapping_kwargs["num_layers"]} if "num_layers" in mapping_kwargs else {}
 
         def trunk(z: int, c: int, channels: int, mapping: Mapping) -> Generator:
-            return Generator(z, c, w_dim, PLANE_RESOLUTION, channels, mapping, **trunk_kwargs)
+            return Generator(z, c, w_dim, plane_resolution, channels, mapping, **trunk_kwargs)
 
         self.backbone = trunk(z_dim, c_dim, 3 * FEATURES, plain if parts.split else mapping_kwargs)
         if parts.split:
@@ -161,7 +162,7 @@ class TriPlane(nn.Module):
         return self.backbone.mapping(z, c, batch, *rest, encoded=encoded)
 
     def planes(self, ws: Tensor, noise_mode: str = "random", force_fp32: bool = False) -> Tensor:
-        """The scene, which depends on ws alone: N,3,32,256,256 (split trunks: 64 channels, colour first)."""
+        """The scene, which depends on ws alone: N,3,32,P,P, P plane_resolution (split: 64 channels, colour first)."""
         kwargs = {"noise_mode": noise_mode, "force_fp32": force_fp32}
         images = [self.backbone.synthesis(ws[..., : self.w_dim], **kwargs)]
         if self.parts.split:
