@@ -17,7 +17,7 @@ import torch
 from dnnlib.cli import Group, InputError
 from torch_utils.safe_pickle import WeightsError
 from training.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
-from training.network_record import NetworkRecord, record_of
+from training.network_record import NetworkRecord, halved, record_of
 from training.registry import construct
 from training.snapshot import UNTRAINED, load_network_pkl, read_weights, save_snapshot
 
@@ -36,7 +36,8 @@ def main() -> None:
 @click.argument("source")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--only", metavar="NAME", multiple=True, help="Network to keep, such as G_ema; repeat for more.")
-def convert(source: str, target: Path, only: tuple[str, ...]) -> None:
+@click.option("--half", is_flag=True, help="Store numbers in float16: half the file, three digits each.")
+def convert(source: str, target: Path, only: tuple[str, ...], half: bool) -> None:
     """Write weights SOURCE (path or URL, any kind) as plain data to TARGET (.pkl, .pt or .safetensors)."""
     _check_target(target)
     try:
@@ -44,6 +45,11 @@ def convert(source: str, target: Path, only: tuple[str, ...]) -> None:
     except WeightsError as error:
         raise InputError(str(error)) from error
     training_set_kwargs, extra = data.pop("training_set_kwargs"), data.pop("extra")
+    if half:
+        try:
+            data = {name: halved(n if isinstance(n, NetworkRecord) else record_of(n)) for name, n in data.items()}
+        except ValueError as error:
+            raise InputError(f"--half: {error}") from error
     _save(target, data, training_set_kwargs, extra)
 
 

@@ -27,6 +27,7 @@ from training import public_weights
 from training.augment import AugmentPipe
 from training.configs import generator_kwargs
 from training.network_record import NetworkRecord
+from training.snapshot import save_snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # what public files are written with
 SMALL = "map_plain"  # 12,032 numbers
@@ -411,6 +412,25 @@ def test_convert_keeps_every_tensor(public_file, tmp_path, target):
 def test_convert_can_keep_one_network(public_file, tmp_path):
     assert run("convert", public_file, tmp_path / "one.pt", "--only", "G_ema")[0] == 0
     assert load_network_pkl(tmp_path / "one.pt").keys() == {"G_ema", "training_set_kwargs", "extra"}
+
+
+def test_convert_can_halve_the_file_and_keeps_three_digits(public_file, tmp_path):
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    run("convert", public_file, whole)
+    run("convert", whole, small, "--half")
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    before, after = (load_network_pkl(path)["G_ema"].state_dict() for path in (whole, small))
+    for name, tensor in after.items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.allclose(tensor, before[name], rtol=2**-10, atol=1e-6), name
+
+
+def test_convert_refuses_to_halve_what_would_become_infinite(tmp_path):
+    G, _, _ = built(SMALL)
+    next(G.parameters()).data.fill_(1e6)
+    save_snapshot(tmp_path / "x.pt", {"G_ema": G})
+    status, output = run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--half")
+    assert status == 2 and "is too large for float16" in output and not (tmp_path / "y.pt").exists()
 
 
 def test_show_prints_class_arguments_and_tensors(public_file):
