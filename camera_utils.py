@@ -7,8 +7,11 @@ Azimuth pi/2 is the front; polar pi/2 is the horizon, smaller is higher (uniform
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -199,6 +202,27 @@ def orbit_angles(preset: CameraPreset, frame: int, frames: int = 120) -> tuple[f
     return PATH_PI / 2 + preset.yaw_rad * math.sin(turn), horizon + preset.pitch_rad * math.cos(turn)
 
 
+def turn_angles(preset: CameraPreset, frame: int, frames: int = 120) -> tuple[float, float]:
+    """Azimuth and polar (rad) of one frame of a full turn at one height, from the front towards +x, at even speed."""
+    return math.pi / 2 + 2 * math.pi * frame / frames, math.pi / 2 - PATH_TILT_RAD
+
+
+PATHS = {"orbit": orbit_angles, "turn": turn_angles}
+
+
+def path_poses(
+    name: str,
+    preset: CameraPreset,
+    frames: int = 120,
+    radius: float | None = None,
+    pivot: tuple[float, float, float] | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Poses frames,25 of one of PATHS; both are loops, so the last frame is the one before the first."""
+    angles = (PATHS[name](preset, frame, frames) for frame in range(frames))
+    return torch.cat([pose_at(preset, *at, radius, pivot, device) for at in angles])
+
+
 def orbit_pose(
     preset: CameraPreset,
     frame: int,
@@ -277,3 +301,33 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
         for row in bad.nonzero()[:, 0].tolist():
             found.setdefault(row, what)  # the first fault explains the ones after it
     return found
+
+
+# --------------------------------------------------------------------------- files
+
+
+def read_poses(path: str | os.PathLike[str]) -> Tensor:
+    """Poses F,25 of a JSON file: a list of lists of 25 numbers, or a data set's dataset.json.
+
+    Raises:
+        OSError: no such file, or it cannot be read.
+        ValueError: anything else, in one line that starts with the path.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if isinstance(data, dict) and isinstance(data.get("labels"), list):
+        data = [row[1] if isinstance(row, list) and len(row) == 2 else None for row in data["labels"]]
+    if not isinstance(data, list) or not data:
+        raise ValueError(f"{path}: expected a list of poses, 25 numbers each, or a data set's dataset.json")
+    for number, row in enumerate(data):
+        if not isinstance(row, list) or len(row) != 25 or any(type(x) not in (int, float) for x in row):
+            raise ValueError(f"{path}: pose {number}: expected a list of 25 numbers: cam2world 4x4, intrinsics 3x3")
+    try:
+        poses = torch.tensor(data, dtype=torch.float32)
+    except (OverflowError, RuntimeError) as error:  # a whole number beyond every float
+        raise ValueError(f"{path}: holds a number that is too large") from error
+    for number, problem in sorted(pose_problems(poses).items())[:1]:
+        raise ValueError(f"{path}: pose {number}: {problem}")
+    return poses

@@ -22,6 +22,9 @@ from training.label_maps import from_data_set, read_label_map, resize_label_map
 from training.snapshot import UNTRAINED, load_network_pkl
 from training.triplane import TriPlane
 
+ASSETS = Path(__file__).parent / "assets"
+OWN_CFG = "seg2cat"  # of the trained network that comes with the repository:
+OWN_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
 MAX_SEEDS = 100_000  # in one call; more is a slip of the keyboard
 RADIUS_TOLERANCE = 0.2  # between a network's own cameras and the config's, as a share of the radius

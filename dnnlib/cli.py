@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +34,7 @@ def user_errors(option: str) -> Iterator[None]:
         raise InputError(f"{option} {error}") from error
 
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 DASHES = {"token_normalize_func": lambda name: name.replace("-", "_")}
 
 
@@ -44,6 +46,21 @@ def _one_line() -> Iterator[None]:
         raise
     except click.UsageError as error:
         raise InputError(error.format_message()) from error
+
+
+class Several(click.ParamType):
+    """Some of a few names, separated by commas, as a list in the order given."""
+
+    name = "names"
+
+    def __init__(self, allowed: Iterable[str]):
+        self.allowed = list(allowed)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = list(dict.fromkeys(value.split(",")))
+        if strange := [name for name in names if name not in self.allowed]:
+            self.fail(f"{strange[0]!r}: expected some of {','.join(self.allowed)}", param, ctx)
+        return names
 
 
 class Command(click.Command):
@@ -59,6 +76,13 @@ class Command(click.Command):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         with _one_line():
             return super().make_context(info_name, self._one_value_each(args), *rest, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
+            sys.exit(INTERRUPTED)
 
     def _one_value_each(self, args: list[str]) -> list[str]:
         """Repeat the name of a repeatable option before its second value, its third, ..."""

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -172,3 +173,65 @@ def test_a_bad_pose_is_found_among_good_ones(reason):
 def test_a_batch_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"expected N,25, got \(2, 24\)"):
         cu.split_pose(torch.zeros(2, 24))
+
+
+# --------------------------------------------------------------------------- paths
+
+NEAR = {"atol": 1e-5, "rtol": 0}  # float32 round-off of a few products
+
+
+def test_the_orbit_as_one_tensor_is_the_orbit_frame_by_frame():
+    preset, own = cu.CAMERAS["seg2cat"], {"radius": 3.1, "pivot": (0.1, 0.0, 0.2)}
+    frames = torch.cat([cu.orbit_pose(preset, frame, 7, **own) for frame in range(7)])
+    assert torch.equal(cu.path_poses("orbit", preset, 7, **own), frames)
+
+
+@pytest.mark.parametrize("cfg", ["seg2cat", "seg2face", "edge2car"])
+def test_a_turn_goes_around_evenly_at_one_height_from_the_front_towards_plus_x(cfg):
+    poses = cu.path_poses("turn", cu.CAMERAS[cfg], 12)
+    yaw, pitch = cu.view_angles(poses)
+    steps = torch.arange(12) * 2 * math.pi / 12
+    # as points on the circle, for angles jump at half a turn
+    torch.testing.assert_close(torch.stack([yaw.sin(), yaw.cos()]), torch.stack([steps.sin(), steps.cos()]), **NEAR)
+    torch.testing.assert_close(pitch, pitch[:1].expand(12), **NEAR)
+    assert pitch[0] > 0  # a little from above
+    assert not cu.pose_problems(poses)
+
+
+@pytest.mark.parametrize("form", ["list", "data set"])
+def test_poses_of_a_file_are_those_that_were_written(form, tmp_path):
+    poses = cu.path_poses("orbit", cu.CAMERAS["edge2car"], 3)
+    rows = poses.tolist()
+    content = rows if form == "list" else {"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    assert torch.equal(cu.read_poses(tmp_path / "path.json"), poses)
+
+
+GOOD = cu.front_pose(cu.CAMERAS["seg2cat"])[0].tolist()
+BAD_FILES = {
+    "nothing": (b"", "not JSON"),
+    "no text": (b"\xff\xfe\x00\x01", "not JSON"),
+    "nested without end": (b"[" * 100_000, "not JSON"),
+    "a number": (b"7", "expected a list of poses"),
+    "no pose": (b"[]", "expected a list of poses"),
+    "data set without poses": (b'{"labels": null}', "expected a list of poses"),
+    "one pose, not a list of them": (json.dumps(GOOD).encode(), "pose 0: expected a list of 25 numbers"),
+    "data set's row without a pose": (b'{"labels": [["a.png"]]}', "pose 0: expected a list of 25 numbers"),
+    "too few numbers": (json.dumps([GOOD, GOOD[:24]]).encode(), "pose 1: expected a list of 25 numbers"),
+    "words": (json.dumps([["1"] * 25]).encode(), "pose 0: expected a list of 25 numbers"),
+    "truth for a number": (json.dumps([[*GOOD[:24], True]]).encode(), "pose 0: expected a list of 25 numbers"),
+    "endless number": (json.dumps([[10**400, *GOOD[1:]]]).encode(), "too large"),
+    "large number": (json.dumps([[10**30, *GOOD[1:]]]).encode(), "pose 0: the axes"),
+    "not a number": (json.dumps([GOOD, [math.nan, *GOOD[1:]]]).encode(), "pose 1: holds NaN or infinity"),
+    "looking away": (json.dumps([GOOD, GOOD, [*GOOD[:11], -2.7, *GOOD[12:]]]).encode(), "pose 2: .*looks away"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_without_good_poses_is_refused_in_one_line(case, tmp_path):
+    content, message = BAD_FILES[case]
+    path = tmp_path / "path.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        cu.read_poses(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from small_data import image_files, label_files, png, write_zip
 
 from applications import common, generate_samples
 from camera_utils import CAMERAS, front_pose
-from dnnlib.cli import Command
+from dnnlib.cli import Command, Several
 from torch_utils.devices import choose_device
 from torch_utils.precision import has_fast
 from training.configs import GeneratorOptions
@@ -367,3 +367,24 @@ def test_the_z_of_a_seed_never_changes():
     assert z.shape == (1, 512) and z.dtype == torch.float32
     # known first draws of numpy's legacy generator, whose stream is frozen
     torch.testing.assert_close(z[0, :3], torch.tensor([1.6243454, -0.6117564, -0.5281718]), rtol=0, atol=1e-6)
+
+
+def test_ctrl_c_at_any_time_is_one_line_and_exit_code_130():
+    @click.command(cls=Command)
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(interrupted, [])
+    assert (result.exit_code, result.output.count("Stopped: ")) == (130, 1)
+    assert result.output.strip().count("\n") == 0
+
+
+def test_several_names_are_taken_in_their_order_and_once():
+    @click.command(cls=Command)
+    @click.option("--show", type=Several(["a", "b", "c"]))
+    def shown(show: list[str]) -> None:
+        click.echo(show)
+
+    assert CliRunner().invoke(shown, ["--show", "c,a,c"]).output == "['c', 'a']\n"
+    refused = CliRunner().invoke(shown, ["--show", "a,d"])
+    assert refused.exit_code == 2 and "'d': expected some of a,b,c" in refused.output

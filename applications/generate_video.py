@@ -1,0 +1,280 @@
+"""Label map in, films out: the scene of each seed and its label map, seen from a camera that moves around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
+from applications import common
+from camera_utils import CAMERAS, PATHS, path_poses, read_poses
+from dnnlib.cli import Command, InputError, Several, user_errors
+from dnnlib.util import check_outdir
+from torch_utils.devices import choose_device
+from training.configs import CONFIGS
+from training.film import ENCODERS, FilmWriter, check_film_format, render_views
+from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
+from training.pictures import write_png
+from training.triplane import TriPlane
+
+WS_AT_ONCE = 64  # on the way between two scenes, so that memory does not grow with the film
+FRAMES = 120  # of a film, where the path does not say
+
+# --------------------------------------------------------------------------- what a frame shows
+
+
+def _color(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
+    return draw_image(out["image"])[0]
+
+
+def _label(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
+    picture = draw_semantic(out["semantic"], G.data_type)[0]
+    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+
+
+def _side_by_side(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
+    return np.concatenate([_color(out, pose, G), _label(out, pose, G)], axis=1)
+
+
+def _depth(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
+    """Near is bright: white where the box of the scene begins, black where it ends, measured through its middle.
+
+    So every frame of every film is drawn to one scale. The depth is rendered at the raw resolution; its pixels are
+    shown larger, not blended, for between them nothing is known.
+    """
+    box = G.rendering_kwargs["box_warp"]
+    farthest = pose[[3, 7, 11]].norm() + box / 2
+    brightness = ((farthest - out["image_depth"]) / box).clamp(0, 1)
+    grey = (F.interpolate(brightness, size=G.img_resolution, mode="nearest")[0, 0] * 255).round().to(torch.uint8)
+    return np.repeat(grey.cpu().numpy()[..., None], 3, axis=2)
+
+
+SHOWS = {"color": _color, "label": _label, "side_by_side": _side_by_side, "depth": _depth}
+ENDINGS = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}  # of file names
+
+# --------------------------------------------------------------------------- scenes
+
+
+@torch.inference_mode()
+def scenes(G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: Iterable[int]) -> Iterator[Tensor]:
+    """ws M,num_ws,w_dim of each seed, for every one of M label maps 1,1,H,W, which are encoded once."""
+    encoded = [G.encode({"mask": label_map}) for label_map in label_maps]
+    for seed in seeds:
+        z = common.latent(seed, G.z_dim).to(pose.device)
+        yield torch.cat([G.mapping(z, pose, encoded=e) for e in encoded])
+
+
+def films(
+    G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: list[int], interpolated: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and ws K,M,num_ws,w_dim (K seeds, M label maps) of each film: one a seed, or one through all of them."""
+    of_seeds = scenes(G, label_maps, pose, seeds)
+    if not interpolated:
+        yield from ((str(seed), ws[None]) for seed, ws in zip(seeds, of_seeds, strict=True))
+        return
+    name = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+    yield name, torch.stack(list(of_seeds))
+
+
+def views(G: TriPlane, keys: Tensor, poses: Tensor) -> Iterator[dict[str, Tensor]]:
+    """`render_views` of F,25 poses of the one scene in keys 1,1,num_ws,w_dim, or on the way through K,M of them."""
+    if keys.shape[:2] == (1, 1):
+        yield from render_views(G, keys[0], None, poses)
+        return
+    time = torch.linspace(0, 1, len(poses), device=keys.device)
+    for part, at in zip(poses.split(WS_AT_ONCE), time.split(WS_AT_ONCE), strict=True):
+        yield from render_views(G, interpolate(keys, at), None, part)
+
+
+def interpolate(keys: Tensor, time: Tensor) -> Tensor:
+    """ws T,num_ws,w_dim at times T in [0, 1] from the first seed and label map to the last of both.
+
+    Args:
+        keys: K,M,num_ws,w_dim of K seeds and one or two label maps; neighbours are joined by straight lines in ws.
+    """
+    if len(keys) == 1:
+        by_map = keys.expand(len(time), -1, -1, -1)
+    else:
+        position = time * (len(keys) - 1)
+        before = position.long().clamp(max=len(keys) - 2)
+        by_map = torch.lerp(keys[before], keys[before + 1], (position - before).view(-1, 1, 1, 1))  # T,M,num_ws,w_dim
+    return torch.lerp(by_map[:, 0], by_map[:, -1], time.view(-1, 1, 1))
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def poses_of_file(path: str, frames: int | None) -> Tensor | None:
+    """Poses F,25 of a --path that is a file; None for one of PATHS.
+
+    Raises:
+        InputError: neither, or a file that goes with no such --frames.
+    """
+    if path in PATHS:
+        return None
+    if not Path(path).exists():
+        raise InputError(f"--path {path}: expected {', '.join(PATHS)} or a JSON file of poses; there is no such file")
+    with user_errors("--path"):
+        poses = read_poses(path)
+    if frames is not None:
+        raise InputError(f"--frames: goes with --path {' or '.join(PATHS)}; {path} holds {len(poses)} poses")
+    return poses
+
+
+def read_inputs(cfg: str, seeds: list[int], interpolated: bool, to: str | None, source: dict) -> list[common.Input]:
+    """The label map of `common.input_options`, sample 0 where they say nothing, and the one of --to.
+
+    Raises:
+        InputError: one that cannot be read, or nothing to interpolate between.
+    """
+    if to is not None and not interpolated:
+        raise InputError("--to: goes with --interpolate")
+    if interpolated and len(seeds) == 1 and to is None:
+        raise InputError("--interpolate: expected several --random_seed, or --to with a second label map")
+    given = [common.read_input(cfg, **source)]
+    if to is not None:
+        config = CONFIGS[cfg]
+        with user_errors("--to"):
+            given.append(common.Input("to", read_label_map(to, config.data_type, config.channels), None))
+    return given
+
+
+def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
+    """Write one frame after the other to several films, which get their names together when all is written.
+
+    Args:
+        frames: pictures H,W,3 by what they show. paths: what each film shows.
+    """
+    with ExitStack() as stack:
+        with user_errors("--outdir"):
+            writers = [(shown, stack.enter_context(FilmWriter(path, fps))) for path, shown in paths.items()]
+        for pictures in frames:
+            with user_errors("--outdir"):
+                for shown, writer in writers:
+                    writer.write(pictures[shown])
+        with user_errors("--outdir"):
+            stack.pop_all().close()
+
+
+@click.command(cls=Command)
+@common.model_options
+@common.input_options
+@click.option(
+    "--random_seed",
+    "seeds",
+    type=common.Seeds(),
+    callback=common.all_seeds,
+    multiple=True,
+    default=["0"],
+    show_default=True,
+    help="One film for each: numbers and ranges, like 0 1 or 0-3.",
+)
+@click.option(
+    "--path",
+    default="orbit",
+    show_default=True,
+    metavar="orbit|turn|FILE.json",
+    help="orbit: the published swing around the front (cars: all around). turn: once around. FILE.json: a list of "
+    "poses, 25 numbers each, or the dataset.json of a data set.",
+)
+@click.option("--frames", type=click.IntRange(1, 100_000), help=f"[default: {FRAMES}, or as many as FILE.json has]")
+@click.option(
+    "--fps",
+    type=click.IntRange(1, 240),
+    default=60,
+    show_default=True,
+    help="Frames a second. A gif keeps time in steps of 10 ms and is never shown faster than 50: at 60 it runs at 50.",
+)
+@click.option(
+    "--format",
+    "formats",
+    type=Several(ENCODERS),
+    default="gif",
+    show_default=True,
+    metavar="gif,mp4",
+    help="One or both. mp4 needs pip install pix2pix3d[video].",
+)
+@click.option(
+    "--show",
+    type=Several(SHOWS),
+    default="color,label",
+    show_default=True,
+    metavar=",".join(SHOWS),
+    help="Any of these, a film each.",
+)
+@click.option("--interpolate", "interpolated", is_flag=True, help="One film from the first seed through all others.")
+@click.option("--to", metavar="FILE", help="With --interpolate: the film goes to this label map at the same time.")
+def main(
+    network: str,
+    outdir: Path,
+    cfg: str,
+    device: str | None,
+    precision: str,
+    seeds: list[int],
+    path: str,
+    frames: int | None,
+    fps: int,
+    formats: list[str],
+    show: list[str],
+    interpolated: bool,
+    to: str | None,
+    **source: Any,
+) -> None:
+    """Make films of the scene that a label map describes, and of its label map; without --input of sample 0.
+
+    Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
+    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate SEED is FIRST-LAST.
+
+    \b
+    Examples:
+      python applications/generate_video.py --network cat.pt --outdir out --cfg seg2cat \\
+          --random_seed 1 --input applications/assets/cat.png --format gif,mp4
+      python applications/generate_video.py --network cat.pt --outdir out --cfg seg2cat \\
+          --random_seed 0 1 2 --interpolate --path turn --input applications/assets/cat.png
+    """
+    with user_errors("--device"):
+        chosen = choose_device(device)
+    with user_errors("--outdir"):
+        check_outdir(outdir)
+    with user_errors("--format"):
+        for name in formats:
+            check_film_format(name)
+    own_poses = poses_of_file(path, frames)
+    if source["input_file"] is None and source["input_id"] is None:
+        source["input_id"] = 0
+    given = read_inputs(cfg, seeds, interpolated, to, source)  # before the weights, which can be a long download
+    G = common.load_generator(network, cfg, chosen, precision)
+    label_maps, (pose, *_) = zip(*(common.fit(item, G, cfg, chosen) for item in given), strict=True)
+    orbit = {name: G.rendering_kwargs.get(f"avg_camera_{name}") for name in ("radius", "pivot")}
+    poses = path_poses(path, CAMERAS[cfg], frames or FRAMES, **orbit) if own_poses is None else own_poses
+
+    sample = "" if source["input_id"] is None else f"_{source['input_id']}"
+    with user_errors("--outdir"):
+        write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(label_maps[0], G.data_type)[0])
+    total = len(poses) * (1 if interpolated else len(seeds))
+    with tqdm(total=total, unit="frame", delay=2, disable=None) as bar:  # shows the time left
+        for name, keys in films(G, label_maps, pose, seeds, interpolated):
+            paths = {outdir / f"{cfg}_{name}{ENDINGS[shown]}.{end}": shown for shown in show for end in formats}
+            write_films(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
+    click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
+
+
+def pictures(G: TriPlane, keys: Tensor, poses: Tensor, show: list[str], bar: tqdm) -> Iterator[dict[str, np.ndarray]]:
+    """What each frame of a film shows, by name; moves the bar on."""
+    for pose, out in zip(poses, views(G, keys, poses), strict=True):
+        yield {shown: SHOWS[shown](out, pose, G) for shown in show}
+        bar.update()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Seconds per frame of a film of colours and one of labels against the sample's: what is left where planes are shared.
+
+python tests/benchmarks/video.py [--cfg edge2car] [--frames 6] [--format gif] [--cpu-time]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import torch
+from sample import stages
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from applications.generate_video import SHOWS
+from camera_utils import CAMERAS, front_pose, path_poses
+from torch_utils.host_memory import keep_freed_memory
+from training.configs import RAW_RESOLUTION, generator_kwargs
+from training.film import ENCODERS, FilmWriter, render_views
+from training.registry import construct
+
+ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a film goes through once
+
+
+@click.command()
+@click.option("--cfg", default="edge2car", type=click.Choice(["seg2cat", "edge2car"]))
+@click.option("--frames", default=6, help="Of the film that is timed.")
+@click.option("--format", "ending", default="gif", type=click.Choice(list(ENCODERS)))
+@click.option("--cpu-time", is_flag=True, help="Processor time of one thread, for a machine with other work to do.")
+@click.option("--repeat", default=2, help="The best of this many is shown.")
+def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> None:
+    """Print both, and the share of a frame that is not the network's."""
+    kwargs, r, preset = generator_kwargs(cfg), RAW_RESOLUTION[cfg], CAMERAS[cfg]
+    G = construct("TriPlaneSemanticEntangleGenerator", kwargs).eval()
+    G.neural_rendering_resolution = r
+    size = kwargs["mapping_kwargs"]["in_resolution"]
+    label_map = torch.randint(6, (1, 1, size, size)) if cfg.startswith("seg") else torch.rand(1, 1, size, size) * 2 - 1
+    keep_freed_memory()
+    clock = time.process_time if cpu_time else time.perf_counter
+    if cpu_time:
+        torch.set_num_threads(1)
+
+    def film_seconds() -> tuple[float, float]:
+        """Of a whole frame, and of its rendering alone."""
+        ws = torch.randn(1, G.num_ws, G.w_dim)
+        planes = G.planes(ws, noise_mode="const")
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            paths = {shown: Path(folder) / f"{shown}.{ending}" for shown in ("color", "label")}
+            films = {shown: stack.enter_context(FilmWriter(path, 60)) for shown, path in paths.items()}
+            start, rendering = clock(), 0.0
+            poses = path_poses("orbit", preset, frames)
+            views = render_views(G, ws, planes, poses)
+            for pose in poses:
+                before = clock()
+                out = next(views)
+                rendering += clock() - before
+                for shown, film in films.items():
+                    film.write(SHOWS[shown](out, pose, G))
+            return (clock() - start) / frames, rendering / frames
+
+    with torch.inference_mode():
+        runs = [stages(G, label_map, front_pose(preset), r, clock) for _ in range(repeat)]
+        sample = min(sum(seconds for name, seconds in run.items() if name not in ONCE) for run in runs)
+        frame, rendering = min(film_seconds() for _ in range(repeat))
+    click.echo(f"sample less mapping and backbone {sample:7.3f} s")
+    click.echo(f"frame of a film                  {frame:7.3f} s, {frame / sample:.0%} of it")
+    click.echo(f"  of which rendering             {rendering:7.3f} s")
+    click.echo(f"  of which drawing and encoding  {frame - rendering:7.3f} s")
+
+
+if __name__ == "__main__":
+    main()
