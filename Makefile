@@ -13,11 +13,8 @@ PYTEST := mkdir -p .cache && $(VENV)/bin/pytest --basetemp=.cache/pytest
 .PHONY: demo test test-all lint format
 .DELETE_ON_ERROR:
 
-demo: $(READY)  ## a label map in, pictures out; the network is made here and untrained
-	@mkdir -p $(DEMO)
-	$(VENV)/bin/python legacy.py init $(DEMO)/untrained.pt --cfg seg2cat
-	$(VENV)/bin/python applications/generate_samples.py --network $(DEMO)/untrained.pt --outdir $(DEMO) \
-	    --cfg seg2cat --random_seed 0 1 --input applications/assets/cat.png
+demo: $(READY)  ## a label map in; pictures, films and a mesh out, by the trained model in checkpoints/
+	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
 
 test: $(READY)  ## the quick tests
 	$(PYTEST) -m "not slow"

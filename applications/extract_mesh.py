@@ -1,0 +1,190 @@
+"""Label map in, mesh out: the surface of the scene with its labels as colours, and a film of it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
+from applications import common
+from camera_utils import CAMERAS, path_poses
+from dnnlib.cli import Command, InputError, Several, user_errors
+from dnnlib.util import check_outdir
+from torch_utils.devices import choose_device
+from training.configs import CONFIGS
+from training.film import FilmWriter
+from training.label_maps import draw_label_map
+from training.mesh import (
+    COLOURS,
+    ENCODERS,
+    PUBLISHED_THRESHOLD,
+    Mesh,
+    NoSurface,
+    check_libraries,
+    extract_mesh,
+    write_mesh,
+)
+from training.mesh_film import FILM_VIEWS, gl_problem, render_mesh
+from training.pictures import write_png
+from training.triplane import TriPlane
+
+LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
+MOST_SMOOTHING = 1000
+FILM_SIZE = 512  # pixels
+
+
+class Threshold(click.ParamType):
+    """A density, or the word auto."""
+
+    name = "density"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value}: expected a number or auto", param, ctx)
+        return number
+
+
+@torch.inference_mode()
+def scene(G: TriPlane, label_map: Tensor, pose: Tensor, seed: int) -> Tensor:
+    """Planes 1,3,C,H,W of a label map 1,1,H,W; pose 1,25 to condition on."""
+    z = common.latent(seed, G.z_dim).to(pose.device)
+    return G.planes(G.mapping(z, pose, {"mask": label_map}), noise_mode="const")
+
+
+def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: int) -> None:
+    """Film a mesh on the config's orbit; says so where there is no OpenGL."""
+    view = FILM_VIEWS[CONFIGS[cfg].camera]
+    pivot = G.rendering_kwargs.get("avg_camera_pivot")
+    poses = path_poses("orbit", CAMERAS[cfg], frames, radius=view.radius, pivot=pivot)
+    problem = gl_problem()
+    if problem:
+        click.echo(f"No off-screen OpenGL ({problem}): numpy draws the film, which takes longer.")
+    pictures = render_mesh(mesh, poses, FILM_SIZE, view.half_width * mesh.box_warp, impl="plain" if problem else "gl")
+    with user_errors("--outdir"), FilmWriter(path, fps) as film:
+        for frame in tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None):
+            film.write(frame)
+
+
+@click.command(cls=Command)
+@common.model_options
+@common.input_options
+@click.option("--random_seed", "seed", type=click.IntRange(0, common.MAX_SEED), default=0, show_default=True)
+@click.option(
+    "--format",
+    "formats",
+    type=Several(ending.removeprefix(".") for ending in ENCODERS),
+    default="ply",
+    show_default=True,
+    metavar="ply,obj,glb",
+    help="One or more.",
+)
+@click.option(
+    "--colour",
+    type=click.Choice([*COLOURS, "none"]),
+    help="Of the vertices: by label, or as the raw image has them.  [default: label; for edges none]",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(8, LARGEST_RESOLUTION),
+    default=512,
+    show_default=True,
+    help="Points of the density grid on a side.",
+)
+@click.option(
+    "--threshold",
+    type=Threshold(),
+    default=PUBLISHED_THRESHOLD,
+    show_default=True,
+    metavar="DENSITY|auto",
+    help="Raw density of the surface; auto finds the one that parts this scene into air and matter best.",
+)
+@click.option("--largest", is_flag=True, help="Keep the largest connected piece only.")
+@click.option("--closed", is_flag=True, help="Watertight: close the surface where the scene's box cuts it.")
+@click.option(
+    "--smooth",
+    type=click.IntRange(0, MOST_SMOOTHING),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Rounds of smoothing that keep the volume.",
+)
+@click.option("--film/--no-film", default=True, show_default=True, help="Write rendered_mesh.gif ...")
+@click.option("--frames", type=click.IntRange(1, 100_000), default=120, show_default=True, help="... so long ...")
+@click.option("--fps", type=click.IntRange(1, 240), default=60, show_default=True, help="... at so many a second.")
+def main(
+    network: str,
+    outdir: Path,
+    cfg: str,
+    device: str | None,
+    precision: str,
+    seed: int,
+    formats: list[str],
+    colour: str | None,
+    resolution: int,
+    threshold: float | str,
+    largest: bool,
+    closed: bool,
+    smooth: int,
+    film: bool,
+    frames: int,
+    fps: int,
+    **source: Any,
+) -> None:
+    """Make a coloured triangle mesh of the scene that a label map describes.
+
+    Writes CFG_NAME_input.png, semantic_mesh.ply (networks of edges: CFG_mesh.ply) and rendered_mesh.gif.
+    The mesh is in the network's world units: a cube of side 1 (cars 1.6) about the origin, x to the right seen from
+    the front, y up, z towards the viewer; the files say so themselves.
+
+    \b
+    Example:
+      python applications/extract_mesh.py --network cat.pt --outdir out --cfg seg2cat \\
+          --input applications/assets/cat.png --format ply,glb --threshold auto
+    """
+    with user_errors("--format"):
+        check_libraries()
+    with user_errors("--device"):
+        chosen = choose_device(device)
+    with user_errors("--outdir"):
+        check_outdir(outdir)
+    given = common.read_input(cfg, **source)  # before the weights, which can be a long download
+    G = common.load_generator(network, cfg, chosen, precision)
+    label_map, pose = common.fit(given, G, cfg, chosen)
+    with user_errors("--outdir"):
+        write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
+
+    colour = colour or ("label" if G.data_type == "seg" else "none")
+    options = {"largest": largest, "closed": closed, "smooth": smooth, "colour": None if colour == "none" else colour}
+    name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
+    try:
+        with tqdm(total=resolution, desc="density", unit="slab", delay=2, disable=None) as bar:
+            planes = scene(G, label_map, pose, seed)
+            mesh = extract_mesh(G, planes, resolution, threshold, on_slabs=bar.update, **options)
+        if threshold == "auto":
+            click.echo(f"--threshold auto: took {mesh.threshold:g}")
+        for ending in formats:
+            with user_errors("--outdir"):
+                write_mesh(mesh, outdir / f"{name}.{ending}")
+        click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
+        if film:
+            write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames, fps)
+            click.echo(f"Wrote {outdir}/rendered_mesh.gif")
+    except NoSurface as error:
+        raise InputError(f"--threshold: {error}; try --threshold auto") from error
+
+
+if __name__ == "__main__":
+    main()
