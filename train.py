@@ -93,7 +93,7 @@ OPTIONS = (
     option("gpus", click.IntRange(1), None, "Processes, each on its own GPU, or all on the CPU."),
     option("batch", click.IntRange(1), None, "Samples of an iteration, all processes together."),
     option("batch-gpu", click.IntRange(1), None, "Samples at once on one GPU.  [default: batch / gpus]"),
-    option("kimg", POSITIVE, 25000, "Thousands of images to train on."),
+    option("kimg", Number(0, 1e9, min_open=True), 25000, "Thousands of images to train on."),
     # generator
     option("cond", bool, True, "Discriminators judge with the pose in mind."),
     option("gen_pose_cond", bool, False, "The generator's mapping takes the pose too."),
@@ -216,7 +216,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
     if options:
         _check_extras(options, new=folder is None)
         if folder is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
-            folder = latest_run(values["outdir"], options.run_name)
+            folder = latest_run(values["outdir"], options)
     try:
         launch(train, options, values["outdir"], folder, processes=processes, device=kind)
     except Interrupted as stop:

@@ -78,7 +78,17 @@ def main(outdir: Path, network: str, label_map: str) -> None:
     words = ["--network", network, "--cfg", CFG, "--input", label_map, "--outdir", str(outdir)]
     seeds = ["--random_seed", *map(str, SEEDS)]
     film = ["--frames", str(FRAMES), "--fps", str(FPS)]
-    mesh = ["--resolution", str(MESH_RESOLUTION), "--threshold", "auto", "--largest", "--format", "ply,glb"]
+    mesh = [
+        "--resolution",
+        str(MESH_RESOLUTION),
+        "--threshold",
+        "auto",
+        "--largest",
+        "--without",
+        "0",
+        "--format",
+        "ply,glb",
+    ]
     mesh += ["--frames", str(MESH_FRAMES), "--fps", str(FPS)]
     for command, more in ((generate_samples, seeds), (generate_video, film), (extract_mesh, mesh)):
         command.main([*words, *more], standalone_mode=False)

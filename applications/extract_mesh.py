@@ -121,6 +121,12 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     metavar="N",
     help="Rounds of smoothing that keep the volume.",
 )
+@click.option(
+    "--without",
+    type=click.IntRange(0, 31),
+    metavar="CLASS",
+    help="Leave out the faces of this class: 0, the background, where a network models it as matter.",
+)
 @click.option("--film/--no-film", default=True, show_default=True, help="Write rendered_mesh.gif ...")
 @click.option("--frames", type=click.IntRange(1, 100_000), default=120, show_default=True, help="... so long ...")
 @click.option("--fps", type=click.IntRange(1, 240), default=60, show_default=True, help="... at so many a second.")
@@ -138,6 +144,7 @@ def main(
     largest: bool,
     closed: bool,
     smooth: int,
+    without: int | None,
     film: bool,
     frames: int,
     fps: int,
@@ -163,11 +170,15 @@ def main(
     given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_map, pose = common.fit(given, G, cfg, chosen)
+    if without is not None and not (G.data_type == "seg" and without < G.semantic_channels):
+        known = f"0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "no classes, but edges"
+        raise InputError(f"--without {without}: this network knows {known}")
     with user_errors("--outdir"):
         write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
 
     colour = colour or ("label" if G.data_type == "seg" else "none")
-    options = {"largest": largest, "closed": closed, "smooth": smooth, "colour": None if colour == "none" else colour}
+    options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
+    options["colour"] = None if colour == "none" else colour
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     try:
         with tqdm(total=resolution, desc="density", unit="slab", delay=2, disable=None) as bar:

@@ -64,6 +64,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if error.filename == str(part):
             error.filename, error.filename2 = str(path), None  # the name that the caller knows
         raise
+    except RuntimeError as error:
+        cause = error.__context__
+        if isinstance(cause, OSError):  # torch.save hides a full disk behind an error of its own
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -144,6 +144,11 @@ def test_the_published_command_and_those_of_the_readme_work_with_a_small_network
 # --------------------------------------------------------------------------- what it refuses
 
 REFUSED = {
+    "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network knows 0 to 5"),
+    "a class of edges": (
+        {"network": "edge2car", "cfg": "edge2car", "input": ASSETS / "car.png", "without": 0},
+        "--without 0: this network knows no classes, but edges",
+    ),
     "no input": ({"input": None}, "--input, --input_id: expected one of them, got none"),
     "unknown format": ({"format": "ply,stl"}, "'--format': 'stl': expected some of ply,obj,glb"),
     "no format": ({"format": ""}, "'--format': '': expected some of"),

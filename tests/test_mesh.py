@@ -225,6 +225,26 @@ def test_labels_and_colours_lie_on_their_parts():
     assert extract_mesh(G, planes, 33, level, colour=None).colours is None
 
 
+@pytest.mark.parametrize("largest", [False, True])
+def test_a_class_can_be_left_out(largest):
+    G, planes = two_blocks()
+    level = np.log1p(np.exp(0.0)) - 1
+    mesh = extract_mesh(G, planes, 33, level, without=3, largest=largest)
+    assert len(mesh.faces) and (mesh.colours != PALETTE[3]).any(axis=1).all()
+    assert mesh.vertices[:, 0].min() > -0.06
+    whole = extract_mesh(G, planes, 33, level)
+    assert (whole.colours == PALETTE[3]).all(axis=1).any()
+
+
+def test_leaving_out_all_there_is_or_a_class_that_is_not_there_is_named():
+    G, planes = two_blocks()
+    planes[0, 0, 1] = -1  # class 3 everywhere
+    with pytest.raises(NoSurface, match="all of class 3"):
+        extract_mesh(G, planes, 17, np.log1p(np.exp(0.0)) - 1, without=3)
+    with pytest.raises(ValueError, match="expected a class of the network, got 7"):
+        extract_mesh(G, planes, 17, without=7)
+
+
 def test_auto_of_a_generator_uses_the_step_of_its_rays():
     G, planes = two_blocks()
     planes[0, 0, 0] *= 10  # dense enough to be seen

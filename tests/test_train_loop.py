@@ -191,7 +191,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow if v != "edges" else ()) for v in VARIANTS])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_model_trains(variant, data, tmp_path):
     folder = trained(outdir=tmp_path, **{**SMALL, **data, "kimg": 0.002, **VARIANTS[variant]})
     stats = json.loads((folder / "stats.jsonl").read_text())
@@ -244,6 +244,14 @@ def test_rounds_are_the_same_however_many_processes_share_them(trainer, monkeypa
         shared = list(trainer.rounds({"idx": positions[rank::2]}, phase=2))
         for (indices, z, pose), (real, z2, pose2) in zip(alone[rank::2], shared, strict=True):
             assert indices == real["idx"].tolist() and torch.equal(z, z2) and torch.equal(pose, pose2)
+
+
+def test_weights_start_the_same_however_many_processes_share_them(trainer, monkeypatch):
+    options = replace(trainer.options, random_seed=3, batch_size=4)
+    alone = Trainer(options, CPU).parts.networks
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    shared = Trainer(options, CPU).parts.networks
+    assert all(differences(alone[name].state_dict(), shared[name].state_dict()) == [] for name in alone)
 
 
 def test_draws_differ_between_rounds_phases_iterations_and_seeds(trainer):

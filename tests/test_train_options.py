@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from small_training import SMALL, run, small_data
 import train
 from training.options import AUGMENTATIONS, TrainingOptions
 from training.parts import BETAS, EPS, build_optimizer, phases_of
+from training.run_folder import create_run_folder, latest_run, write_options
 
 SCRIPTS = Path(train.__file__).parent / "train_scripts"
 RUNS = json.loads((golden.HERE / "train_options.json").read_text())
@@ -139,6 +140,7 @@ def test_command_lines_that_the_published_command_refuses_are_refused(name, data
 
 BASE = {**SMALL, "resume": "x.pkl"}
 BACKGROUND = {"use_bg": True}
+LARGE_ENOUGH = {"neural_rendering_resolution_initial": 16}  # for LPIPS
 CHANGES = {  # option: another value, and what it needs beside it
     "cfg": "ffhq", "data_type": "edge", "semantic_channels": 5, "mirror": True, "gpus": 2, "batch": 4,
     "batch_gpu": 1, "kimg": 5, "cond": False, "gen_pose_cond": True, "render_mask": (False, {"dis_mask": False}),
@@ -148,7 +150,8 @@ CHANGES = {  # option: another value, and what it needs beside it
     "neural_rendering_resolution_initial": 16, "neural_rendering_resolution_final": 32,
     "neural_rendering_resolution_fade_kimg": 5, "g_num_fp16_res": 2, "sr_num_fp16_res": 0, "d_num_fp16_res": 0,
     "dis_mask": False, "gamma": 2, "mbstd_group": 2, "freezed": 2, "disc_c_noise": 0.1, "random_c_prob": 0.1,
-    "lambda_l1": 3, "lambda_lpips": 1, "lpips_weights": "vgg.pth", "only_raw_recons": True, "lambda_d_semantic": 0.5,
+    "lambda_l1": 3, "lambda_lpips": (1, LARGE_ENOUGH), "lpips_weights": "vgg.pth",
+    "only_raw_recons": True, "lambda_d_semantic": 0.5,
     "lambda_cross_view": 0.1, "seg_weight": "auto", "edge_weight": 3, "silhouette_loss": (True, BACKGROUND),
     "density_reg": 0, "density_reg_every": 8, "density_reg_p_dist": 0.1, "reg_type": "monotonic-fixed",
     "blur_fade_kimg": 7, "resume_blur": True, "glr": 0.1, "dlr": 0.1, "aug": "ada", "p": (0.3, {"aug": "fixed"}),
@@ -175,8 +178,9 @@ def test_each_option_changes_what_is_trained(name, data, tmp_path):
 def test_scripts_give_options_that_train(script, data, tmp_path):
     text = script.read_text()
     assert os.access(script, os.X_OK) and subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    sizes = re.findall(r'SIZE="(.*)"', text) or [""]
+    sizes = re.findall(r'SIZE="([^"]*)"', text) or [""]
     (command,) = re.findall(r"^exec python train\.py (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    assert len(sizes) == (2 if "toy" in script.stem else 1)
     for size in sizes:
         words = [word for word in shlex.split(command.replace("$SIZE", size)) if word != "$@"]
         pixels = 128 if "shapenet" in command or "toy" in script.stem else 512
@@ -238,6 +242,17 @@ def _one_parameter():
     return torch.nn.Linear(1, 1)
 
 
+def test_a_restart_goes_on_with_the_last_run_of_the_same_options(data, tmp_path):
+    options = resolved(outdir=tmp_path, **{**SMALL, **data()})
+    other = replace(options, g_lr=0.1)  # of the same name
+    assert latest_run(tmp_path / "none", options) is None
+    for one in (options, options, other):
+        write_options(create_run_folder(tmp_path, one.run_name), one)
+    create_run_folder(tmp_path, options.run_name)  # stopped before its options were written
+    assert latest_run(tmp_path, options).name == f"00001-{options.run_name}"
+    assert latest_run(tmp_path, replace(options, desc="else")) is None
+
+
 # --------------------------------------------------------------------------- wrong inputs
 
 
@@ -253,6 +268,7 @@ def made(**changes):
     return make
 
 
+LPIPS = {"lambda_lpips": 1, **LARGE_ENOUGH}
 GREY = np.full((128, 128), 9, np.uint8)
 WRONG = {  # options, or a function from a folder to them; what the line says
     "no cfg": ({"cfg": None}, "missing --cfg"),
@@ -297,7 +313,18 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "a file in the place of outdir": (lambda folder: {"outdir": _written(folder / "taken", b"")}, "taken: is a file"),
     "weights that are none": (lambda folder: {"resume": _written(folder / "x.pkl", b"hi")}, "--resume .*x.pkl: not a"),
     "no such device": ({"device": "mps"}, "--device mps: no such device"),
-    "no lpips weights": ({"lambda_lpips": 1, "lpips_weights": "none.pth"}, "--lambda_lpips .*--lambda_lpips=0"),
+    "no lpips weights": ({**LPIPS, "lpips_weights": "none.pth"}, "--lambda_lpips .*--lambda_lpips=0"),
+    "raw images too small for lpips": ({**LPIPS, "neural_rendering_resolution_final": 8}, "_final 8: LPIPS takes 16"),
+    "no channels": ({"cbase": 64, "plane_resolution": 64}, "--cbase 64: no channels are left at 128 pixels"),
+    "no channels of the planes": ({"cbase": 128}, "--cbase 128: no channels are left at 256 pixels"),
+    "raw images larger than super-resolution takes": (
+        lambda folder: {**small_data(folder, 2, 256), "neural_rendering_resolution_final": 160},
+        "--neural_rendering_resolution_final 160: super-resolution to 256 pixels takes 128 at most",
+    ),
+    "a note that is a path": ({"desc": "../b"}, "--desc '../b': a part of a folder's name"),
+    "a note of two lines": ({"desc": "a\nb"}, r"--desc 'a\\nb': a part of a folder's name"),
+    "weights without a name": ({"resume": ""}, "--resume: no file is named"),
+    "more images than a life is long": ({"kimg": "1e308"}, "'--kimg': 1e[+]308 is not in the range"),
 }  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from training.state import load_state
 
 pytestmark = pytest.mark.slow  # real iterations of real networks: minutes on two cores
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in the same order in every process
 

@@ -19,7 +19,7 @@ from small_training import small_data
 import dnnlib.util
 from training.dataset import PosedImageDataset
 from training.interruption import Interruption
-from training.run_folder import STATS_FILE, create_run_folder, drop_half_line, latest_run
+from training.run_folder import STATS_FILE, create_run_folder, drop_half_line
 from training.sampler import BatchStream
 from training.state import StateError, load_state, remove_parts, save_state
 
@@ -46,11 +46,10 @@ def test_folders_are_numbered_on_from_the_highest(tmp_path):
     assert create_run_folder(tmp_path / "runs", "afhq-cats").name == "00042-afhq-cats"
 
 
-def test_the_run_that_a_restart_goes_on_with_is_the_last_of_its_name(tmp_path):
-    for name in ("a-desc", "b", "a-desc", "a"):
-        create_run_folder(tmp_path, name)
-    assert latest_run(tmp_path, "a-desc").name == "00002-a-desc"
-    assert latest_run(tmp_path, "c") is None and latest_run(tmp_path / "none", "a") is None
+def test_a_file_in_the_place_of_a_folder_is_an_error_not_an_endless_search(tmp_path):
+    (tmp_path / "00000-afhq-cats").touch()
+    with pytest.raises(FileExistsError):
+        create_run_folder(tmp_path, "afhq-cats")
 
 
 # --------------------------------------------------------------------------- states
@@ -64,12 +63,23 @@ def test_the_newest_state_comes_back_and_only_so_many_are_kept(tmp_path):
     assert state["progress"] == {"cur_nimg": 12000} and torch.equal(state["x"], torch.full((3,), 12000))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other file"])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_newer_state_never_costs_a_good_one_its_place(tmp_path, keep):
+    saved(tmp_path, 4, 8)
+    (tmp_path / "training-state-000000008.pt").write_bytes(b"")
+    saved(tmp_path, 6, keep=keep)
+    assert load_state(tmp_path)["progress"]["cur_nimg"] == 6
+    assert (tmp_path / "training-state-000000004.pt").exists() == (keep == 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other file"])
 def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path, damage):
     saved(tmp_path, 4, 8)
     newest = tmp_path / "training-state-000000008.pt"
     if damage == "other file":
         torch.save({"format": "something else"}, newest)
+    elif damage == "flipped":  # a STOP at the start of the pickle: its reader finds an empty stack, IndexError
+        newest.write_bytes(newest.read_bytes().replace(b"\x80\x02}", b"\x80\x02.", 1))
     else:
         newest.write_bytes(newest.read_bytes()[: 300 if damage == "cut" else 0])
     assert load_state(tmp_path)["progress"]["cur_nimg"] == 4
@@ -94,6 +104,26 @@ def test_a_full_disk_leaves_the_states_that_were_there(tmp_path, monkeypatch):
         saved(tmp_path, 12)
     assert states(tmp_path) == ["training-state-000000004.pt", "training-state-000000008.pt"]
     assert load_state(tmp_path)["progress"]["cur_nimg"] == 8
+
+
+CROWDED = """
+import resource, signal, sys, torch; from pathlib import Path; from training.state import save_state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    save_state(Path(sys.argv[1]), 12, {"x": torch.zeros(1_000_000)}, 2)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of the size of files stands for a full disk")
+def test_a_disk_that_is_full_in_the_middle_of_a_state_is_an_error_that_names_it(tmp_path):
+    saved(tmp_path, 4, 8)
+    command = [sys.executable, "-c", CROWDED, str(tmp_path)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"\[Errno \d+\] File too large: '.*/training-state-000000012\.pt'\n", said), said
+    assert load_state(tmp_path)["progress"]["cur_nimg"] == 8 and len(states(tmp_path)) == 2
 
 
 ENDLESS = """

@@ -56,7 +56,7 @@ class Trainer:
     def __init__(self, options: TrainingOptions, device: torch.device):
         self.options, self.device = options, device
         self.rank, world = distributed.rank(), distributed.world_size()
-        torch.manual_seed(options.random_seed * world + self.rank)
+        torch.manual_seed(options.random_seed)  # the same weights however many processes share the run
         self.dataset = options.data.open()
         self.poses = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in range(len(self.dataset))]))
         self.parts, self.progress = Parts(options, device), Progress()

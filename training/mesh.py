@@ -79,6 +79,12 @@ class Mesh:
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         return (normals / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
 
+    def part(self, kept: np.ndarray) -> Mesh:
+        """The faces that `kept`, M bool, is true for, and their vertices."""
+        used, numbers = np.unique(self.faces[kept], return_inverse=True)
+        colours = None if self.colours is None else self.colours[used]
+        return replace(self, vertices=self.vertices[used], faces=numbers.reshape(-1, 3), colours=colours)
+
 
 def check_libraries() -> None:
     """ValueError unless the libraries that meshes need are installed."""
@@ -102,6 +108,7 @@ def extract_mesh(
     largest: bool = False,
     closed: bool = False,
     smooth: int = 0,
+    without: int | None = None,
     on_slabs: Callable[[int], object] | None = None,
 ) -> Mesh:
     """The surface of the scene that planes hold.
@@ -113,32 +120,46 @@ def extract_mesh(
         colour: of vertices: "label" (palette colour of the largest label channel, grey for edges), "image" (the raw
             image's colour there) or None.
         largest, closed, smooth: see `surface`.
+        without: class whose faces are left out (networks of classes only), such as a modelled background's, 0.
         on_slabs: see `density_grid`.
     Raises:
-        NoSurface: nothing lies above the threshold, or everything does.
+        NoSurface: nothing lies above the threshold, or everything does, or nothing is left.
         ValueError: an argument outside what is said here.
     """
     if colour not in (None, *COLOURS):
         raise ValueError(f"colour: expected {', '.join(COLOURS)} or None, got {colour!r}")
+    if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
+        raise ValueError(f"without: expected a class of the network, got {without}")
     field = G.field(planes)
     grid = density_grid(field, resolution, on_slabs)
     if threshold == "auto":
         threshold = auto_threshold(grid, field.box_warp / G.ray_options().samples)
-    mesh = surface(grid, field.box_warp, threshold, largest, closed, smooth)
+    mesh = surface(grid, field.box_warp, threshold, largest and without is None, closed, smooth)
+    if without is not None:
+        labels = _values(G, field, mesh.vertices, _labels_of(G)).argmax(1).numpy()
+        mesh = mesh.part((labels[mesh.faces] != without).all(axis=1))
+        if not len(mesh.faces):
+            raise NoSurface(f"the surface at {threshold:g} is all of class {without}, so nothing is left")
+        mesh = mesh.part(_in_largest_piece(mesh.faces)) if largest else mesh
     return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh.vertices, colour))
 
 
 def _colours(G: TriPlane, field: TriplaneField, vertices: np.ndarray, colour: str) -> np.ndarray:
     """K,3 uint8."""
-    channels = slice(RGB_CHANNELS) if colour == "image" else slice(FEATURES, FEATURES + G.semantic_channels)
-    pieces = []
-    for points in torch.from_numpy(vertices).split(POINTS_PER_PIECE):
-        values = field(points[None].to(field.planes.device))[0][0, :, channels].cpu()
-        if colour == "label" and G.data_type == "seg":
-            pieces.append(colourise(values.argmax(1).numpy()))
-        else:
-            pieces.append(to_uint8(values * 2 - 1).expand(-1, 3).numpy())
-    return np.concatenate(pieces)
+    values = _values(G, field, vertices, slice(RGB_CHANNELS) if colour == "image" else _labels_of(G))
+    if colour == "label" and G.data_type == "seg":
+        return colourise(values.argmax(1).numpy())
+    return to_uint8(values * 2 - 1).expand(-1, 3).numpy()
+
+
+def _labels_of(G: TriPlane) -> slice:
+    return slice(FEATURES, FEATURES + G.semantic_channels)
+
+
+def _values(G: TriPlane, field: TriplaneField, vertices: np.ndarray, channels: slice) -> Tensor:
+    """K,C features of the field at vertices, on the CPU."""
+    pieces = torch.from_numpy(vertices).split(POINTS_PER_PIECE)
+    return torch.cat([field(points[None].to(field.planes.device))[0][0, :, channels].cpu() for points in pieces])
 
 
 # --------------------------------------------------------------------------- from a density grid
@@ -207,11 +228,9 @@ def surface(
     vertices, faces, _, _ = marching_cubes(grid.numpy(), threshold, gradient_direction="ascent")
     vertices = (vertices - first) * spacing - box_warp / 2
     vertices = vertices.clip(-box_warp / 2, box_warp / 2)
-    if largest:
-        vertices, faces = _largest_piece(vertices, faces)
-    if smooth:
-        vertices = _smoothed(vertices, faces, smooth)
-    return Mesh(vertices.astype(np.float32), faces.astype(np.int64), None, float(threshold), box_warp)
+    mesh = Mesh(vertices.astype(np.float32), faces.astype(np.int64), None, float(threshold), box_warp)
+    mesh = mesh.part(_in_largest_piece(mesh.faces)) if largest else mesh
+    return replace(mesh, vertices=_smoothed(mesh.vertices, mesh.faces, smooth)) if smooth else mesh
 
 
 def _neighbours(faces: np.ndarray, count: int) -> sparse.csr_matrix:
@@ -225,14 +244,13 @@ def _neighbours(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     return matrix
 
 
-def _largest_piece(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_largest_piece(faces: np.ndarray) -> np.ndarray:
+    """M bool: faces of the connected piece that has the most."""
     from scipy.sparse.csgraph import connected_components
 
-    _, piece = connected_components(_neighbours(faces, len(vertices)), directed=False)
+    _, piece = connected_components(_neighbours(faces, faces.max() + 1), directed=False)
     by_face = piece[faces[:, 0]]
-    kept = by_face == np.bincount(by_face).argmax()
-    used, numbers = np.unique(faces[kept], return_inverse=True)
-    return vertices[used], numbers.reshape(-1, 3)
+    return by_face == np.bincount(by_face).argmax()
 
 
 def _smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
@@ -240,7 +258,7 @@ def _smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarra
     count = np.maximum(matrix.sum(axis=1), 1)
     for step in [SHRINK, SWELL] * rounds:
         vertices = vertices + step * (np.asarray(matrix @ vertices / count) - vertices)
-    return vertices
+    return vertices.astype(np.float32)
 
 
 # --------------------------------------------------------------------------- files

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+SMALLEST_IMAGE = 16  # pixels: VGG16 halves four times
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two N,3,H,W in [-1, 1] to N distances, of any shape
 WAY_ON = "train without it: --lambda_lpips=0 --lambda_l1=10, say"
 

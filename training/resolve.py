@@ -17,6 +17,7 @@ from training.data_checks import examine
 from training.dataset import PosedImageDataset
 from training.loss import LossOptions, class_weights
 from training.options import AdaptOptions, DataOptions, DiscriminatorOptions, TrainingOptions
+from training.perceptual import SMALLEST_IMAGE
 from training.superresolution import LAYOUTS
 
 REFERENCE_BATCH = 32  # the batch for which the published schedules are stated
@@ -24,6 +25,7 @@ EMA_KIMG_AT_REFERENCE = 10
 EMA_RAMPUP = 0.05  # the average's half-life is at most this share of the images seen
 BLUR_INIT_SIGMA = 10  # pixels
 ADA_KIMG, ADA_KIMG_RESUMED = 500, 100  # over which p can grow by 1
+MAX_DESC = 100  # characters: file systems take 255 for the whole name
 METRICS = ("fid50k_full", "kid50k_full", "pr50k3_full", "fid50k", "kid50k", "pr50k3", "is50k")
 
 # --------------------------------------------------------------------------- data
@@ -70,6 +72,9 @@ def resolve(values: Mapping[str, Any], data: DataOptions, histogram: np.ndarray)
     """
     _check_size(values, data)
     _check_model(values)
+    _check_widths(values, data)
+    _check_rendering(values, data)
+    _check_names(values)
     resumed = values["resume"] is not None
     batch, gpus = values["batch"], values["gpus"]
     if batch % gpus:
@@ -144,6 +149,36 @@ def _check_model(values: Mapping[str, Any]) -> None:
         raise ValueError(f"--geometry_layer {values['geometry_layer']}: expected 1 to {layers - 1}")
 
 
+def _check_widths(values: Mapping[str, Any], data: DataOptions) -> None:
+    largest = max(data.resolution, values["plane_resolution"])
+    if values["cbase"] < largest:
+        raise ValueError(f"--cbase {values['cbase']}: no channels are left at {largest} pixels; give {largest} or more")
+
+
+def _check_rendering(values: Mapping[str, Any], data: DataOptions) -> None:
+    """Refuse super-resolution to another size, and raw images that are, now or in the end, too large or too small."""
+    fitting = {name: row for name, row in LAYOUTS.items() if row.output == data.resolution}
+    module = values["sr_module"] or SUPER_RESOLUTION[data.resolution]
+    layout = fitting.get(module.rsplit(".", 1)[-1])
+    if layout is None:
+        raise ValueError(f"--sr-module {module}: for {data.resolution} pixels there is {', '.join(fitting)}")
+    for end in ("initial", "final"):
+        size = values[f"neural_rendering_resolution_{end}"]
+        given = f"--neural_rendering_resolution_{end} {size}"
+        if size is not None and size > layout.input and not layout.shrinks:
+            raise ValueError(f"{given}: super-resolution to {layout.output} pixels takes {layout.input} at most")
+        if size is not None and size < SMALLEST_IMAGE and values["lambda_lpips"] > 0:
+            raise ValueError(f"{given}: LPIPS takes {SMALLEST_IMAGE} or more; or go without: --lambda_lpips=0")
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    desc = values["desc"] or ""
+    if not desc.isprintable() or set(desc) & set("/\\") or len(desc) > MAX_DESC:
+        raise ValueError(f"--desc {desc!r}: a part of a folder's name, at most {MAX_DESC} characters without / and \\")
+    if values["resume"] == "":
+        raise ValueError("--resume: no file is named; leave it out to start from random weights")
+
+
 def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions:
     return GeneratorOptions(
         camera=values["cfg"],
@@ -163,7 +198,7 @@ def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions
         map_depth=values["map_depth"],
         num_fp16_res=values["g_num_fp16_res"],
         sr_num_fp16_res=values["sr_num_fp16_res"],
-        sr_module=_super_resolution(values["sr_module"], data.resolution),
+        sr_module=values["sr_module"],
         sr_noise_mode=values["sr_noise_mode"],
         c_scale=values["c_scale"],
         decoder_lr_mul=values["decoder_lr_mul"],
@@ -171,13 +206,6 @@ def _generator(values: Mapping[str, Any], data: DataOptions) -> GeneratorOptions
         density_reg_p_dist=values["density_reg_p_dist"],
         reg_type=values["reg_type"],
     )
-
-
-def _super_resolution(name: str | None, resolution: int) -> str | None:
-    fitting = [layout for layout, row in LAYOUTS.items() if row.output == resolution]
-    if name is not None and name.rsplit(".", 1)[-1] not in fitting:
-        raise ValueError(f"--sr-module {name}: for {resolution} pixels there is {', '.join(fitting)}")
-    return name
 
 
 def _discriminator(values: Mapping[str, Any], data: DataOptions) -> DiscriminatorOptions:

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -37,15 +38,21 @@ def create_run_folder(outdir: str | os.PathLike[str], run_name: str) -> Path:
         folder = outdir / f"{number:05d}-{run_name}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another run was started in the same moment
-            continue
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            continue  # another run was started in the same moment
         return folder
 
 
-def latest_run(outdir: str | os.PathLike[str], run_name: str) -> Path | None:
-    """The last run of that name in outdir."""
-    same = [(number, folder) for number, name, folder in _runs(Path(outdir)) if name == run_name]
-    return max(same)[1] if same else None
+def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path | None:
+    """The last run of the same options in outdir; one of the same name may be another run."""
+    for _, name, folder in sorted(_runs(Path(outdir)), reverse=True):
+        if name == options.run_name:
+            with suppress(OSError, ValueError):  # a run that was stopped before it wrote them
+                if read_options(folder) == options:
+                    return folder
+    return None
 
 
 def _runs(outdir: Path) -> list[tuple[int, str, Path]]:

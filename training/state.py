@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +21,16 @@ class StateError(ValueError):
 
 
 def save_state(folder: Path, cur_nimg: int, contents: Mapping[str, Any], keep: int) -> Path:
-    """Write training-state-IMAGES.pt, then delete all but the newest `keep`.
+    """Write training-state-IMAGES.pt, then delete older ones until `keep` are left with it.
 
-    The file appears under its name when it is whole and on the disk; until then no older one is touched.
+    The file appears under its name when it is whole and on the disk; until then no older one is touched. A newer one
+    (damaged, or this run would not stand before it) is left alone and does not count.
     """
     path = folder / f"training-state-{cur_nimg:09d}.pt"
     with whole_file(path) as file:
         torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
-    for older in _states(folder)[keep:]:
+    states = _states(folder)
+    for older in states[states.index(path) + keep :]:
         older.unlink()
     return path
 
@@ -47,7 +48,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             if contents.get("format") != FORMAT or contents.get("version") != VERSION:
                 raise ValueError(f"not a training state of version {VERSION}")
             return contents
-        except (OSError, ValueError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # damaged bytes make IndexError, KeyError, ... too
             problems.append(f"{path}: {str(error).partition(chr(10))[0]}")
     if problems:
         raise StateError(problems[0])
