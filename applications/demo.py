@@ -76,22 +76,14 @@ def main(outdir: Path, network: str, label_map: str) -> None:
     with user_errors("--outdir"):
         check_outdir(outdir)
     words = ["--network", network, "--cfg", CFG, "--input", label_map, "--outdir", str(outdir)]
-    seeds = ["--random_seed", *map(str, SEEDS)]
-    film = ["--frames", str(FRAMES), "--fps", str(FPS)]
-    mesh = [
-        "--resolution",
-        str(MESH_RESOLUTION),
-        "--threshold",
-        "auto",
-        "--largest",
-        "--without",
-        "0",
-        "--format",
-        "ply,glb",
-    ]
-    mesh += ["--frames", str(MESH_FRAMES), "--fps", str(FPS)]
-    for command, more in ((generate_samples, seeds), (generate_video, film), (extract_mesh, mesh)):
-        command.main([*words, *more], standalone_mode=False)
+    extra = {
+        generate_samples: f"--random_seed {' '.join(map(str, SEEDS))}",
+        generate_video: f"--frames {FRAMES} --fps {FPS}",
+        extract_mesh: f"--resolution {MESH_RESOLUTION} --threshold auto --largest --without 0 --format ply,glb "
+        f"--frames {MESH_FRAMES} --fps {FPS}",
+    }
+    for application, options in extra.items():
+        application.main([*words, *options.split()], standalone_mode=False)
     path = outdir / "demo.png"
     with user_errors("--outdir"), whole_file(path) as file:
         sheet(made(outdir, Path(label_map).stem)).save(file, format="png")
