@@ -19,7 +19,7 @@ from torch_utils.safe_pickle import WeightsError
 from training.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.network_record import NetworkRecord, halved, record_of
 from training.registry import construct
-from training.snapshot import UNTRAINED, load_network_pkl, read_weights, save_snapshot
+from training.snapshot import CLASS_NAMES, UNTRAINED, load_network_pkl, read_weights, save_snapshot
 
 __all__ = ["WeightsError", "construct", "load_network_pkl"]
 
@@ -36,8 +36,9 @@ def main() -> None:
 @click.argument("source")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--only", metavar="NAME", multiple=True, help="Network to keep, such as G_ema; repeat for more.")
+@click.option("--class_names", metavar="A,B,...", help="Names of the classes, class 0 first, which the editor shows.")
 @click.option("--half", is_flag=True, help="Store numbers in float16: half the file, three digits each.")
-def convert(source: str, target: Path, only: tuple[str, ...], half: bool) -> None:
+def convert(source: str, target: Path, only: tuple[str, ...], class_names: str | None, half: bool) -> None:
     """Write weights SOURCE (path or URL, any kind) as plain data to TARGET (.pkl, .pt or .safetensors)."""
     _check_target(target)
     try:
@@ -45,6 +46,8 @@ def convert(source: str, target: Path, only: tuple[str, ...], half: bool) -> Non
     except WeightsError as error:
         raise InputError(str(error)) from error
     training_set_kwargs, extra = data.pop("training_set_kwargs"), data.pop("extra")
+    if class_names:
+        extra[CLASS_NAMES] = class_names.split(",")
     if half:
         try:
             data = {name: halved(n if isinstance(n, NetworkRecord) else record_of(n)) for name, n in data.items()}

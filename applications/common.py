@@ -55,10 +55,7 @@ def all_seeds(_ctx: click.Context, _param: click.Parameter, ranges: tuple[range,
 
 
 FOLDER = click.Path(path_type=Path)
-MODEL_OPTIONS = (
-    click.option("--network", required=True, metavar="FILE|URL", help="Weights: ours, or the authors' pickle."),
-    click.option("--outdir", required=True, metavar="DIR", type=FOLDER, help="Made if it is not there."),
-    click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="What the network was trained for."),
+DEVICE_OPTIONS = (
     click.option("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu.  [default: the first that is there]"),
     click.option(
         "--precision",
@@ -68,13 +65,28 @@ MODEL_OPTIONS = (
         help="auto: float16 on CUDA where the weights' own settings say so, float32 elsewhere.",
     ),
 )
+MODEL_OPTIONS = (
+    click.option("--network", required=True, metavar="FILE|URL", help="Weights: ours, or the authors' pickle."),
+    click.option("--outdir", required=True, metavar="DIR", type=FOLDER, help="Made if it is not there."),
+    click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="What the network was trained for."),
+    *DEVICE_OPTIONS,
+)
+
+
+def _decorated(command: Callable, options: tuple[Callable, ...]) -> Callable:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def device_options(command: Callable) -> Callable:
+    """The options that choose where and how to compute."""
+    return _decorated(command, DEVICE_OPTIONS)
 
 
 def model_options(command: Callable) -> Callable:
     """The options by which every application finds its network and its place to write."""
-    for option in reversed(MODEL_OPTIONS):
-        command = option(command)
-    return command
+    return _decorated(command, MODEL_OPTIONS)
 
 
 INPUT_OPTIONS = (
@@ -88,9 +100,7 @@ INPUT_OPTIONS = (
 
 def input_options(command: Callable) -> Callable:
     """The options by which every application finds its label map; `read_input` takes their values."""
-    for option in reversed(INPUT_OPTIONS):
-        command = option(command)
-    return command
+    return _decorated(command, INPUT_OPTIONS)
 
 
 @dataclass(frozen=True)

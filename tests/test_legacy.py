@@ -500,3 +500,8 @@ def test_the_commands_in_the_readme_work_as_they_stand(tmp_path):
         command[0] = str(root / "legacy.py")
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_convert_can_name_the_classes(public_file, tmp_path):
+    run("convert", public_file, tmp_path / "named.pt", "--class_names", "background,left ear")
+    assert load_network_pkl(tmp_path / "named.pt")["extra"]["class_names"] == ["background", "left ear"]

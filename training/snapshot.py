@@ -27,6 +27,7 @@ FORMAT = "pix2pix3d-snapshot"
 VERSION = 1
 METADATA_KEY = "pix2pix3d"  # in a safetensors file's header; its value is everything but the tensors, as JSON
 UNTRAINED = "untrained"  # key of `extra`: true for weights as initialised
+CLASS_NAMES = "class_names"  # key of `extra`: names of label classes, class 0 first
 KEPT_AS_RECORD = "augment_pipe"  # no part of a model, so its class may be one that we do not have
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
 

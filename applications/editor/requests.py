@@ -1,0 +1,194 @@
+"""What each message of a page asks for, as jobs for the worker."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from applications.editor.classes import paint
+from applications.editor.protocol import Message, MessageError, View, pack
+from applications.editor.session_file import (
+    Session,
+    drawing_png,
+    read_drawing_file,
+    read_session,
+    write_session,
+)
+from applications.editor.studio import Studio
+from applications.editor.worker import Job, Page
+from camera_utils import path_poses
+from training.film import FilmWriter, check_film_format, render_views
+from training.label_maps import draw_image
+from training.mesh import check_libraries, extract_mesh, write_mesh
+from training.pictures import encode_png
+
+FILM_FRAMES = 120  # of the published film
+FILM_FPS = 60
+PROGRESS_FRAMES = 5  # a page hears of a film this often
+MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
+
+LANES = {"edit": "edit", "look": "look", "blend": "look"}  # all others make files or open them
+
+
+class Requests:
+    """Jobs of one studio. A job runs in the worker's thread, piece by piece."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+        self.data_type = studio.G.data_type
+
+    def job(self, page: Page, message: Message) -> tuple[str, int, Job]:
+        """Lane, id and job of a message; nothing of the job has run."""
+        make: Callable[..., Job] = getattr(self, message.kind)
+        return LANES.get(message.kind, "file"), message.id, make(page, message.id, **message.values)
+
+    def greeting(self, names: list[str]) -> bytes:
+        """What a page must know before anything else."""
+        bounds = self.studio.bounds
+        colours = paint(np.arange(bounds.classes), self.data_type).tolist()
+        front = View(np.pi / 2, np.pi / 2)
+        return pack(
+            type="hello",
+            cfg=self.studio.cfg,
+            data_type=self.data_type,
+            resolution=bounds.resolution,
+            classes=[{"name": name, "colour": colour} for name, colour in zip(names, colours, strict=True)],
+            orbit=asdict(bounds.orbit),
+            front=asdict(front),
+        )
+
+    # ----------------------------------------------------------------------- pictures
+
+    def edit(
+        self,
+        page: Page,
+        id: int,
+        place: View,
+        seed: int,
+        style: str | None,
+        geometry: str | None,
+        view: View,
+        drawing: np.ndarray,
+    ) -> Job:
+        start = time.perf_counter()
+        scene = self.studio.edit(drawing, place, seed, style, geometry)
+        yield self._picture(page, id, scene, view, "full", start)
+
+    def look(self, page: Page, id: int, scene: str | None, view: View, quality: str) -> Job:
+        start = time.perf_counter()
+        yield self._picture(page, id, self._scene(page, scene), view, quality, start)
+
+    def blend(self, page: Page, id: int, first: str, second: str, share: float, view: View, quality: str) -> Job:
+        start = time.perf_counter()
+        scene = self.studio.blend(first, second, share)
+        yield self._picture(page, id, scene, view, quality, start)
+
+    def _picture(self, page: Page, id: int, scene: str, view: View, quality: str, start: float) -> bytes:
+        picture = self.studio.picture(scene, view, quality)
+        page.scene = scene
+        ms = round(1e3 * (time.perf_counter() - start), 1)
+        header = {"type": "picture", "id": id, "scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
+        return pack(picture.colours.tobytes() + picture.ids.tobytes(), **header)
+
+    @staticmethod
+    def _scene(page: Page, scene: str | None) -> str:
+        found = scene or page.scene
+        if found is None:
+            raise MessageError("there is nothing to look at yet: draw something first")
+        return found
+
+    # ----------------------------------------------------------------------- opening
+
+    def open_drawing(self, page: Page, id: int, content: bytes) -> Job:
+        drawing = read_drawing_file(content, self.data_type, self.studio.bounds)
+        yield pack(drawing.tobytes(), type="drawing", id=id)
+
+    def open_session(self, page: Page, id: int, content: bytes) -> Job:
+        session = read_session(content, self.studio.cfg, self.data_type, self.studio.bounds)
+        same = session.network == self.studio.network_name
+        if same and session.ws.shape[1:] != self.studio.ws_shape:
+            raise MessageError("damaged session: its scene does not fit this network")
+        header: dict[str, Any] = {
+            "scene": self.studio.add(session.ws) if same else None,  # None: to be made anew from the drawing
+            "place": asdict(session.place),
+            "view": asdict(session.view),
+            "seed": session.seed,
+            "keep_style": session.keep_style,
+        }
+        yield pack(session.drawing.tobytes(), type="session", id=id, **header)
+
+    # ----------------------------------------------------------------------- saving
+
+    def save_session(
+        self,
+        page: Page,
+        id: int,
+        scene: str | None,
+        place: View,
+        seed: int,
+        keep_style: bool,
+        view: View,
+        drawing: np.ndarray,
+    ) -> Job:
+        ws = self.studio.ws(self._scene(page, scene))
+        session = Session(self.studio.cfg, self.studio.network_name, drawing, place, seed, keep_style, view, ws)
+        yield self._file(id, "session.json", write_session(session, self.data_type))
+
+    def save_image(self, page: Page, id: int, scene: str | None, view: View) -> Job:
+        picture = self.studio.picture(self._scene(page, scene), view, "full")
+        yield self._file(id, "color.png", encode_png(picture.colours))
+
+    def save_drawing(self, page: Page, id: int, png_form: str, drawing: np.ndarray) -> Job:
+        if png_form == "ids":
+            yield self._file(id, "label_ids.png", drawing_png(drawing, self.data_type))
+        else:
+            yield self._file(id, "label.png", encode_png(paint(drawing, self.data_type)))
+
+    def save_film(self, page: Page, id: int, scene: str | None, film_form: str) -> Job:
+        with _said_to_page():
+            check_film_format(film_form)
+        studio, name = self.studio, self._scene(page, scene)
+        own = studio.G.rendering_kwargs
+        orbit = (own.get("avg_camera_radius"), own.get("avg_camera_pivot"), studio.device)
+        poses = path_poses("orbit", studio.preset, FILM_FRAMES, *orbit)
+        views = render_views(studio.G, studio.ws(name).to(studio.device), studio.scene_planes(name), poses)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"film.{film_form}"
+            with FilmWriter(path, FILM_FPS) as film:
+                for number, out in enumerate(views, 1):
+                    film.write(draw_image(out["image"])[0])
+                    report = number % PROGRESS_FRAMES == 0
+                    yield pack(type="progress", id=id, done=number / FILM_FRAMES) if report else None
+            yield self._file(id, path.name, path.read_bytes())
+
+    def save_mesh(self, page: Page, id: int, scene: str | None, mesh_form: str) -> Job:
+        with _said_to_page():
+            check_libraries()
+        planes = self.studio.scene_planes(self._scene(page, scene))
+        yield pack(type="progress", id=id, done=0.0)
+        colour = "label" if self.data_type == "seg" else "image"
+        with _said_to_page():
+            mesh = extract_mesh(self.studio.G, planes, MESH_RESOLUTION, threshold="auto", colour=colour)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"mesh.{mesh_form}"
+            write_mesh(mesh, path)
+            yield self._file(id, path.name, path.read_bytes())
+
+    def _file(self, id: int, name: str, content: bytes) -> bytes:
+        return pack(content, type="file", id=id, name=f"{self.studio.cfg}_{name}")
+
+
+@contextmanager
+def _said_to_page() -> Iterator[None]:
+    """What cannot be done (an extra that is not installed, a scene without surface) goes to the page as it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise MessageError(str(error)) from error

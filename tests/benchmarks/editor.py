@@ -1,0 +1,95 @@
+"""Latency of the editor: stroke to picture and drag to picture, over a real WebSocket to a real server.
+
+python tests/benchmarks/editor.py [--network FILE --cfg CFG] [--device cpu] [--precision bf16] [--count 20]
+
+A stroke is a new drawing (encoded, planes, full picture); a drag is a preview of the same scene, a settled view its
+full picture. Painting the answer in the browser takes 5 to 10 ms more. An untrained network of full size:
+python legacy.py init full.pt --cfg seg2cat
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from websockets.sync.client import connect
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from editor_pages import FRONT, TestPage, real_server
+
+from applications import common
+from applications.editor.studio import Studio
+from torch_utils.devices import choose_device
+from training.configs import CONFIGS
+from training.label_maps import read_label_map
+
+ASSETS = Path(__file__).resolve().parents[2] / "applications" / "assets"
+
+
+class Socket:
+    """A WebSocket connection as TestPage uses one."""
+
+    def __init__(self, line):
+        self.send_bytes, self.receive_bytes = line.send, line.recv
+
+
+def drawings(studio: Studio, count: int) -> list[np.ndarray]:
+    """A label map with one more disc of another class on each."""
+    seg = studio.G.data_type == "seg"
+    asset = ASSETS / ("cat.png" if seg else "car.png")
+    label_map = read_label_map(asset, studio.G.data_type, studio.bounds.classes, studio.bounds.resolution)[0, 0].numpy()
+    ids = (label_map if seg else label_map < 0).astype(np.uint8)
+    size = len(ids)
+    y, x = np.mgrid[:size, :size] / size
+    found = []
+    for number in range(count):
+        disc = (x - 0.3 - 0.4 * number / count) ** 2 + (y - 0.5) ** 2 < 0.05**2
+        ids = np.where(disc, np.uint8(1 + number % (studio.bounds.classes - 1)), ids)
+        found.append(ids)
+    return found
+
+
+def milliseconds(action) -> float:
+    start = time.perf_counter()
+    action()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def show(what: str, times: list[float]) -> None:
+    rest = times[1:]  # the first pays for memory that is then there
+    click.echo(f"{what:22}{statistics.median(rest):9.0f} ms median, {min(rest):.0f} to {max(rest):.0f} of {len(rest)}")
+
+
+@click.command()
+@click.option("--network", default=str(common.OWN_NETWORK))
+@click.option("--cfg", default=common.OWN_CFG, type=click.Choice(list(CONFIGS)))
+@click.option("--device")
+@click.option("--precision", default="auto")
+@click.option("--count", default=20, help="Of each kind; their median is shown.")
+def main(network: str, cfg: str, device: str | None, precision: str, count: int) -> None:
+    """Print medians in milliseconds."""
+    studio = Studio(common.load_generator(network, cfg, choose_device(device), precision), cfg)
+    r = studio.G.neural_rendering_resolution
+    click.echo(
+        f"{studio.bounds.resolution} pixels, rendered at {r}, {studio.device}, {torch.get_num_threads()} threads"
+    )
+    with real_server(studio) as address:
+        line = connect(address.replace("http", "ws") + "channel", origin=address.rstrip("/"), max_size=None)
+        with line:
+            page = TestPage(Socket(line))
+            strokes = drawings(studio, count + 1)
+            show("stroke to picture", [milliseconds(lambda ids=ids: page.edit(ids)) for ids in strokes])
+            for what, quality in (("drag to picture", "preview"), ("settled view", "full")):
+                views = [FRONT | {"azimuth": FRONT["azimuth"] + 0.02 * step} for step in range(count + 1)]
+                looks = [lambda v=v, q=quality: page.ask("look", scene=None, view=v, quality=q) for v in views]
+                show(what, [milliseconds(look) for look in looks])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What the tests of the editor share: a tiny network, a page without a browser, a server in this process."""
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from starlette.testclient import TestClient
+
+from applications.editor.classes import class_names
+from applications.editor.protocol import pack, unpack
+from applications.editor.server import create_app, listen, make_server
+from applications.editor.studio import Studio
+from training.configs import CONFIGS
+from training.registry import construct
+
+TINY = {
+    "resolution": 128, "channel_base": 1024, "channel_max": 16, "encoder_width": 0.02, "sr_width": 0.05,
+    "plane_resolution": 32, "depth_resolution": 4,
+}  # fmt: skip
+HOST = "127.0.0.1"
+FRONT = {"azimuth": np.pi / 2, "polar": np.pi / 2, "zoom": 1.0}
+
+
+def tiny_generator(cfg="seg2cat", class_name=None, disentangle=True, **changes):
+    """A random network with the parts of a published one; `changes` are fields of GeneratorOptions."""
+    torch.manual_seed(0)
+    options = replace(CONFIGS[cfg], **{"pose_conditioning": True, **TINY, **changes})
+    kwargs = options.kwargs()
+    kwargs["mapping_kwargs"] |= {"disentangle": disentangle}
+    G = construct(class_name or options.class_name, kwargs).eval()
+    G.neural_rendering_resolution = 16
+    return G
+
+
+def tiny_studio(cfg="seg2cat", **changes):
+    return Studio(tiny_generator(cfg, **changes), cfg)
+
+
+def app_of(studio, host=HOST):
+    return create_app(studio, class_names(studio.cfg, studio.G.data_type, studio.bounds.classes), host)
+
+
+class TestPage:
+    """A page that sends what a test says."""
+
+    __test__ = False
+
+    def __init__(self, socket):
+        self.socket, self.id = socket, 0
+        self.hello, _ = self.receive()
+
+    def send(self, kind, payload=b"", **fields):
+        self.id += 1
+        self.socket.send_bytes(pack(bytes(payload), type=kind, id=self.id, **fields))
+        return self.id
+
+    def receive(self):
+        """Header and payload of the next reply."""
+        return unpack(self.socket.receive_bytes())
+
+    def ask(self, kind, payload=b"", **fields):
+        """The reply to one message, which must not be an error."""
+        id = self.send(kind, payload, **fields)
+        header, content = self.receive()
+        assert header["type"] != "error", header
+        assert header["id"] == id
+        return header, content
+
+    def edit(self, drawing, view=FRONT, **changes):
+        fields = {"place": FRONT, "seed": 0, "style": None, "geometry": None, "view": view, **changes}
+        return self.ask("edit", drawing.tobytes(), **fields)
+
+
+@contextmanager
+def serving(app):
+    """An HTTP client of an application that is running."""
+    with TestClient(app, base_url=f"http://{HOST}") as client:
+        yield client
+
+
+@contextmanager
+def page_of(client):
+    with client.websocket_connect(f"ws://{HOST}/channel", headers={"origin": f"http://{HOST}"}) as socket:
+        yield TestPage(socket)
+
+
+@contextmanager
+def real_server(studio):
+    """Address of a real server, in a thread of this process."""
+    with listen(HOST, 0) as listening:
+        server = make_server(app_of(studio))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def json_line(**header):
+    return json.dumps(header).encode() + b"\n"

@@ -1,0 +1,494 @@
+"""The editor in a real browser against the real server: Chromium by Playwright, the repository's trained network.
+
+EDITOR_TEST_NETWORK names other weights of --cfg seg2cat; EDITOR_SCREENSHOTS=1 writes docs/images/editor*.png.
+"""
+
+import base64
+import io
+import json
+import math
+import os
+import shutil
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from editor_pages import real_server, tiny_studio
+from PIL import Image
+from small_data import png
+
+from applications import common
+from applications.editor.studio import Studio
+from camera_utils import CATS, front_pose
+from training.label_maps import PALETTE
+from training.toy import cats
+from training.toy.render import render
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e .[dev]")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian, Ubuntu: apt-get install chromium)"),
+]
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WAIT_MS = 30_000  # a machine that does other things too
+NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.OWN_NETWORK))
+TRAINED = NETWORK.exists()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def studio():
+    """The trained network, or where the repository has none, a random one: most of what a page does is the same."""
+    if not TRAINED:
+        return tiny_studio()
+    return Studio(common.load_generator(str(NETWORK), "seg2cat", torch.device("cpu"), "auto"), "seg2cat")
+
+
+@pytest.fixture(scope="session")
+def address(studio):
+    with real_server(studio) as address:
+        yield address
+
+
+@pytest.fixture
+def opened(browser, address):
+    """Function that opens a page of the editor; faults of the page's program fail the test."""
+    contexts, faults = [], []
+
+    def open_page(width=1280, height=720, colours="light", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=colours, accept_downloads=True, **options
+        )
+        context.set_default_timeout(WAIT_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
+        page.on("request", lambda request: request.url.startswith(address) or faults.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+# --------------------------------------------------------------------------- hands
+
+
+def settled(page):
+    """Wait until the newest picture has come; what the page says of it."""
+    page.wait_for_selector("#orbit[data-busy=false][data-quality=full]")
+    return page.locator("#orbit").evaluate("element => ({...element.dataset})")
+
+
+@contextmanager
+def new_picture(page):
+    """Wait for the picture that what is done inside brings."""
+    before = page.locator("#orbit").get_attribute("data-id") or "0"
+    yield
+    page.wait_for_selector(f"#orbit[data-busy=false][data-quality=full]:not([data-id='{before}'])")
+
+
+def position(page, x, y):
+    """Where a pixel of the 128-pixel drawing has its centre on the screen."""
+    box = page.locator("#drawing").bounding_box()
+    return box["x"] + (x + 0.5) * box["width"] / 128, box["y"] + (y + 0.5) * box["height"] / 128
+
+
+def stroke(page, *points):
+    """Draw through pixels of the drawing with the mouse."""
+    page.mouse.move(*position(page, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*position(page, *point))
+    page.mouse.up()
+
+
+def set_size(page, pixels):
+    slider = page.locator("#size")
+    slider.evaluate(
+        "(element, value) => { element.value = value; element.dispatchEvent(new Event('input')); }", str(pixels)
+    )
+
+
+def drag(page, right, down, steps=4, release=True):
+    box = page.locator("#orbit").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, steps + 1):
+        page.mouse.move(x + right * step / steps, y + down * step / steps)
+    if release:
+        page.mouse.up()
+
+
+def saved(page, what):
+    """Bytes of the file that the page saves."""
+    page.select_option("#save-what", what)
+    with page.expect_download() as download:
+        page.click("[data-action=save]")
+    return Path(download.value.path()).read_bytes()
+
+
+def pixels(content):
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+def drawing(page):
+    return pixels(saved(page, "drawing-ids"))
+
+
+def canvas(page, name):
+    """The pixels that a canvas shows, H,W,4."""
+    found = page.locator(f"#{name}").evaluate(
+        "c => [c.width, c.height, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
+    return np.array(found[2:], np.uint8).reshape(found[1], found[0], 4)
+
+
+def open_file(page, name, content):
+    page.set_input_files("#file", {"name": name, "mimeType": "application/octet-stream", "buffer": content})
+
+
+@pytest.fixture(scope="session")
+def cat():
+    """A front view as the repository's network was trained on: class ids 128,128."""
+    return render(cats.Cat(np.random.default_rng(3)), front_pose(CATS)[0].numpy(), 128).parts
+
+
+def open_drawing(page, ids):
+    with new_picture(page):
+        open_file(page, "drawing.png", png(ids))
+
+
+def capsule(ids, start, end, diameter, id):
+    """A stroke by its definition: the pixels whose centres are within half a diameter of the line."""
+    y, x = np.mgrid[:128, :128].astype(float)
+    (x0, y0), (x1, y1) = start, end
+    length = (x1 - x0) ** 2 + (y1 - y0) ** 2
+    along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / max(length, 1e-9), 0, 1)
+    distance = (x - x0 - along * (x1 - x0)) ** 2 + (y - y0 - along * (y1 - y0)) ** 2
+    return np.where(distance <= diameter**2 / 4, np.uint8(id), ids)
+
+
+def texture(session):
+    """The texture code in a session file."""
+    contents = json.loads(session)
+    ws = np.frombuffer(base64.b64decode(contents["ws_float32"]), "<f4").reshape(contents["ws_shape"])
+    return ws[:, 7:]
+
+
+# --------------------------------------------------------------------------- the whole way
+
+
+@pytest.mark.parametrize("scale", [1, 1.5, 2])
+def test_strokes_arrive_at_the_server_as_exact_class_ids(opened, studio, scale):
+    page = opened(device_scale_factor=scale)
+    expected = np.zeros((128, 128), np.uint8)
+    strokes = [(1, 40, (60, 70), (70, 70)), (2, 9, (30, 30), (45, 12)), (4, 1, (5, 100), (120, 90))]
+    for id, size, start, end in strokes:
+        page.keyboard.press(str(id))
+        set_size(page, min(size, 32))
+        with new_picture(page):
+            stroke(page, start, end)
+        expected = capsule(expected, start, end, min(size, 32), id)
+    assert np.array_equal(drawing(page), expected)
+    assert expected.tobytes() in studio.drawings.items, "what the network encoded"
+    assert np.array_equal(canvas(page, "drawing")[..., :3], PALETTE[expected]), "what the person sees"
+
+
+def test_paint_turn_edit_from_there_keep_style_undo_save_and_reopen(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    start = drawing(page)
+
+    page.keyboard.press("4")
+    set_size(page, 12)
+    with new_picture(page):
+        stroke(page, (30, 80), (60, 90))
+    assert np.array_equal(drawing(page), capsule(start, (30, 80), (60, 90), 12, 4))
+    before = saved(page, "session")
+
+    with new_picture(page):
+        drag(page, -60, 20)
+    view = json.loads(settled(page)["view"])
+    assert view["azimuth"] > math.pi / 2 + 0.1 and view["polar"] < math.pi / 2
+    assert "from the front" in page.inner_text("#place")
+    shown = pixels(saved(page, "view-ids"))
+
+    page.click("[data-action=edit-here]")
+    sync_api.expect(page.locator("#place")).to_contain_text("right")
+    assert np.array_equal(drawing(page), shown), "the rendered label map of this view is the drawing now"
+    assert page.inner_text("#place") == page.inner_text("#seen-from")
+
+    with new_picture(page):
+        stroke(page, (40, 40), (70, 40))
+    after = saved(page, "session")
+    assert json.loads(after)["place"]["azimuth"] == view["azimuth"], "the edit is encoded from where it was painted"
+    assert np.array_equal(texture(after), texture(before)), "the texture code is kept"
+    assert json.loads(after)["ws_float32"] != json.loads(before)["ws_float32"]
+    image, view_ids = saved(page, "image"), saved(page, "view-ids")
+
+    with new_picture(page):
+        page.keyboard.press("Control+z")
+    assert np.array_equal(drawing(page), shown)
+    with new_picture(page):
+        page.keyboard.press("Control+y")
+    assert saved(page, "image") == image
+
+    again = opened()
+    with new_picture(again):
+        open_file(again, "session.json", after)
+    assert saved(again, "image") == image and saved(again, "view-ids") == view_ids
+    assert np.array_equal(drawing(again), drawing(page)) and saved(again, "session") == after
+    assert np.array_equal(canvas(again, "image"), canvas(page, "image"))
+
+
+@pytest.mark.skipif(not TRAINED, reason="random weights put label changes anywhere: needs the repository's network")
+def test_the_rendered_label_map_changes_to_what_was_painted_where_it_was_painted(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    before = pixels(saved(page, "view-ids"))
+    y, x = (int(v.mean()) for v in np.nonzero(cat == cats.MUZZLE))
+    page.keyboard.press(str(cats.MUZZLE))
+    set_size(page, 32)
+    with new_picture(page):
+        stroke(page, (x - 8, y + 6), (x + 8, y + 6))  # a broader muzzle
+    after = pixels(saved(page, "view-ids"))
+    painted = drawing(page) != cat
+    changed = after != before
+    assert changed[painted].mean() > 2 * changed[~painted].mean()
+    assert (after[painted] == cats.MUZZLE).mean() > (before[painted] == cats.MUZZLE).mean()
+
+
+def test_a_new_style_keeps_the_geometry_and_history_and_blend_return_to_it(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    first = json.loads(saved(page, "session"))
+    image = saved(page, "image")
+    with new_picture(page):
+        page.keyboard.press("n")
+    second = json.loads(saved(page, "session"))
+    assert second["seed"] == first["seed"] + 1 and second["ws_float32"] != first["ws_float32"]
+    assert first["ws_float32"][: 4 * 512 * 7] == second["ws_float32"][: 4 * 512 * 7], "geometry is the first rows"
+    assert saved(page, "image") != image
+    page.click("#strip figure:nth-child(1) [data-end=first]")
+    page.click("#strip figure:nth-child(2) [data-end=second]")
+    for share, end in ((1, second), (0, first)):
+        with new_picture(page):
+            page.locator("#blend").evaluate(
+                "(element, value) => { element.value = value; element.dispatchEvent(new Event('change')); }", str(share)
+            )
+        assert json.loads(saved(page, "session"))["ws_float32"] == end["ws_float32"]
+    with new_picture(page):
+        page.click("#strip figure:nth-child(2) button")
+    assert json.loads(saved(page, "session")) == second
+
+
+def test_twenty_fast_drags_leave_the_newest_view(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    for number in range(20):
+        drag(page, 7 * (-1) ** number * number, 3, steps=2)
+    with new_picture(page):
+        drag(page, -33, -11, steps=2)
+    shown = json.loads(settled(page)["view"])
+    wanted = page.locator("#seen-from").inner_text()
+    yaw = round(math.degrees(shown["azimuth"] - math.pi / 2))
+    assert f"{abs(yaw)}° {'right' if yaw > 0 else 'left'}" in wanted
+
+
+def test_the_wheel_zooms_within_limits_and_drawings_are_made_in_the_networks_own_lens(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    page.locator("#orbit").hover()
+    for direction, limit in ((-1, 3.0), (1, 0.75)):
+        with new_picture(page):
+            for _ in range(12):
+                page.mouse.wheel(0, direction * 120)
+        assert json.loads(settled(page)["view"])["zoom"] == limit
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#place")).to_have_text("from 5° left")
+    assert json.loads(settled(page)["view"])["zoom"] == 1
+    assert np.array_equal(drawing(page), pixels(saved(page, "view-ids")))
+    assert page.locator("#compass").get_attribute("aria-label") == "Painting from 5° left; looking from 5° left"
+    with new_picture(page):
+        page.keyboard.press("r")
+    assert page.locator("#compass").get_attribute("aria-label") == "Painting from 5° left; looking from the front"
+
+
+def test_two_pages_at_once_do_not_disturb_each_other(opened, cat):
+    one, two = opened(), opened()
+    open_drawing(one, cat)
+    with new_picture(two):
+        stroke(two, (20, 20), (100, 100))
+    pictures = [saved(page, "image") for page in (one, two)]
+    drag(one, -50, 0, release=False)
+    drag(two, 50, 0, release=False)
+    for page in (one, two):
+        with new_picture(page):
+            page.mouse.up()
+        with new_picture(page):
+            page.keyboard.press("r")
+    assert [saved(page, "image") for page in (one, two)] == pictures
+    assert not np.array_equal(drawing(one), drawing(two))
+
+
+# --------------------------------------------------------------------------- tools and files
+
+
+def test_fill_line_eraser_and_picking_change_what_they_should(opened):
+    page = opened()
+    expected = np.zeros((128, 128), np.uint8)
+    page.keyboard.press("l")
+    page.keyboard.press("3")
+    set_size(page, 3)
+    corners = [(20, 20), (100, 20), (100, 100), (20, 100), (20, 20)]
+    for start, end in pairwise(corners):
+        stroke(page, start, (64, 64), end)  # a line follows the pointer and keeps only its last end
+        expected = capsule(expected, start, end, 3, 3)
+    page.keyboard.press("f")
+    page.keyboard.press("5")
+    stroke(page, (50, 50))
+    expected[22:99, 22:99] = 5
+    page.keyboard.press("e")
+    set_size(page, 8)
+    stroke(page, (60, 60), (60, 60))
+    expected = capsule(expected, (60, 60), (60, 60), 8, 0)
+    assert np.array_equal(drawing(page), expected)
+    page.mouse.click(*position(page, 20, 60), button="right")
+    assert page.locator("#classes [aria-checked=true]").get_attribute("data-id") == "3"
+    page.keyboard.press("Delete")
+    assert not drawing(page).any()
+    for _ in range(60):
+        page.keyboard.press("Control+z")
+    assert not drawing(page).any() and page.locator("[data-action=undo]").is_disabled()
+    for _ in range(6):
+        page.keyboard.press("Control+Shift+Z")
+    assert np.array_equal(drawing(page), expected)
+
+
+def test_undo_goes_back_fifty_steps_and_no_further(opened):
+    page = opened()
+    set_size(page, 1)
+    for number in range(52):
+        page.mouse.click(*position(page, 2 * number, 5))
+    for _ in range(60):
+        page.keyboard.press("Control+z")
+    assert np.flatnonzero(drawing(page)[5]).tolist() == [0, 2]
+
+
+def test_touch_paints_and_turns(opened):
+    page = opened(820, 1180, has_touch=True)
+    page.touchscreen.tap(*position(page, 64, 64))
+    settled(page)
+    assert drawing(page)[64, 64] == 1
+
+
+def test_files_dropped_on_the_page_open(opened):
+    page = opened()
+    ids = np.arange(128 * 128, dtype=np.uint8).reshape(128, 128) % 6
+    with new_picture(page):
+        page.evaluate(
+            """content => {
+                const files = new DataTransfer();
+                files.items.add(new File([new Uint8Array(content)], "ids.png"));
+                document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true}));
+            }""",
+            list(png(ids)),
+        )
+    assert np.array_equal(drawing(page), ids)
+
+
+NOISE = np.random.RandomState(0).randint(0, 150, (64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("photo.png", png(NOISE), "looks like a photo"),
+        ("cat.png", b"a cat, please", "not a PNG or JPEG picture"),
+        ("ids.png", png(np.full((8, 8), 9, np.uint8)), "class 9 found at x=0 y=0; this network knows 0 to 5"),
+        ("wide.png", png(np.zeros((4, 8), np.uint8)), "expected a square picture"),
+        ("empty.png", b"", "the file is empty"),
+        ("session.json", b'{"format": "other"}', "not a session file of this editor"),
+        ("large.png", bytes(17 * 2**20), "files up to 16 MB"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_a_reason_and_the_drawing_stays(opened, tmp_path, name, content, reason):
+    page = opened()
+    stroke(page, (30, 30), (90, 90))
+    before = drawing(page)
+    (tmp_path / name).write_bytes(content)
+    page.set_input_files("#file", tmp_path / name)
+    sync_api.expect(page.locator("#notes p")).to_contain_text(f"{name}: ")
+    sync_api.expect(page.locator("#notes p")).to_contain_text(reason)
+    assert np.array_equal(drawing(page), before)
+    with new_picture(page):
+        stroke(page, (90, 30), (30, 90))
+
+
+def test_help_names_every_key_and_closes(opened):
+    page = opened()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    assert page.locator("#keys dt").count() >= 20
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+
+
+def test_a_crash_in_rendering_is_shown_and_the_page_works_on(opened, studio, monkeypatch):
+    page = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(studio.G, "synthesis", lambda *a, **k: 1 / 0)
+        stroke(page, (30, 30), (90, 90))
+        sync_api.expect(page.locator("#notes p")).to_contain_text("the server failed: ZeroDivisionError")
+    with new_picture(page):
+        stroke(page, (90, 30), (30, 90))
+
+
+# --------------------------------------------------------------------------- looks
+
+
+SIZES = {"editor": (1280, 720, "light"), "editor_dark": (1280, 720, "dark"), "editor_tablet": (820, 1180, "light")}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_everything_is_on_the_screen(opened, cat, name):
+    width, height, colours = SIZES[name]
+    page = opened(width, height, colours)
+    open_drawing(page, cat)
+    page.keyboard.press("n")
+    page.locator("#strip figure").nth(1).wait_for()
+    with new_picture(page):
+        page.keyboard.press("ArrowRight")
+    scroll = page.evaluate("() => [document.body.scrollWidth, document.body.scrollHeight]")
+    assert scroll[0] <= width and scroll[1] <= height
+    for element in page.locator("button:visible, input:visible, select:visible, canvas").all():
+        box = element.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, element.evaluate("e => e.outerHTML")
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, element.evaluate("e => e.outerHTML")
+    reveal = "e => { e.value = 45; e.dispatchEvent(new Event('input')); e.blur(); }"
+    page.locator("#reveal").evaluate(reveal)
+    if os.environ.get("EDITOR_SCREENSHOTS"):
+        page.screenshot(path=IMAGES / f"{name}.png")
