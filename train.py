@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 from dnnlib.cli import Command, InputError, user_errors
 from dnnlib.util import check_outdir
+from metrics.names import parse_metrics
+from metrics.snapshots import judge_snapshot
+from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.devices import choose_device
 from torch_utils.distributed import ProcessError, launch
 from torch_utils.safe_pickle import WeightsError
@@ -158,7 +161,7 @@ OPTIONS = (
     option("keep_states", click.IntRange(1), 2, "How many states to go on from are kept."),
     option("grid", GridSize(), "8x4", "Pictures across and down in the grids.", metavar="WxH"),
     option("metrics", str, "fid50k_full", "Comma-separated metrics, or none ..."),
-    option("no_eval", bool, True, "... which are not computed during training."),
+    option("no_eval", bool, True, "... not computed; False: at every snapshot, of the training data."),
     option("wandb_log", bool, False, "Log to Weights & Biases too (pip install pix2pix3d[log])."),
     # machine
     option("seed", click.IntRange(0, MAX_SEED), 0, "Of weights, order of the data and everything drawn."),
@@ -218,7 +221,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
         if folder is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
             folder = latest_run(values["outdir"], options)
     try:
-        launch(train, options, values["outdir"], folder, processes=processes, device=kind)
+        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=kind)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError, OSError) as error:
@@ -240,7 +243,13 @@ def _new_options(values: dict[str, Any]) -> TrainingOptions:
     with user_errors("--data"):
         data, histogram = read_data(values, bar)
     try:
-        return resolve(values, data, histogram)
+        options = resolve(values, data, histogram)
+        if options.metrics:
+            with user_errors("--metrics"):
+                parsed = parse_metrics(options.metrics)
+        if options.evaluate:
+            check_metrics(parsed, options.data.open(), ToolOptions(), None)
+        return options
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -283,6 +292,12 @@ def _check_extras(options: TrainingOptions, new: bool) -> None:
     if options.loss.lambda_lpips > 0:
         with user_errors("--lambda_lpips"):
             load_lpips(options.lpips_weights)
+    if options.evaluate:
+        try:
+            dataset, classes = options.data.open(), options.generator.channels
+            load_tools(ToolOptions(), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
+        except ValueError as error:
+            raise InputError(str(error)) from error
     if options.resume_pkl and new:  # a run that goes on has its own
         try:
             read_weights(options.resume_pkl)

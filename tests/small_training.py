@@ -16,7 +16,8 @@ from training.state import load_state
 SMALL = {
     "cfg": "afhq", "semantic_channels": 4, "render_mask": True, "dis_mask": True, "gpus": 1, "batch": 2,
     "mbstd_group": 1, "gamma": 1, "random_c_prob": 0.5, "lambda_lpips": 0, "lambda_l1": 1, "cbase": 512, "cmax": 8,
-    "encoder_width": 0.02, "neural_rendering_resolution_initial": 8, "workers": 0, "grid": "1x1", "device": "cpu",
+    "encoder_width": 0.02, "sr_width": 0.0625, "plane_resolution": 64, "depth_resolution": 4,
+    "neural_rendering_resolution_initial": 8, "workers": 0, "grid": "1x1", "device": "cpu",
 }  # fmt: skip
 
 

@@ -37,7 +37,6 @@ NOT_HERE = {  # of the published configuration, with the reason why ours has not
     "data_loader_kwargs.num_workers": "--workers is honoured",
     "D_opt_kwargs.class_name": "always Adam",
     "G_opt_kwargs.class_name": "always Adam",
-    "no_eval": "False is refused until metrics can be computed",
 }
 
 
@@ -96,6 +95,7 @@ def as_published(o: TrainingOptions) -> dict:
         "batch_size": o.batch_size,
         "batch_gpu": o.batch_gpu,
         "metrics": o.metrics,
+        "no_eval": not o.evaluate,
         "total_kimg": o.total_kimg,
         "kimg_per_tick": o.kimg_per_tick,
         "image_snapshot_ticks": o.snapshot_ticks,
@@ -145,7 +145,7 @@ CHANGES = {  # option: another value, and what it needs beside it
     "cfg": "ffhq", "data_type": "edge", "semantic_channels": 5, "mirror": True, "gpus": 2, "batch": 4,
     "batch_gpu": 1, "kimg": 5, "cond": False, "gen_pose_cond": True, "render_mask": (False, {"dis_mask": False}),
     "use_bg": True, "geometry_layer": 9, "cbase": 1024, "cmax": 16, "map_depth": 3, "decoder_lr_mul": 0.5,
-    "c_scale": 0.5, "encoder_width": 0.05, "sr_width": 0.5, "plane_resolution": 64,
+    "c_scale": 0.5, "encoder_width": 0.05, "sr_width": 0.5, "plane_resolution": 128,
     "depth_resolution": 8, "sr_module": "SuperresolutionHybrid2X", "sr_noise_mode": "random",
     "neural_rendering_resolution_initial": 16, "neural_rendering_resolution_final": 32,
     "neural_rendering_resolution_fade_kimg": 5, "g_num_fp16_res": 2, "sr_num_fp16_res": 0, "d_num_fp16_res": 0,
@@ -157,9 +157,10 @@ CHANGES = {  # option: another value, and what it needs beside it
     "blur_fade_kimg": 7, "resume_blur": True, "glr": 0.1, "dlr": 0.1, "aug": "ada", "p": (0.3, {"aug": "fixed"}),
     "target": (0.3, {"aug": "ada"}), "resume": "y.pkl", "desc": "note", "tick": 1, "snap": 3, "keep_states": 5,
     "grid": "2x2", "metrics": "none", "wandb_log": True, "seed": 3, "workers": 1, "nobench": True, "debug": True,
+    "no_eval": (False, {"metrics": "miou"}),
 }  # fmt: skip
 ELSEWHERE = {  # options with tests of their own
-    *("outdir", "data", "mask_data", "continue", "dry_run", "device", "data_resolution", "no_eval", *train.NO_EFFECT)
+    *("outdir", "data", "mask_data", "continue", "dry_run", "device", "data_resolution", *train.NO_EFFECT)
 }
 
 
@@ -299,14 +300,15 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "pose without pose": ({"gen_pose_cond": True, "cond": False}, "--gen_pose_cond: needs --cond=True"),
     "published weights, other classes": ({"seg_weight": 2}, "seg_weight 2: .*19 classes, .* 4"),
     "weights of edges": ({"seg_weight": 1, "data_type": "edge"}, "--seg_weight 1: edges have no classes"),
-    "too many geometry layers": ({"geometry_layer": 14}, "--geometry_layer 14: expected 1 to 13"),
-    "too many for small planes": ({"geometry_layer": 10, "plane_resolution": 64}, "_layer 10: expected 1 to 9"),
+    "too many geometry layers": ({"geometry_layer": 14, "plane_resolution": 256}, "_layer 14: expected 1 to 13"),
+    "too many for small planes": ({"geometry_layer": 10}, "--geometry_layer 10: expected 1 to 9"),
     "planes of an odd size": ({"plane_resolution": 100}, "--plane_resolution 100: expected a power of two"),
     "no super-resolution": ({"sr_width": 0}, "'--sr_width': 0.0 is not in the range"),
     "too few samples of a ray": ({"depth_resolution": 3}, "'--depth_resolution': 3 is not in the range"),
     "super-resolution of another size": ({"sr_module": "SuperresolutionHybrid8X"}, "--sr-module .*: for 128 pixels"),
-    "unknown metric": ({"metrics": "beauty"}, "--metrics beauty: expected none, or some of fid50k_full"),
-    "metrics during training": ({"no_eval": False}, "--no_eval: False would compute --metrics"),
+    "unknown metric": ({"metrics": "beauty"}, "--metrics beauty: no such metric; there are fid"),
+    "metrics during training, but none": ({"metrics": "none", "no_eval": False}, "--no_eval: False computes"),
+    "a metric of other data": ({"metrics": "ap", "no_eval": False}, "--metrics ap: "),
     "unknown regulariser": ({"reg_type": "total-variation"}, "'--reg_type': .* is not one of 'l1'"),
     "a grid of nothing": ({"grid": "0x4"}, "'--grid': 0x4: expected pictures across and down"),
     "a run folder that is none": ({"continue": "."}, "--continue training_options.json: No such file"),
@@ -316,7 +318,7 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "no lpips weights": ({**LPIPS, "lpips_weights": "none.pth"}, "--lambda_lpips .*--lambda_lpips=0"),
     "raw images too small for lpips": ({**LPIPS, "neural_rendering_resolution_final": 8}, "_final 8: LPIPS takes 16"),
     "no channels": ({"cbase": 64, "plane_resolution": 64}, "--cbase 64: no channels are left at 128 pixels"),
-    "no channels of the planes": ({"cbase": 128}, "--cbase 128: no channels are left at 256 pixels"),
+    "no channels of the planes": ({"plane_resolution": 256, "cbase": 128}, "--cbase 128: no channels are left at 256"),
     "raw images larger than super-resolution takes": (
         lambda folder: {**small_data(folder, 2, 256), "neural_rendering_resolution_final": 160},
         "--neural_rendering_resolution_final 160: super-resolution to 256 pixels takes 128 at most",

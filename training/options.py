@@ -122,6 +122,7 @@ class TrainingOptions:
     random_seed: int
     workers: int
     metrics: list[str]
+    evaluate: bool  # compute them at every snapshot
     wandb_log: bool
     nobench: bool
     debug: bool

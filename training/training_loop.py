@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,16 +23,24 @@ from training.snapshot import save_snapshot
 from training.state import load_state, remove_parts, save_state
 from training.status import memory, status_line
 
+SNAPSHOT = "network-snapshot-{:06d}.pkl"
 MAX_BAD_SHARE = 0.5  # of a tick's steps that may have had gradients that are not finite ...
 MIN_STEPS = 16  # ... if there were so many
 
 
-def train(device: torch.device, options: TrainingOptions | None, outdir: Path, folder: Path | None) -> None:
+def train(
+    device: torch.device,
+    options: TrainingOptions | None,
+    outdir: Path,
+    folder: Path | None,
+    judge: Callable | None = None,
+) -> None:
     """One process of a run, from its start, or from where it stopped, to the end.
 
     Args:
         options: of rank 0; the other processes get them from there.
         outdir: where rank 0 makes a new folder. folder: of the run that goes on, None for a new one.
+        judge: `metrics.snapshots.judge_snapshot`, where the options ask for metrics.
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
         TrainingError: most steps had gradients that are not finite.
@@ -43,7 +52,7 @@ def train(device: torch.device, options: TrainingOptions | None, outdir: Path, f
     with Interruption(notice) as interruption:
         if distributed.rank() > 0:
             trainer.start(None)
-            Loop(trainer, interruption).run()
+            Loop(trainer, interruption, judge=judge).run()
             return
         state = None
         if folder:
@@ -56,7 +65,7 @@ def train(device: torch.device, options: TrainingOptions | None, outdir: Path, f
             print(json.dumps(options.to_plain(), indent=2))
             print(f"Run folder: {folder}")
             print(trainer.start(state), flush=True)
-            Loop(trainer, interruption, folder, log).run()
+            Loop(trainer, interruption, folder, log, judge).run()
 
 
 def set_up(options: TrainingOptions, device: torch.device) -> None:
@@ -74,13 +83,19 @@ class Loop:
 
     Args:
         folder, log: of rank 0, which alone writes.
+        judge: see `train`.
     """
 
     def __init__(
-        self, trainer: Trainer, interruption: Interruption, folder: Path | None = None, log: RunLog | None = None
+        self,
+        trainer: Trainer,
+        interruption: Interruption,
+        folder: Path | None = None,
+        log: RunLog | None = None,
+        judge: Callable | None = None,
     ):
         self.trainer, self.options, self.progress = trainer, trainer.options, trainer.progress
-        self.interruption, self.folder, self.log = interruption, folder, log
+        self.interruption, self.folder, self.log, self.judge = interruption, folder, log, judge
         self.started = time.monotonic() - self.progress.seconds
         if log:
             o = self.options
@@ -104,6 +119,8 @@ class Loop:
                 if saving and self.log:
                     self._write_pictures(self.grid.draw(self.trainer.average(), p.cur_nimg // 1000))
                     self._save()
+                if saving and o.evaluate:
+                    self._judge()
                 tick_began = time.monotonic()
             if distributed.any_process(self.interruption.signal is not None) and not done:
                 self._leave()
@@ -148,9 +165,16 @@ class Loop:
         p.seconds = time.monotonic() - self.started
         t.average()
         extra = {"cfg": o.cfg, "kimg": p.cur_nimg / 1000, "training_options": o.to_plain()}
-        path = self.folder / f"network-snapshot-{p.cur_nimg // 1000:06d}.pkl"
+        path = self.folder / SNAPSHOT.format(p.cur_nimg // 1000)
         save_snapshot(path, t.parts.all_modules, o.data.kwargs(), extra)
         save_state(self.folder, p.cur_nimg, t.state_dict(), o.keep_states)
+
+    def _judge(self) -> None:
+        """Metrics of what was just saved, by all processes together; rank 0 keeps them."""
+        t, name = self.trainer, SNAPSHOT.format(self.progress.cur_nimg // 1000)
+        figures = self.judge(t.average(), t.dataset, self.options.metrics, self.folder, name, t.device)
+        if self.log:
+            print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
 
     def _leave(self) -> None:
         number = self.interruption.signal or signal.SIGTERM  # another process may have got it

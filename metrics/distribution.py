@@ -1,0 +1,129 @@
+"""Distances between two sets of pictures, from their features: arithmetic alone, in float64."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000  # as the public family of metrics has them
+NEIGHBOURS = 3
+SPLITS = 10
+DISTANCE_ROWS = 1024  # of a distance matrix at once: bounds the memory
+
+
+class Statistics(NamedTuple):
+    """Mean F and population covariance F,F of features."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Of N,F features; ValueError if there is not one."""
+    _check(features)
+    features = features.double()
+    mean = features.mean(0)
+    centred = features - mean
+    return Statistics(mean, centred.mT @ centred / len(features))
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """Squared 2-Wasserstein distance of two normal distributions: FID on Inception features (Heusel et al. 2017).
+
+    tr (A B)^(1/2) is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2): two symmetric decompositions, which
+    stay real where fewer samples than features make A and B singular.
+    """
+    values, vectors = torch.linalg.eigh(a.covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    inner = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0)
+    traces = a.covariance.trace() + b.covariance.trace() - 2 * inner.sqrt().sum()
+    return float((a.mean - b.mean).square().sum() + traces)
+
+
+def kernel_distance(
+    real: Tensor,
+    fake: Tensor,
+    subsets: int = KERNEL_SUBSETS,
+    subset_size: int = KERNEL_SUBSET_SIZE,
+    seed: int = 0,
+) -> float:
+    """Unbiased squared MMD under the kernel (x.y/F + 1)^3, a mean over random subsets: KID (Binkowski et al. 2018).
+
+    Args:
+        real: N,F. fake: K,F. Subsets have at most `subset_size` of each, as many of one as of the other.
+    Raises:
+        ValueError: fewer than two samples, or features that do not go together.
+    """
+    _check(real, fake)
+    size = min(len(real), len(fake), subset_size)
+    if size < 2:
+        raise ValueError(f"kernel distance: expected 2 samples or more of each kind, got {len(real)} and {len(fake)}")
+    rng = np.random.RandomState(seed)
+    total = 0.0
+    for _ in range(subsets):
+        y = fake[rng.choice(len(fake), size, replace=False)].double()
+        x = real[rng.choice(len(real), size, replace=False)].double()
+        total += _mmd(x, y)
+    return total / subsets
+
+
+def _mmd(x: Tensor, y: Tensor) -> float:
+    """Unbiased estimate from as many samples of one kind as of the other."""
+    count, width = x.shape
+    within = (x @ x.mT / width + 1) ** 3 + (y @ y.mT / width + 1) ** 3
+    across = (x @ y.mT / width + 1) ** 3
+    return float((within.sum() - within.trace()) / (count * (count - 1)) - 2 * across.mean())
+
+
+def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Share of fakes within the real manifold, and of reals within the fake one (Kynkaanniemi et al. 2019).
+
+    A manifold is the union of balls about the samples that reach to their `neighbours`-th nearest neighbour.
+
+    Raises:
+        ValueError: a set with no more than `neighbours` samples, or features that do not go together.
+    """
+    _check(real, fake)
+    if min(len(real), len(fake)) <= neighbours:
+        raise ValueError(f"precision: expected more than {neighbours} samples, got {len(real)} and {len(fake)}")
+    real, fake = real.double(), fake.double()
+    return _covered(real, fake, neighbours), _covered(fake, real, neighbours)
+
+
+def _covered(manifold: Tensor, points: Tensor, neighbours: int) -> float:
+    own = [_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS)]
+    radius = torch.cat([rows.kthvalue(neighbours + 1, dim=1).values for rows in own])  # + 1: each is its own nearest
+    inside = [(_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # through differences, not products: a set's distance to itself is 0 and not a rounding error
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float, float]:
+    """Mean and population standard deviation over splits of exp E KL(p(y|x) || p(y)) (Salimans et al. 2016).
+
+    Args:
+        probabilities: N,C rows that sum to 1, N at least `splits`.
+    """
+    _check(probabilities)
+    if len(probabilities) < splits:
+        raise ValueError(f"inception score: expected {splits} samples or more, got {len(probabilities)}")
+    scores = []
+    for part in np.array_split(probabilities.double().numpy(), splits):
+        part = torch.from_numpy(part)
+        divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))
+        scores.append(divergence.sum(1).mean().exp())
+    stacked = torch.stack(scores)
+    return float(stacked.mean()), float(stacked.std(correction=0))
+
+
+def _check(*features: Tensor) -> None:
+    shapes = [tuple(x.shape) for x in features]
+    if any(len(shape) != 2 or not shape[0] for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
+        raise ValueError(f"features: expected N,F with one F, got {' and '.join(map(str, shapes))}")

@@ -1,0 +1,165 @@
+"""What is judged: scenes of label maps, from a generator or from a constant guess, one seed and one pose each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_utils.distributed import rank, world_size
+from training.archive import data_error
+from training.dataset import PosedImageDataset
+from training.label_maps import from_data_set
+from training.mesh import NoSurface, extract_mesh
+from training.triplane import TriPlane
+
+MESH_GRID = 128  # points of the density grid on a side: a head is a hundred of them wide
+POINTS = 4096  # of a surface, where surfaces are compared
+
+# --------------------------------------------------------------------------- samples
+
+
+class Samples(NamedTuple):
+    """Some samples of a protocol.
+
+    Args:
+        numbers: their places in the protocol.
+        image: N,3,R,R in [-1, 1]. label_map: N,1,R,R in network form. pose: N,25. seeds: of z.
+    """
+
+    numbers: list[int]
+    image: Tensor
+    label_map: Tensor
+    pose: Tensor
+    seeds: list[int]
+
+
+def order_of(count: int, length: int, seed: int) -> np.ndarray:
+    """Which member each of `count` samples is: a shuffled data set, gone through as often as it takes."""
+    once = np.random.RandomState(seed).permutation(length)
+    return np.resize(once, count)
+
+
+def shared(count: int, batch: int) -> Iterator[range]:
+    """This process's batches of `count` samples; together the processes have the batches that one would have."""
+    starts = range(rank() * batch, count, world_size() * batch)
+    return (range(start, min(start + batch, count)) for start in starts)
+
+
+def read_samples(
+    dataset: PosedImageDataset,
+    classes: int,
+    numbers: Sequence[int],
+    members: Sequence[int],
+    seed: int,
+    device: torch.device,
+) -> Samples:
+    """Members of a data set as samples; the z of sample i is that of seed + i.
+
+    Raises:
+        DataError: a class that the network does not know.
+    """
+    found = [dataset[int(member)] for member in members]
+    for sample in found:
+        if dataset.data_type == "seg" and sample["mask"].max() >= classes:
+            name = dataset.get_details(sample["idx"]).name
+            what = f"its label map has class {sample['mask'].max()}, the network knows 0 to {classes - 1}"
+            raise data_error(dataset.images.path, name, what)
+    masks = torch.stack([from_data_set(sample["mask"], dataset.data_type) for sample in found])
+    images = torch.from_numpy(np.stack([sample["image"] for sample in found]))
+    poses = torch.from_numpy(np.stack([sample["pose"] for sample in found]))
+    seeds = [seed + number for number in numbers]
+    return Samples(list(numbers), images.to(device) / 127.5 - 1, masks.to(device), poses.to(device), seeds)
+
+
+def latents(seeds: Sequence[int], z_dim: int, device: torch.device) -> Tensor:
+    """N,z_dim float32: the z that seeds stand for, the same on every machine and in every application."""
+    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return torch.from_numpy(np.stack(rows).astype(np.float32)).to(device)
+
+
+def some_points(points: Tensor) -> Tensor:
+    """At most POINTS of K,3, always the same ones."""
+    return points[np.random.RandomState(0).permutation(len(points))[:POINTS]]
+
+
+# --------------------------------------------------------------------------- who draws
+
+
+class Source(Protocol):
+    """Something that makes scenes of label maps and shows them from anywhere."""
+
+    pivot: Tensor  # 3, the point about which a scene is turned
+
+    def scenes(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> Any:
+        """Scenes of label maps N,1,R,R with poses N,25 to condition on; one label map serves for all seeds."""
+
+    def surface(self, scene: Any) -> Tensor:
+        """At most POINTS points K,3 of one scene's surface, world units; K is 0 where it has none."""
+
+    def look(self, scenes: Any, pose: Tensor) -> dict[str, Tensor]:
+        """image N,3,R,R; semantic N,S,R,R; image_depth N,1,r,r from a pose for each scene, or several for one."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator's scenes, without truncation, jitter or chance."""
+
+    G: TriPlane
+
+    @property
+    def pivot(self) -> Tensor:
+        return torch.tensor(self.G.rendering_kwargs.get("avg_camera_pivot", (0.0, 0.0, 0.0)), dtype=torch.float32)
+
+    def scenes(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """ws and planes."""
+        encoded = self.G.encode({"mask": label_map})
+        z = latents(seeds, self.G.z_dim, pose.device)
+        encoded, pose = (x.expand(len(z), *x.shape[1:]) for x in (encoded, pose))
+        ws = self.G.mapping(z, pose, encoded=encoded)
+        return ws, self.G.planes(ws, noise_mode="const")
+
+    def surface(self, scene: tuple[Tensor, Tensor]) -> Tensor:
+        _, planes = scene
+        try:
+            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", colour=None)
+        except NoSurface:
+            return planes.new_zeros(0, 3)
+        return some_points(torch.from_numpy(mesh.vertices)).to(planes.device)
+
+    def look(self, scenes: tuple[Tensor, Tensor], pose: Tensor) -> dict[str, Tensor]:
+        ws, planes = scenes
+        return self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)
+
+
+@dataclass(frozen=True)
+class ConstantGuess:
+    """The same picture, label map and depth for everything: what a model must beat.
+
+    Args:
+        image: 3,R,R the data's mean. semantic: S,R,R shares of the classes (edges: the mean drawing), so that the
+            largest is the pixel's most frequent class, which no other constant map beats in accuracy.
+        depth: 1,R,R mean depth of the object, or None where the data has none.
+        points: K,3 of all objects together, or None likewise.
+    """
+
+    image: Tensor
+    semantic: Tensor
+    depth: Tensor | None
+    points: Tensor | None
+    pivot: Tensor
+
+    def scenes(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> int:
+        return len(seeds)
+
+    def surface(self, scene: int) -> Tensor:
+        return self.points
+
+    def look(self, scenes: int, pose: Tensor) -> dict[str, Tensor]:
+        count = max(scenes, len(pose))
+        pictures = {"image": self.image, "semantic": self.semantic, "image_depth": self.depth}
+        return {name: x.expand(count, *x.shape) for name, x in pictures.items() if x is not None}

@@ -1,0 +1,90 @@
+"""Geometry of several views."""
+
+import math
+
+import pytest
+import torch
+
+from camera_utils import CARS, CATS, front_pose, pose_at, split_pose
+from metrics.views import chamfer, points_of, project, reprojection, seen_points, turned
+
+
+def test_a_turned_camera_stays_at_its_distance_and_keeps_looking_at_the_pivot():
+    pivot = torch.tensor(CATS.pivot)
+    pose = pose_at(CATS, 1.3, 1.4)
+    other = turned(pose, 0.4, pivot)
+    before, after = (split_pose(p)[0][0] for p in (pose, other))
+    assert (after[:3, 3] - pivot).norm() == pytest.approx((before[:3, 3] - pivot).norm().item(), rel=1e-6)
+    uv, _ = project(pivot.view(1, 1, 3), other)
+    assert torch.allclose(uv, torch.full((1, 1, 2), 0.5), atol=1e-5)
+    assert torch.equal(other[:, 16:], pose[:, 16:])
+
+
+def test_turning_about_the_origin_is_a_change_of_yaw():
+    other = turned(front_pose(CARS), 0.3, torch.zeros(3))
+    assert torch.allclose(other, pose_at(CARS, math.pi / 2 + 0.3, math.pi / 2), atol=1e-5)
+
+
+def test_points_of_a_depth_picture_are_seen_again_where_they_were():
+    pose = pose_at(CATS, 1.2, 1.3)
+    depth = 2.5 + 0.1 * torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    uv, distance = project(points_of(depth, pose), pose)
+    centres = (torch.arange(8) + 0.5) / 8
+    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    assert torch.allclose(uv[0], torch.stack([u.flatten(), v.flatten()], -1), atol=1e-5)
+    assert torch.allclose(distance[0], depth.flatten(), atol=1e-5)
+
+
+def test_points_behind_a_camera_are_not_in_its_picture():
+    pose = front_pose(CATS)
+    behind = split_pose(pose)[0][:, None, :3, 3] * 2
+    uv, _ = project(behind, pose)
+    assert (uv < 0).all()
+
+
+def sphere(pose, radius=0.3, size=64):
+    """Depth and a picture painted on a ball at the origin."""
+    start = points_of(torch.zeros(1, 1, size, size), pose)
+    towards = points_of(torch.ones(1, 1, size, size), pose) - start
+    middle = -(start * towards).sum(-1)
+    inside = radius**2 - (start.square().sum(-1) - middle**2)
+    depth = torch.where(inside > 0, middle - inside.clamp(min=0).sqrt(), 3.3).view(1, 1, size, size)
+    points = points_of(depth, pose)
+    image = (points * 4).sin().mT.reshape(1, 3, size, size)
+    semantic = torch.stack([points[..., 0] > 0, points[..., 0] <= 0], 1).float().view(1, 2, size, size)
+    return {"image": image, "semantic": semantic, "image_depth": depth}
+
+
+def test_views_of_a_painted_ball_fit_and_those_of_a_picture_that_stays_do_not():
+    pose = front_pose(CATS)
+    other = turned(pose, 0.3, torch.zeros(3))
+    first, second = sphere(pose), sphere(other)
+    colour, label, compared = reprojection(first, pose, second, other)[0].tolist()
+    assert compared > 0.5
+    assert colour < 0.005 and label < 0.02  # bilinear reading, and the seam between the two halves
+    still = {**second, "image": first["image"], "semantic": first["semantic"]}
+    wrong = reprojection(first, pose, still, other)[0].tolist()
+    assert wrong[0] > 10 * colour and wrong[1] > 5 * label
+
+
+def test_nothing_in_common_is_not_a_figure():
+    pose = front_pose(CATS)
+    empty = {**sphere(pose), "image_depth": torch.full((1, 1, 64, 64), 3.3)}
+    colour, label, compared = reprojection(empty, pose, empty, pose)[0].tolist()
+    assert math.isnan(colour) and math.isnan(label) and compared == 0
+
+
+def test_the_distance_of_point_sets_goes_both_ways():
+    a = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    assert chamfer(a, a).tolist() == [0, 0, 0]
+    assert chamfer(a, a[:1]).tolist() == [0.5, 0, 0.25]
+    shifted = chamfer(a, a + torch.tensor([0, 0.25, 0]))
+    assert shifted.tolist() == pytest.approx([0.25] * 3)
+
+
+def test_the_back_of_a_ball_is_not_seen():
+    pose = front_pose(CATS)
+    points = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.3
+    seen = seen_points(points, sphere(pose)["image_depth"], pose)
+    assert 0.3 * len(points) < len(seen) < 0.6 * len(points)
+    assert (seen[:, 2] > -0.1).all()  # the camera is at +z; 1 % of its distance lets a little more be seen
