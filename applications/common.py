@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -219,8 +218,3 @@ def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:
     """1,25 the front view: the network's own orbit, the config's lens."""
     own = G.rendering_kwargs
     return front_pose(CAMERAS[cfg], own.get("avg_camera_radius"), own.get("avg_camera_pivot"), device)
-
-
-def latent(seed: int, z_dim: int) -> Tensor:
-    """1,z_dim float32: the z that a seed stands for, on every machine."""
-    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))

@@ -21,6 +21,7 @@ from torch_utils.devices import choose_device
 from training.configs import CONFIGS
 from training.film import FilmWriter
 from training.label_maps import draw_label_map
+from training.latents import latent
 from training.mesh import (
     COLOURS,
     ENCODERS,
@@ -60,7 +61,7 @@ class Threshold(click.ParamType):
 @torch.inference_mode()
 def scene(G: TriPlane, label_map: Tensor, pose: Tensor, seed: int) -> Tensor:
     """Planes 1,3,C,H,W of a label map 1,1,H,W; pose 1,25 to condition on."""
-    z = common.latent(seed, G.z_dim).to(pose.device)
+    z = latent(seed, G.z_dim).to(pose.device)
     return G.planes(G.mapping(z, pose, {"mask": label_map}), noise_mode="const")
 
 

@@ -18,6 +18,7 @@ from dnnlib.cli import Command, user_errors
 from dnnlib.util import check_outdir
 from torch_utils.devices import choose_device
 from training.label_maps import draw_image, draw_label_map, draw_semantic
+from training.latents import latent
 from training.pictures import write_png
 from training.triplane import TriPlane
 
@@ -31,7 +32,7 @@ def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -
     """
     encoded = G.encode({"mask": label_map})
     for seed in seeds:
-        z = common.latent(seed, G.z_dim).to(pose.device)
+        z = latent(seed, G.z_dim).to(pose.device)
         ws = G.mapping(z, pose, encoded=encoded)
         planes = G.planes(ws, noise_mode="const")
         yield G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)

@@ -24,6 +24,7 @@ from torch_utils.devices import choose_device
 from training.configs import CONFIGS
 from training.film import ENCODERS, FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
+from training.latents import latent
 from training.pictures import write_png
 from training.triplane import TriPlane
 
@@ -70,7 +71,7 @@ def scenes(G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: Itera
     """ws M,num_ws,w_dim of each seed, for every one of M label maps 1,1,H,W, which are encoded once."""
     encoded = [G.encode({"mask": label_map}) for label_map in label_maps]
     for seed in seeds:
-        z = common.latent(seed, G.z_dim).to(pose.device)
+        z = latent(seed, G.z_dim).to(pose.device)
         yield torch.cat([G.mapping(z, pose, encoded=e) for e in encoded])
 
 

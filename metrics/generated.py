@@ -14,6 +14,7 @@ from torch_utils.distributed import rank, world_size
 from training.archive import data_error
 from training.dataset import PosedImageDataset
 from training.label_maps import from_data_set
+from training.latents import latent
 from training.mesh import NoSurface, extract_mesh
 from training.triplane import TriPlane
 
@@ -76,12 +77,6 @@ def read_samples(
     return Samples(list(numbers), images.to(device) / 127.5 - 1, masks.to(device), poses.to(device), seeds)
 
 
-def latents(seeds: Sequence[int], z_dim: int, device: torch.device) -> Tensor:
-    """N,z_dim float32: the z that seeds stand for, the same on every machine and in every application."""
-    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
-    return torch.from_numpy(np.stack(rows).astype(np.float32)).to(device)
-
-
 def some_points(points: Tensor) -> Tensor:
     """At most POINTS of K,3, always the same ones."""
     return points[np.random.RandomState(0).permutation(len(points))[:POINTS]]
@@ -118,7 +113,7 @@ class Generator:
     def scenes(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """ws and planes."""
         encoded = self.G.encode({"mask": label_map})
-        z = latents(seeds, self.G.z_dim, pose.device)
+        z = torch.cat([latent(seed, self.G.z_dim) for seed in seeds]).to(pose.device)
         encoded, pose = (x.expand(len(z), *x.shape[1:]) for x in (encoded, pose))
         ws = self.G.mapping(z, pose, encoded=encoded)
         return ws, self.G.planes(ws, noise_mode="const")

@@ -25,6 +25,7 @@ from torch_utils.precision import has_fast
 from training.configs import GeneratorOptions
 from training.dataset import PUBLISHED, PosedImageDataset
 from training.label_maps import colourise, draw_image, draw_semantic, read_label_map
+from training.latents import latent
 from training.registry import construct
 from training.snapshot import load_network_pkl, save_snapshot
 
@@ -363,7 +364,7 @@ def test_a_network_of_another_size_fits_the_config_of_its_kind():
 
 
 def test_the_z_of_a_seed_never_changes():
-    z = common.latent(1, 512)
+    z = latent(1, 512)
     assert z.shape == (1, 512) and z.dtype == torch.float32
     # known first draws of numpy's legacy generator, whose stream is frozen
     torch.testing.assert_close(z[0, :3], torch.tensor([1.6243454, -0.6117564, -0.5281718]), rtol=0, atol=1e-6)

@@ -24,6 +24,7 @@ from camera_utils import CAMERAS, front_pose, path_poses
 from training.configs import GeneratorOptions
 from training.film import render_views
 from training.label_maps import colourise, draw_image, read_label_map
+from training.latents import latent
 from training.registry import construct
 from training.snapshot import load_network_pkl, save_snapshot
 
@@ -107,7 +108,7 @@ def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_
 
     G = load_network_pkl(network("seg2cat"), only=("G_ema",))["G_ema"]
     label_map = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
-    ws = G.mapping(common.latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
+    ws = G.mapping(latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
     poses = path_poses("orbit", CAMERAS["seg2cat"], 3)
     G = common.load_generator(str(network("seg2cat")), "seg2cat", torch.device("cpu"), "auto")
     film = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
