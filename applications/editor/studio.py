@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from applications.common import latent
 from applications.editor.protocol import SCENE_NAME_LENGTH, Bounds, MessageError, Orbit, View
 from camera_utils import CAMERAS, CameraPreset, pose_at
 from training.label_maps import draw_image, to_uint8
+from training.latents import latent
 from training.triplane import TriPlane
 
 SCENES_KEPT = 4096  # as ws: 30 to 60 KB each
