@@ -29,8 +29,6 @@ from training.snapshot import load_network_pkl
 from training.state import load_state
 from training.training_loop import Loop
 
-pytestmark = pytest.mark.slow  # real iterations of real networks: minutes on two cores
-
 CPU = torch.device("cpu")
 WHOLE = {**SMALL, "gen_pose_cond": True, "mirror": True, "aug": "ada", "target": 0.1, "tick": 0.004, "snap": 100}
 GRID_ENDINGS = ("", "_raw", "_depth", "_semantic", "_semantic_raw")
@@ -333,3 +331,13 @@ def test_a_start_from_eg3d_takes_what_fits_and_lists_what_does_not(options, tmp_
     assert torch.equal(semantic.b128.fromrgb.weight, fresh)
     assert "D_semantic, from its D" in report and "backbone.mapping.embed_mask: not in the source" in report
     assert "b128.fromrgb.weight: shape (4, 14, 1, 1), source (4, 6, 1, 1)" in report
+
+
+def test_metrics_are_computed_at_every_snapshot_where_they_are_asked_for(data, tmp_path):
+    asked = {"metrics": "miou,acc", "no_eval": False, "kimg": 0.002}
+    folder = trained(**{**SMALL, **data, **asked, "dis_mask": False, "outdir": tmp_path / "runs"})
+    for name in ("miou", "acc"):
+        (line,) = (folder / f"metric-{name}.jsonl").read_text().splitlines()
+        figure = json.loads(line)
+        assert figure["metric"] == name and 0 <= figure["results"][name] <= 1
+        assert figure["snapshot_pkl"] == "network-snapshot-000000.pkl"

@@ -121,6 +121,7 @@ def _children(pid):
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+SIZES = ("cbase", "cmax", "plane_resolution", "depth_resolution")
 README = """
     --cfg=afhq --data_type seg --semantic_channels 6 --render_mask=True --dis_mask=True
     --neural_rendering_resolution_initial=128 --gpus=1 --batch=4 --mbstd-group=2 --gamma=5.0 --gen_pose_cond=True
@@ -131,7 +132,7 @@ README = """
 
 def test_the_published_command_for_cats_trains_on_a_toy_data_set(tmp_path):
     files = {"outdir": tmp_path / "runs", **small_data(tmp_path, classes=6)}
-    widths = {"cbase": 512, "cmax": 8, "encoder_width": 0.02}
+    widths = {name: SMALL[name] for name in SMALL if "width" in name or name in SIZES}
     same_size = trained(**{**SMALL, **files, "kimg": 0.002, "dis_mask": False, "semantic_channels": 6})
     resume = eg3d_like(tmp_path / "afhqcats512-128.pkl", read_options(same_size))
     assert run(*README.split(), "-n", **files, resume=resume).exit_code == 0
