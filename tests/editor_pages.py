@@ -39,8 +39,9 @@ def tiny_studio(cfg="seg2cat", **changes):
     return Studio(tiny_generator(cfg, **changes), cfg)
 
 
-def app_of(studio, host=HOST):
-    return create_app(studio, class_names(studio.cfg, studio.G.data_type, studio.bounds.classes), host)
+def app_of(studio, host=HOST, names=None):
+    """`names` are those of the classes that weights have brought along."""
+    return create_app(studio, class_names(studio.cfg, studio.G.data_type, studio.bounds.classes, names), host)
 
 
 class TestPage:
@@ -88,10 +89,10 @@ def page_of(client):
 
 
 @contextmanager
-def real_server(studio):
+def real_server(studio, names=None):
     """Address of a real server, in a thread of this process."""
     with listen(HOST, 0) as listening:
-        server = make_server(app_of(studio))
+        server = make_server(app_of(studio, names=names))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

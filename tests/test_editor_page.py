@@ -24,15 +24,13 @@ from applications import common
 from applications.editor.studio import Studio
 from camera_utils import CATS, front_pose
 from training.label_maps import PALETTE
+from training.snapshot import CLASS_NAMES, read_weights
 from training.toy import cats
 from training.toy.render import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e .[dev]")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian, Ubuntu: apt-get install chromium)"),
-]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian, Ubuntu: apt-get install chromium)")
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 ARGUMENTS = [
@@ -62,7 +60,8 @@ def studio():
 
 @pytest.fixture(scope="session")
 def address(studio):
-    with real_server(studio) as address:
+    names = read_weights(NETWORK).extra.get(CLASS_NAMES) if TRAINED else None
+    with real_server(studio, names) as address:
         yield address
 
 
