@@ -3,10 +3,19 @@
 import functools
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import legacy
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_every_time():
+    """What fails, fails again."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +33,13 @@ def untrained(tmp_path_factory):
 
     yield make
     shutil.rmtree(folder)  # the label encoder is full-size in every network: 200 MB each
+
+
+@pytest.fixture(scope="session")
+def torchvision_operators():
+    """Two operators without which torchvision, made for CUDA, cannot be imported beside a CPU build of torch."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library  # they last as long as it
