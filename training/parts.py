@@ -50,7 +50,8 @@ def build_optimizer(options: TrainingOptions, network: str, module: nn.Module) -
     interval = options.intervals[network]
     share = interval / (interval + 1) if interval else 1
     lr = options.g_lr if network == "G" else options.d_lr
-    return torch.optim.Adam(module.parameters(), lr=lr * share, betas=tuple(b**share for b in BETAS), eps=EPS)
+    betas = tuple(b**share for b in BETAS)
+    return torch.optim.Adam(module.parameters(), lr=lr * share, betas=betas, eps=EPS, fused=True)
 
 
 class Parts:
