@@ -223,18 +223,6 @@ def path_poses(
     return torch.cat([pose_at(preset, *at, radius, pivot, device) for at in angles])
 
 
-def orbit_pose(
-    preset: CameraPreset,
-    frame: int,
-    frames: int = 120,
-    radius: float | None = None,
-    pivot: tuple[float, float, float] | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Pose 1,25 of one frame of the published video path."""
-    return pose_at(preset, *orbit_angles(preset, frame, frames), radius, pivot, device)
-
-
 def view_angles(pose: Tensor) -> tuple[Tensor, Tensor]:
     """Yaw (0 front, positive to +x) and pitch (positive above the horizon) of the cameras of N,25: N and N, rad."""
     position = split_pose(pose)[0][:, :3, 3]

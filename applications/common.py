@@ -13,6 +13,8 @@ from torch import Tensor
 
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import InputError, user_errors
+from dnnlib.util import check_outdir
+from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
@@ -88,6 +90,20 @@ def model_options(command: Callable) -> Callable:
     return _decorated(command, MODEL_OPTIONS)
 
 
+def seeds_option(what: str) -> Callable:
+    """The option of the seeds, for each of which an application makes `what`."""
+    return click.option(
+        "--random_seed",
+        "seeds",
+        type=Seeds(),
+        callback=all_seeds,
+        multiple=True,
+        default=["0"],
+        show_default=True,
+        help=f"One {what} for each: numbers and ranges, like 0 1 or 0-3.",
+    )
+
+
 INPUT_OPTIONS = (
     click.option("--input", "input_file", metavar="FILE", help="Label map: class ids, colours or a drawing."),
     click.option("--input_id", type=click.IntRange(0), metavar="N", help="Sample N of a data set, with its pose."),
@@ -158,6 +174,15 @@ def read_input(
 
 
 # --------------------------------------------------------------------------- device and network
+
+
+def check_places(device: str | None, outdir: Path) -> torch.device:
+    """The device to compute on; InputError unless it is there and outdir can be written to."""
+    with user_errors("--device"):
+        chosen = choose_device(device)
+    with user_errors("--outdir"):
+        check_outdir(outdir)
+    return chosen
 
 
 def load_generator(network: str, cfg: str, device: torch.device, precision: str) -> TriPlane:

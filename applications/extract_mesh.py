@@ -16,8 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from camera_utils import CAMERAS, path_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
-from dnnlib.util import check_outdir
-from torch_utils.devices import choose_device
 from training.configs import CONFIGS
 from training.film import FilmWriter
 from training.label_maps import draw_label_map
@@ -164,10 +162,7 @@ def main(
     """
     with user_errors("--format"):
         check_libraries()
-    with user_errors("--device"):
-        chosen = choose_device(device)
-    with user_errors("--outdir"):
-        check_outdir(outdir)
+    chosen = common.check_places(device, outdir)
     given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_map, pose = common.fit(given, G, cfg, chosen)

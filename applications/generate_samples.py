@@ -15,8 +15,6 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
 from dnnlib.cli import Command, user_errors
-from dnnlib.util import check_outdir
-from torch_utils.devices import choose_device
 from training.label_maps import draw_image, draw_label_map, draw_semantic
 from training.latents import latent
 from training.pictures import write_png
@@ -41,16 +39,7 @@ def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -
 @click.command(cls=Command)
 @common.model_options
 @common.input_options
-@click.option(
-    "--random_seed",
-    "seeds",
-    type=common.Seeds(),
-    callback=common.all_seeds,
-    multiple=True,
-    default=["0"],
-    show_default=True,
-    help="One sample for each: numbers and ranges, like 0 1 or 0-3.",
-)
+@common.seeds_option("sample")
 def main(
     network: str, outdir: Path, cfg: str, device: str | None, precision: str, seeds: list[int], **source: Any
 ) -> None:
@@ -64,10 +53,7 @@ def main(
       python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 --input applications/assets/cat.png
     """
-    with user_errors("--device"):
-        chosen = choose_device(device)
-    with user_errors("--outdir"):
-        check_outdir(outdir)
+    chosen = common.check_places(device, outdir)
     given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_map, pose = common.fit(given, G, cfg, chosen)

@@ -19,8 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from camera_utils import CAMERAS, PATHS, path_poses, read_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
-from dnnlib.util import check_outdir
-from torch_utils.devices import choose_device
 from training.configs import CONFIGS
 from training.film import ENCODERS, FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
@@ -170,16 +168,7 @@ def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path,
 @click.command(cls=Command)
 @common.model_options
 @common.input_options
-@click.option(
-    "--random_seed",
-    "seeds",
-    type=common.Seeds(),
-    callback=common.all_seeds,
-    multiple=True,
-    default=["0"],
-    show_default=True,
-    help="One film for each: numbers and ranges, like 0 1 or 0-3.",
-)
+@common.seeds_option("film")
 @click.option(
     "--path",
     default="orbit",
@@ -243,10 +232,7 @@ def main(
       python applications/generate_video.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 2 --interpolate --path turn --input applications/assets/cat.png
     """
-    with user_errors("--device"):
-        chosen = choose_device(device)
-    with user_errors("--outdir"):
-        check_outdir(outdir)
+    chosen = common.check_places(device, outdir)
     with user_errors("--format"):
         for name in formats:
             check_film_format(name)

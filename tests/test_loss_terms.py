@@ -311,12 +311,8 @@ def test_missing_lpips_is_one_line_with_the_way_on(monkeypatch):
 
 
 @pytest.fixture
-def lpips_package():
-    """The package, where it is installed; torchvision's own build wants two operators that a CPU torch lacks."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for op in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, op):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+def lpips_package(torchvision_operators):
+    """The package, where it is installed."""
     return pytest.importorskip("lpips", reason="the package lpips is not installed")
 
 

@@ -63,12 +63,8 @@ def test_precision_recall_and_inception_score_are_the_published_ones(case):
 
 
 @pytest.fixture(scope="module")
-def fidelity():
+def fidelity(torchvision_operators):
     """The kept library torch-fidelity."""
-    library = torch.library.Library("torchvision", "FRAGMENT")  # what a CPU build of torch lacks for its import
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return pytest.importorskip("torch_fidelity", reason="needs torch-fidelity (pip install pix2pix3d[metrics])")
 
 

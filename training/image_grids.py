@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camera_utils import CAMERAS, front_pose, orbit_pose
+from camera_utils import CAMERAS, front_pose, path_poses
 from training.dataset import PosedImageDataset
 from training.label_maps import colourise, draw_image, draw_semantic, from_data_set
 from training.triplane import TriPlane
@@ -50,7 +50,7 @@ class ImageGrid:
         z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))
         centre = {"radius": G.rendering_kwargs["avg_camera_radius"], "pivot": G.rendering_kwargs["avg_camera_pivot"]}
         ahead = front_pose(self.preset, **centre, device=self.device)
-        around = [orbit_pose(self.preset, i, TURN_VIEWS, **centre, device=self.device) for i in range(TURN_VIEWS)]
+        around = path_poses("orbit", self.preset, TURN_VIEWS, **centre, device=self.device).split(1)
         for start in range(0, len(z), self.batch):
             chosen = slice(start, start + self.batch)
             pose = self.poses[chosen].to(self.device)
