@@ -15,6 +15,16 @@ from torch_utils.devices import choose_device
 from training.configs import CONFIGS
 from training.snapshot import CLASS_NAMES, read_weights
 
+EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings to open with
+TOY = "toy_"  # so begin our own weights, and the drawings for them
+
+
+def example(network: str, cfg: str) -> bytes | None:
+    """The file of a drawing that this network makes something of, if there is one."""
+    name = EXAMPLES.get(cfg)
+    toy = TOY if Path(network).name.startswith(TOY) else ""
+    return name and (common.ASSETS / (toy + name)).read_bytes()
+
 
 @click.command(cls=Command)
 @click.option("--network", metavar="FILE|URL", help="Weights: ours, or the authors' pickle.  [default: our own cats]")
@@ -31,7 +41,8 @@ def main(network: str | None, cfg: str | None, host: str, port: int, device: str
       python applications/edit.py --network checkpoints/pix2pix3d_seg2face.pkl --cfg seg2face
     """
     try:
-        from applications.editor.server import create_app, is_open_to_others, listen, make_server, page_address
+        from applications.editor.guard import Place, listen
+        from applications.editor.server import create_app, make_server
         from applications.editor.studio import Studio
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
@@ -44,15 +55,17 @@ def main(network: str | None, cfg: str | None, host: str, port: int, device: str
         listening = listen(host, port)  # before the weights, which take long
     except OSError as error:
         raise InputError(
-            f"--port {port}: cannot serve there on {host} ({error.strerror}); choose another port or host"
+            f"--port {port}: cannot serve there on {host!r} ({error.strerror}); choose another port or host"
         ) from error
     with listening:
-        G = common.load_generator(network, cfg, chosen, precision)
-        names = class_names(cfg, G.data_type, G.semantic_channels, read_weights(network).extra.get(CLASS_NAMES))
-        app = create_app(Studio(G, cfg), names, host)
-        if is_open_to_others(host):
+        studio = Studio(common.load_generator(network, cfg, chosen, precision), cfg)
+        given = read_weights(network).extra.get(CLASS_NAMES)
+        names = class_names(cfg, studio.G.data_type, studio.bounds.classes, given)
+        place = Place(host, listening.getsockname()[0])
+        app = create_app(studio, names, place, example(network, cfg))
+        if place.is_open_to_others:
             click.echo("Every machine that reaches this one can use the editor: there is no password.")
-        click.echo(f"Open {page_address(host, listening.getsockname()[1])} in a browser; Ctrl+C ends.")
+        click.echo(f"Open {' or '.join(place.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")
         make_server(app).run(sockets=[listening])
 
 

@@ -10,8 +10,9 @@ import torch
 from starlette.testclient import TestClient
 
 from applications.editor.classes import class_names
+from applications.editor.guard import Place, listen
 from applications.editor.protocol import pack, unpack
-from applications.editor.server import create_app, listen, make_server
+from applications.editor.server import create_app, make_server
 from applications.editor.studio import Studio
 from training.configs import CONFIGS
 from training.registry import construct
@@ -39,9 +40,10 @@ def tiny_studio(cfg="seg2cat", **changes):
     return Studio(tiny_generator(cfg, **changes), cfg)
 
 
-def app_of(studio, host=HOST, names=None):
+def app_of(studio, host=HOST, names=None, example=None):
     """`names` are those of the classes that weights have brought along."""
-    return create_app(studio, class_names(studio.cfg, studio.G.data_type, studio.bounds.classes, names), host)
+    names = class_names(studio.cfg, studio.G.data_type, studio.bounds.classes, names)
+    return create_app(studio, names, Place(host, host), example)
 
 
 class TestPage:
@@ -89,10 +91,10 @@ def page_of(client):
 
 
 @contextmanager
-def real_server(studio, names=None):
+def real_server(studio, names=None, example=None, port=0):
     """Address of a real server, in a thread of this process."""
-    with listen(HOST, 0) as listening:
-        server = make_server(app_of(studio, names=names))
+    with listen(HOST, port) as listening:
+        server = make_server(app_of(studio, names=names, example=example))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

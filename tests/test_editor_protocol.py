@@ -30,7 +30,10 @@ DRAWING = np.arange(256, dtype=np.uint8).reshape(16, 16) % 6
 VIEW = {"azimuth": 1.5, "polar": 1.5, "zoom": 1}
 EDIT = {"type": "edit", "id": 7, "place": VIEW, "seed": 3, "style": None, "geometry": "a" * 32, "view": VIEW}
 LOOK = {"type": "look", "id": 8, "scene": None, "view": VIEW, "quality": "full"}
-BLEND = {"type": "blend", "id": 9, "first": "0" * 32, "second": "f" * 32, "share": 0.5, "view": VIEW, "quality": "full"}
+BLEND = {
+    "type": "blend", "id": 9, "first": "0" * 32, "second": "f" * 32, "share": 0.5, "place": VIEW, "view": VIEW,
+    "quality": "full",
+}  # fmt: skip
 
 
 def test_what_is_packed_is_unpacked():
@@ -80,11 +83,13 @@ HOSTILE = {
     "azimuth NaN": (json_line(**LOOK | {"view": VIEW | {"azimuth": float("nan")}}), "azimuth: expected a number"),
     "zoom infinite": (json_line(**LOOK | {"view": VIEW | {"zoom": float("inf")}}), "zoom: expected a number"),
     "zoom true": (json_line(**LOOK | {"view": VIEW | {"zoom": True}}), "zoom: expected a number, got True"),
+    "zoom beyond every float": (json_line(**LOOK | {"view": VIEW | {"zoom": 10**400}}), "zoom: expected .* got 100"),
+    "zoom below every float": (json_line(**LOOK | {"view": VIEW | {"zoom": -(10**400)}}), "zoom: expected .* got -1"),
     "zoom 0": (json_line(**LOOK | {"view": VIEW | {"zoom": 0}}), "zoom: expected 0.75 to 3, got 0"),
     "turned too far": (json_line(**LOOK | {"view": VIEW | {"azimuth": -9}}), "azimuth: expected .* got -9"),
     "scene by path": (json_line(**LOOK | {"scene": "../../etc/passwd"}), "scene: expected the name of a scene"),
     "scene by number": (json_line(**LOOK | {"scene": 5}), "scene: expected the name of a scene"),
-    "scene never made": (json_line(**LOOK | {"scene": "0" * 32}), "scene is not known"),
+    "scene never made": (json_line(**LOOK | {"scene": "0" * 32}), "does not know this object any more"),
     "bytes where none belong": (json_line(**LOOK) + b"x", "look: 1 bytes after its line"),
     "share above 1": (json_line(**BLEND | {"share": 1.5}), "share: expected 0 to 1, got 1.5"),
     "blend with nothing": (json_line(**BLEND | {"first": None}), "first: expected the name of a scene"),
@@ -103,6 +108,8 @@ HOSTILE = {
     "picture not square": (json_line(type="open_drawing", id=1) + png(np.zeros((4, 8), np.uint8)), "is 8x4"),
     "classes of another network": (json_line(type="open_drawing", id=1) + png(np.full((8, 8), 9, np.uint8)),
                                    "class 9 found"),
+    "picture with more pixels than memory": (json_line(type="open_drawing", id=1) + png(np.zeros((5000, 1), np.uint8)),
+                                             "is 1x5000; pictures up to 4096x4096"),
     "picture cut short": (json_line(type="open_drawing", id=1)
                           + png(np.random.RandomState(0).randint(0, 6, (64, 64), np.uint8))[:300], "damaged"),
     "picture as session": (json_line(type="open_session", id=1) + png(np.zeros((8, 8), np.uint8)), "not a session"),
@@ -138,6 +145,14 @@ def test_a_broken_message_is_refused_with_its_reason_and_the_server_goes_on(case
 def test_text_is_refused_and_the_server_goes_on(page):
     page.socket.send_text('{"type": "look"}')
     assert page.receive()[0]["reason"] == "expected a binary message, got text"
+    assert page.edit(np.zeros((128, 128), np.uint8))[0]["type"] == "picture"
+
+
+def test_what_nobody_foresaw_in_a_message_is_said_and_the_server_goes_on(page, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("applications.editor.server.read_message", lambda *_: 1 / 0)
+        page.socket.send_bytes(b"x")
+        assert page.receive()[0]["reason"] == "the server failed: ZeroDivisionError: division by zero"
     assert page.edit(np.zeros((128, 128), np.uint8))[0]["type"] == "picture"
 
 

@@ -24,9 +24,20 @@ from websockets.sync.client import connect
 
 from applications import common, edit, generate_samples
 from applications.editor.classes import CLASS_NAMES, class_names
-from applications.editor.protocol import View, pack, unpack
+from applications.editor.guard import Place, listen
+from applications.editor.protocol import MessageError, View, pack, unpack
 from applications.editor.studio import PLANES_KEPT, orbit_of
-from applications.editor.worker import MAX_WAITING, Page, Worker
+from applications.editor.worker import (
+    FILE,
+    LONG_FILE,
+    LOOK,
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    SCENE,
+    Page,
+    Task,
+    Worker,
+)
 from camera_utils import CAMERAS, orbit_angles
 from training.label_maps import draw_image, draw_semantic, read_label_map
 from training.snapshot import save_snapshot
@@ -195,6 +206,8 @@ def test_files_come_as_they_are_named(client):
         file, content = page.ask("save_image", scene=None, view=FRONT)
         colours = np.frombuffer(pixels[: 3 * 128 * 128], np.uint8).reshape(128, 128, 3)
         assert file["name"] == "seg2cat_color.png" and np.array_equal(iio.imread(content), colours)
+        _, content = page.ask("save_labels", scene=None, view=FRONT, png_form="ids")
+        assert iio.imread(content).tobytes() == pixels[3 * 128 * 128 :], "the label map of the full picture"
         _, content = page.ask("save_drawing", ROUND.tobytes(), png_form="ids")
         assert Image.open(io.BytesIO(content)).mode == "L" and np.array_equal(iio.imread(content), ROUND)
         _, content = page.ask("save_drawing", ROUND.tobytes(), png_form="colours")
@@ -215,9 +228,12 @@ def test_a_film_and_a_mesh_are_made_and_pictures_come_meanwhile(client):
         assert next(header["id"] for header, _ in replies if header["type"] == "picture") == look
         assert Image.open(io.BytesIO(replies[-1][1])).n_frames == 120
         page.send("save_mesh", scene=None, mesh_form="ply")
-        replies = [page.receive(), page.receive()]
-        assert replies[0][0]["type"] == "progress"
-        header, content = replies[1]  # random weights may hold no surface, which is said
+        replies = [page.receive()]
+        while replies[-1][0]["type"] == "progress":
+            replies.append(page.receive())
+        done = [header["done"] for header, _ in replies[:-1]]
+        assert len(done) > 5 and done == sorted(done) and done[-1] == 1, "other pages' pictures come between its slabs"
+        header, content = replies[-1]  # random weights may hold no surface, which is said
         assert content.startswith(b"ply") if header["type"] == "file" else "density" in header["reason"]
 
 
@@ -306,7 +322,7 @@ def running():
     worker = Worker()
     worker.start()
     gate, replies = Gate(), queue.Queue()
-    worker.submit(Page(replies.put), "look", 0, gate.job())
+    worker.submit(Page(replies.put), LOOK, Task(0, gate.job()))
     gate.reached.wait(10)
     yield worker, gate, replies
     gate.opened.set()
@@ -321,27 +337,36 @@ def test_of_waiting_looks_only_the_newest_is_rendered(running):
     worker, gate, replies = running
     page = Page(replies.put)
     for number in range(20):
-        worker.submit(page, "look", number, reply(f"look {number}"))
-    worker.submit(page, "file", 20, reply("end"))
+        worker.submit(page, LOOK, Task(number, reply(f"look {number}")))
+    worker.submit(page, FILE, Task(20, reply("end")))
     gate.opened.set()
     assert types(replies, 3) == ["gate", "look 19", "end"]
 
 
-def test_an_edit_replaces_older_edits_and_looks_but_no_files(running):
+def test_a_new_scene_replaces_older_ones_and_looks_but_no_files(running):
     worker, gate, replies = running
     page = Page(replies.put)
-    for number, lane in enumerate(["file", "edit", "look", "edit", "look"]):
-        worker.submit(page, lane, number, reply(f"{lane} {number}"))
+    for number, lane in enumerate([FILE, SCENE, LOOK, SCENE, LOOK]):
+        worker.submit(page, lane, Task(number, reply(f"{lane} {number}")))
     gate.opened.set()
-    assert types(replies, 4) == ["gate", "edit 3", "look 4", "file 0"]
+    assert types(replies, 4) == ["gate", "scene 3", "look 4", "file 0"]
+
+
+def test_a_file_that_is_made_at_once_does_not_wait_for_a_film(running):
+    worker, gate, replies = running
+    page = Page(replies.put)
+    worker.submit(page, LONG_FILE, Task(1, long("film", steps=50)))
+    worker.submit(page, FILE, Task(2, reply("image")))
+    gate.opened.set()
+    assert types(replies, 3) == ["gate", "image", "film"]
 
 
 def test_a_page_that_asks_for_much_does_not_keep_another_waiting(running):
     worker, gate, replies = running
     greedy, modest = Page(replies.put), Page(replies.put)
     for number in range(MAX_WAITING):
-        worker.submit(greedy, "file", number, long(f"film {number}", steps=50))
-    worker.submit(modest, "look", 0, reply("look"))
+        worker.submit(greedy, LONG_FILE, Task(number, long(f"film {number}", steps=50)))
+    worker.submit(modest, LOOK, Task(0, reply("look")))
     gate.opened.set()
     assert types(replies, 2 + MAX_WAITING) == ["gate", "look", *(f"film {number}" for number in range(MAX_WAITING))]
 
@@ -350,21 +375,66 @@ def test_a_page_may_not_pile_up_files_without_end(running):
     worker, _, replies = running
     page = Page(replies.put)
     for number in range(MAX_WAITING):
-        worker.submit(page, "file", number, reply("file"))
-    with pytest.raises(ValueError, match=f"{MAX_WAITING} files are being made"):
-        worker.submit(page, "file", 99, reply("file"))
+        worker.submit(page, FILE, Task(number, reply("file")))
+    with pytest.raises(MessageError, match=f"{MAX_WAITING} files are being made"):
+        worker.submit(page, FILE, Task(99, reply("file")))
+
+
+def test_all_pages_together_may_not_fill_the_memory(running):
+    worker, _, replies = running
+    for _ in range(4):
+        worker.submit(Page(replies.put), FILE, Task(1, reply("file"), size=MAX_WAITING_BYTES // 4))
+    with pytest.raises(MessageError, match="too much to read"):
+        worker.submit(Page(replies.put), FILE, Task(2, reply("file"), size=1))
+
+
+def test_a_cancelled_film_says_nothing_after_that_and_is_let_go(running):
+    worker, gate, replies = running
+    page, film, ended = Page(replies.put), Gate(), threading.Event()
+
+    def job():
+        try:
+            yield from film.job()
+        finally:
+            ended.set()
+
+    worker.submit(page, LONG_FILE, Task(1, job()))
+    gate.opened.set()
+    film.reached.wait(10)
+    worker.cancel(page)
+    film.opened.set()
+    worker.submit(page, FILE, Task(2, reply("image")))
+    assert types(replies, 3) == ["gate", "error", "image"], "what the film had to say when it was cancelled is dropped"
+    assert ended.wait(10), "its files are removed and its memory is freed"
 
 
 def test_a_closed_page_costs_nothing_more(running):
     worker, gate, replies = running
     page = Page(replies.put)
-    worker.submit(page, "file", 1, long("film", steps=5))
-    worker.submit(page, "look", 2, reply("look"))
+    worker.submit(page, FILE, Task(1, long("film", steps=5)))
+    worker.submit(page, LOOK, Task(2, reply("look")))
     worker.forget(page)
-    worker.submit(Page(replies.put), "look", 3, reply("another page"))
+    worker.submit(Page(replies.put), LOOK, Task(3, reply("another page")))
     gate.opened.set()
     assert types(replies, 2) == ["gate", "another page"]
     assert replies.empty()
+
+
+def test_the_worker_outlives_a_crash_that_it_cannot_report(running, monkeypatch):
+    worker, gate, replies = running
+
+    def broken(*args, **kwargs):
+        raise BrokenPipeError
+
+    def crash():
+        yield 1 / 0
+
+    monkeypatch.setattr("click.echo", broken)
+    gate.opened.set()
+    worker.submit(Page(replies.put), LOOK, Task(1, crash()))
+    assert types(replies, 2) == ["gate", "error"]
+    worker.submit(Page(replies.put), LOOK, Task(2, reply("look")))
+    assert types(replies, 1) == ["look"]
 
 
 # --------------------------------------------------------------------------- whom the server answers
@@ -430,6 +500,34 @@ def test_served_to_all_machines_it_answers_to_addresses_but_not_to_names(studio)
         assert client.get("/", headers={"host": "evil.example:7860"}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "names", "strangers"),
+    [
+        ("127.0.0.1", ["127.0.0.1", "localhost:1", "[::1]:1"], ["evil.example", "192.168.1.7"]),
+        ("127.0.0.2", ["127.0.0.2:1", "localhost"], ["evil.example"]),
+        ("LOCALHOST", ["localhost"], ["evil.example"]),
+        ("0", ["10.0.0.1:1", "localhost"], ["evil.example"]),
+        ("0.0.0.0", ["10.0.0.1:1", "[fe80::1]:1"], ["evil.example", "10.0.0.1.evil.example"]),
+    ],
+)
+def test_a_host_is_what_it_is_bound_to_and_is_reached_by_its_names(host, names, strangers):
+    with listen(host, 0) as listening:
+        place = Place(host, listening.getsockname()[0])
+        assert place.is_open_to_others == host.startswith("0")
+        assert all(place.knows(name) for name in names) and not any(place.knows(name) for name in strangers)
+        port = listening.getsockname()[1]
+        for url in place.urls(port):
+            assert place.knows(url.removeprefix("http://").removesuffix("/"))
+            with socket.create_connection((url.split("/")[2].rpartition(":")[0], port), timeout=5):
+                pass
+
+
+def test_a_machine_is_reached_by_the_name_that_it_was_asked_to_serve():
+    place = Place("Studio.local", "192.168.1.7")
+    assert place.knows("studio.local:7860") and place.knows("192.168.1.7:7860") and not place.knows("localhost:7860")
+    assert place.is_open_to_others and place.urls(7860) == ["http://192.168.1.7:7860/"]
+
+
 def test_a_message_above_the_limit_ends_one_connection_and_not_the_server(studio):
     with real_server(studio) as address:
         channel = address.replace("http", "ws") + "channel"
@@ -457,7 +555,10 @@ def run(*words):
         (["--cfg", "seg2cat"], "--network, --cfg: expected both or none"),
         (["--port", "99999"], "'--port': 99999 is not in the range"),
         (["--device", "gpu"], "--device gpu: no such device"),
-        (["--port", "0", "--host", "192.0.2.1"], "--port 0: cannot serve there on 192.0.2.1"),
+        (["--port", "0", "--host", "192.0.2.1"], "--port 0: cannot serve there on '192.0.2.1'"),
+        (["--port", "0", "--host", ""], "cannot serve there on '' .that is no address"),
+        (["--port", "0", "--host", "x\0y"], r"cannot serve there on 'x.x00y' .that is no address"),
+        (["--port", "0", "--host", "a" * 70], "cannot serve there on 'a*' .that is no address"),
         (["--port", "0", "--network", "nowhere.pt", "--cfg", "seg2cat"], "--network nowhere.pt: .*No such file"),
     ],
 )
@@ -473,7 +574,7 @@ def test_a_port_in_use_is_said_before_any_weights_are_read():
         port = taken.getsockname()[1]
         result = run("--port", port, "--network", "never-opened.pt", "--cfg", "seg2cat")
     assert result.exit_code == 2
-    assert re.search(f"--port {port}: cannot serve there on {HOST} .*in use.*choose another", result.output)
+    assert re.search(f"--port {port}: cannot serve there on '{HOST}' .*in use.*choose another", result.output)
 
 
 @pytest.mark.slow

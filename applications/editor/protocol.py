@@ -35,6 +35,10 @@ class MessageError(ValueError):
         self.id = id
 
 
+class UnknownScene(MessageError):
+    """A scene that this server never made, or too long ago: the page has to have it made anew."""
+
+
 @dataclass(frozen=True)
 class View:
     """Where a camera stands on its orbit (rad, as camera_utils has them) and how much longer its lens is."""
@@ -69,11 +73,16 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Message:
-    """A message that has passed: `values` has exactly the fields of its kind in MESSAGES, each of its own type."""
+    """A message that has passed.
+
+    Args:
+        values: exactly the fields of its kind in MESSAGES, each of its own type. size: bytes of the payload.
+    """
 
     kind: str
     id: int
     values: Mapping[str, Any]
+    size: int
 
 
 # --------------------------------------------------------------------------- frames
@@ -108,10 +117,10 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise MessageError(f"{name}: expected a number, got {value!r:.40}")
     if not low - ROUNDING_RAD <= value <= high + ROUNDING_RAD:
-        raise MessageError(f"{name}: expected {low:.4g} to {high:.4g}, got {value:.6g}")
+        raise MessageError(f"{name}: expected {low:.4g} to {high:.4g}, got {value!r:.40}")
     return float(min(max(value, low), high))
 
 
@@ -201,11 +210,12 @@ PAYLOADS: dict[str, Callable[[bytes, Bounds], Any]] = {"drawing": read_drawing, 
 MESSAGES = {  # kind: its fields, the payload last
     "edit": ("place", "seed", "style", "geometry", "view", "drawing"),
     "look": ("scene", "view", "quality"),
-    "blend": ("first", "second", "share", "view", "quality"),
+    "blend": ("first", "second", "share", "place", "view", "quality"),
     "open_drawing": ("content",),
     "open_session": ("content",),
     "save_session": ("scene", "place", "seed", "keep_style", "view", "drawing"),
     "save_image": ("scene", "view"),
+    "save_labels": ("scene", "view", "png_form"),
     "save_drawing": ("png_form", "drawing"),
     "save_film": ("scene", "film_form"),
     "save_mesh": ("scene", "mesh_form"),
@@ -238,4 +248,4 @@ def read_message(frame: bytes, bounds: Bounds) -> Message:
     except MessageError as error:
         error.id = id
         raise
-    return Message(kind, id, values)
+    return Message(kind, id, values, len(payload))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from applications.editor.classes import paint
 from applications.editor.protocol import Message, MessageError, View, pack
@@ -22,19 +23,21 @@ from applications.editor.session_file import (
     write_session,
 )
 from applications.editor.studio import Studio
-from applications.editor.worker import Job, Page
+from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
 from camera_utils import path_poses
+from training.density_grid import density_slabs
 from training.film import FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image
 from training.mesh import check_libraries, extract_mesh, write_mesh
 from training.pictures import encode_png
 
+FRONT = View(np.pi / 2, np.pi / 2)
 FILM_FRAMES = 120  # of the published film
 FILM_FPS = 60
 PROGRESS_FRAMES = 5  # a page hears of a film this often
 MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
 
-LANES = {"edit": "edit", "look": "look", "blend": "look"}  # all others make files or open them
+LANES = {"edit": SCENE, "blend": SCENE, "look": LOOK, "save_film": LONG_FILE, "save_mesh": LONG_FILE}  # others: FILE
 
 
 class Requests:
@@ -44,24 +47,27 @@ class Requests:
         self.studio = studio
         self.data_type = studio.G.data_type
 
-    def job(self, page: Page, message: Message) -> tuple[str, int, Job]:
-        """Lane, id and job of a message; nothing of the job has run."""
+    def task(self, page: Page, message: Message) -> tuple[str, Task]:
+        """Lane and task of a message; nothing of its job has run."""
         make: Callable[..., Job] = getattr(self, message.kind)
-        return LANES.get(message.kind, "file"), message.id, make(page, message.id, **message.values)
+        job = make(page, message.id, **message.values)
+        return LANES.get(message.kind, FILE), Task(message.id, job, message.size)
 
-    def greeting(self, names: list[str]) -> bytes:
-        """What a page must know before anything else."""
+    def greeting(self, names: list[str], example: bytes | None) -> bytes:
+        """What a page must know before anything else, and the drawing that it opens with."""
         bounds = self.studio.bounds
+        drawing = b"" if example is None else read_drawing_file(example, self.data_type, bounds).tobytes()
         colours = paint(np.arange(bounds.classes), self.data_type).tolist()
-        front = View(np.pi / 2, np.pi / 2)
         return pack(
+            drawing,
             type="hello",
             cfg=self.studio.cfg,
+            network=self.studio.network_name,
             data_type=self.data_type,
             resolution=bounds.resolution,
             classes=[{"name": name, "colour": colour} for name, colour in zip(names, colours, strict=True)],
             orbit=asdict(bounds.orbit),
-            front=asdict(front),
+            front=asdict(FRONT),
         )
 
     # ----------------------------------------------------------------------- pictures
@@ -85,17 +91,25 @@ class Requests:
         start = time.perf_counter()
         yield self._picture(page, id, self._scene(page, scene), view, quality, start)
 
-    def blend(self, page: Page, id: int, first: str, second: str, share: float, view: View, quality: str) -> Job:
+    def blend(
+        self, page: Page, id: int, first: str, second: str, share: float, place: View, view: View, quality: str
+    ) -> Job:
+        """After a full picture come the class ids that the blend shows to who stands where the drawing is made."""
         start = time.perf_counter()
         scene = self.studio.blend(first, second, share)
-        yield self._picture(page, id, scene, view, quality, start)
+        ids = b""
+        if quality == "full":
+            ids = self.studio.picture(scene, place, "full").ids.tobytes()
+        yield self._picture(page, id, scene, view, quality, start, ids)
 
-    def _picture(self, page: Page, id: int, scene: str, view: View, quality: str, start: float) -> bytes:
+    def _picture(
+        self, page: Page, id: int, scene: str, view: View, quality: str, start: float, drawing: bytes = b""
+    ) -> bytes:
         picture = self.studio.picture(scene, view, quality)
         page.scene = scene
         ms = round(1e3 * (time.perf_counter() - start), 1)
         header = {"type": "picture", "id": id, "scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
-        return pack(picture.colours.tobytes() + picture.ids.tobytes(), **header)
+        return pack(picture.colours.tobytes() + picture.ids.tobytes() + drawing, **header)
 
     @staticmethod
     def _scene(page: Page, scene: str | None) -> str:
@@ -145,6 +159,10 @@ class Requests:
         picture = self.studio.picture(self._scene(page, scene), view, "full")
         yield self._file(id, "color.png", encode_png(picture.colours))
 
+    def save_labels(self, page: Page, id: int, scene: str | None, view: View, png_form: str) -> Job:
+        picture = self.studio.picture(self._scene(page, scene), view, "full")
+        yield from self.save_drawing(page, id, png_form, picture.ids)
+
     def save_drawing(self, page: Page, id: int, png_form: str, drawing: np.ndarray) -> Job:
         if png_form == "ids":
             yield self._file(id, "label_ids.png", drawing_png(drawing, self.data_type))
@@ -171,11 +189,14 @@ class Requests:
     def save_mesh(self, page: Page, id: int, scene: str | None, mesh_form: str) -> Job:
         with _said_to_page():
             check_libraries()
-        planes = self.studio.scene_planes(self._scene(page, scene))
-        yield pack(type="progress", id=id, done=0.0)
+        G, planes = self.studio.G, self.studio.scene_planes(self._scene(page, scene))
+        grid = torch.empty((MESH_RESOLUTION,) * 3)
+        for part, slabs in density_slabs(G.field(planes), MESH_RESOLUTION):
+            grid[part] = slabs
+            yield pack(type="progress", id=id, done=part.stop / MESH_RESOLUTION)
         colour = "label" if self.data_type == "seg" else "image"
         with _said_to_page():
-            mesh = extract_mesh(self.studio.G, planes, MESH_RESOLUTION, threshold="auto", colour=colour)
+            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", colour=colour)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"mesh.{mesh_form}"
             write_mesh(mesh, path)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from applications.editor.protocol import FIELDS, Bounds, MessageError, View
 from training.label_maps import draw_label_map, read_label_map
-from training.pictures import encode_png
+from training.pictures import encode_png, open_picture
 
 FORMAT = "pix2pix3d-session"
 VERSION = 1
+MAX_SIDE = 4096  # pixels of a picture
 MAX_WS = 1e4  # magnitude; a network's ws are below 100
 
 
@@ -53,10 +54,18 @@ def read_drawing_file(content: bytes, data_type: str, bounds: Bounds) -> np.ndar
         path = Path(folder) / "picture"
         path.write_bytes(content)
         try:
+            _check_size(content)
             label_map = read_label_map(path, data_type, bounds.classes, bounds.resolution)[0, 0]
         except ValueError as error:
             raise MessageError(str(error).removeprefix(f"{path}: ")) from error
     return (label_map if data_type == "seg" else label_map < 0).to(torch.uint8).numpy()
+
+
+def _check_size(content: bytes) -> None:
+    """ValueError for more pixels than anybody draws: a small file may hold very many, and decoding them costs."""
+    width, height = open_picture(content).size
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"is {width}x{height}; pictures up to {MAX_SIDE}x{MAX_SIDE} are opened")
 
 
 def drawing_png(drawing: np.ndarray, data_type: str) -> bytes:

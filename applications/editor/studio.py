@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from applications.editor.protocol import SCENE_NAME_LENGTH, Bounds, MessageError, Orbit, View
+from applications.editor.protocol import SCENE_NAME_LENGTH, Bounds, Orbit, UnknownScene, View
 from camera_utils import CAMERAS, CameraPreset, pose_at
 from training.label_maps import draw_image, to_uint8
 from training.latents import latent
@@ -105,11 +106,11 @@ class Studio:
         """1,num_ws,w_dim on the CPU.
 
         Raises:
-            MessageError: a scene that was never made here, or too long ago.
+            UnknownScene: it was never made here, or too long ago.
         """
 
         def unknown() -> Any:
-            raise MessageError("this scene is not known here any more; draw something, or open a saved session")
+            raise UnknownScene("the server does not know this object any more")
 
         return self.scenes.get(scene, unknown)[1]
 
@@ -149,13 +150,23 @@ class Studio:
         return self.planes.get(scene, lambda: self.G.planes(self.ws(scene).to(self.device), noise_mode="const"))
 
     def picture(self, scene: str, view: View, quality: str) -> Picture:
-        """A scene seen from somewhere; a preview renders fewer rays and is enlarged further."""
-        r = self.G.neural_rendering_resolution // (PREVIEW_SHRINK if quality == "preview" else 1)
-        planes = self.scene_planes(scene)
+        """A scene seen from somewhere; a preview renders fewer rays and enlarges them without super-resolution."""
+        full, r = quality == "full", self.G.neural_rendering_resolution
+        names = ("image", "semantic") if full else ("image_raw", "semantic_raw")
         out = self.G.synthesis(
-            self.ws(scene).to(self.device), self.pose(view), r, noise_mode="const", planes=planes, jitter=False
+            self.ws(scene).to(self.device),
+            self.pose(view),
+            r if full else r // PREVIEW_SHRINK,
+            noise_mode="const",
+            planes=self.scene_planes(scene),
+            jitter=False,
+            wanted=names,
         )
-        return Picture(draw_image(out["image"])[0], self._ids(out["semantic"]))
+        image, semantic = (out[name] if full else self._enlarged(out[name]) for name in names)
+        return Picture(draw_image(image)[0], self._ids(semantic))
+
+    def _enlarged(self, raw: Tensor) -> Tensor:
+        return F.interpolate(raw.float(), size=self.bounds.resolution, mode="bilinear", align_corners=False)
 
     def _ids(self, semantic: Tensor) -> np.ndarray:
         if self.G.data_type == "seg":

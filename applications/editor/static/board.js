@@ -1,18 +1,21 @@
 // The canvas that is painted on: pointers of every kind to strokes of class ids.
 
-const PEN_ERASER = 32; // in PointerEvent.buttons
+import { brushCentre } from "./drawing.js";
+
+const LEFT_BUTTON = 0; // also a finger, or the tip of a pen
 const RIGHT_BUTTON = 2;
+const PEN_ERASER = 5;
 
 export class Board {
-  // tools() gives {tool, size, id}; ended(before) is called after a stroke with the ids from before it, picked(id) when
-  // a class is taken from the drawing.
+  // tools() gives {tool, size, id}, or null while nothing may be painted; ended(before) is called after a stroke with
+  // the ids from before it, picked(id) when a class is taken from the drawing.
   constructor(canvas, cursor, tools, { ended, picked }) {
     Object.assign(this, { canvas, cursor, tools, ended, picked });
     this.stroke = null;
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
-    canvas.addEventListener("pointerup", (event) => this.up(event));
-    canvas.addEventListener("pointercancel", (event) => this.cancel(event));
+    for (const name of ["pointerup", "lostpointercapture"]) canvas.addEventListener(name, (event) => this.up(event));
+    canvas.addEventListener("pointercancel", (event) => this.holds(event) && this.abort());
     canvas.addEventListener("pointerleave", () => (cursor.hidden = true));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   }
@@ -24,8 +27,17 @@ export class Board {
     this.draw();
   }
 
+  // The drawing without the stroke that is being made.
+  get ids() {
+    return this.stroke?.before ?? this.drawing.ids;
+  }
+
+  // At most once a frame: pens report more often.
   draw() {
-    this.context.putImageData(labelPicture(this.drawing.ids, this.drawing.size, this.colours), 0, 0);
+    this.due ??= requestAnimationFrame(() => {
+      this.due = null;
+      this.context.putImageData(labelPicture(this.drawing.ids, this.drawing.size, this.colours), 0, 0);
+    });
   }
 
   point(event) {
@@ -34,18 +46,27 @@ export class Board {
     return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
   }
 
+  holds(event) {
+    return this.stroke?.pointer === event.pointerId;
+  }
+
   down(event) {
-    if (!this.drawing || !event.isPrimary || this.stroke) return;
+    if (!this.drawing || !this.makesWay(event)) return;
     const [x, y] = this.point(event);
-    if (!this.drawing.inside(x, y)) return; // the border, or a rounding
-    if (event.button === RIGHT_BUTTON || event.altKey) {
+    const tools = this.tools();
+    if (!tools || !this.drawing.inside(x, y)) return; // the border, or a rounding
+    const { tool, size, id } = tools;
+    if (event.button === RIGHT_BUTTON || event.altKey || (tool === "pick" && event.button === LEFT_BUTTON)) {
       this.picked(this.drawing.at(x, y));
       return;
     }
-    const { tool, size, id } = this.tools();
+    if (event.button !== LEFT_BUTTON && event.button !== PEN_ERASER) return;
     this.canvas.setPointerCapture(event.pointerId);
-    const erases = tool === "eraser" || event.buttons & PEN_ERASER;
-    this.stroke = { tool, size, id: erases ? 0 : id, before: this.drawing.ids.slice(), start: [x, y], last: [x, y] };
+    const erases = tool === "eraser" || event.button === PEN_ERASER;
+    const { pointerId: pointer, pointerType: type } = event;
+    this.stroke = {
+      pointer, type, tool, size, id: erases ? 0 : id, before: this.drawing.ids.slice(), start: [x, y], last: [x, y],
+    };
     if (tool === "fill") {
       this.drawing.fill(x, y, this.stroke.id);
       this.draw();
@@ -54,10 +75,16 @@ export class Board {
     }
   }
 
+  // One pointer paints at a time, but a pen takes the place of the hand that it is held with.
+  makesWay(event) {
+    if (this.stroke?.type === "touch" && event.pointerType === "pen") this.abort();
+    return !this.stroke;
+  }
+
   move(event) {
     if (!this.drawing) return;
     this.showCursor(event);
-    if (!this.stroke || !event.isPrimary || this.stroke.tool === "fill") return;
+    if (!this.holds(event) || this.stroke.tool === "fill") return;
     const all = event.getCoalescedEvents?.() ?? []; // what a fast pen did since the last frame
     this.extend(all.length ? all : [event]);
   }
@@ -77,14 +104,14 @@ export class Board {
   }
 
   up(event) {
-    if (!this.stroke || !event.isPrimary) return;
+    if (!this.holds(event)) return;
     const { before } = this.stroke;
     this.stroke = null;
     if (this.drawing.ids.some((id, i) => id !== before[i])) this.ended(before);
   }
 
-  cancel(event) {
-    if (!this.stroke || !event.isPrimary) return;
+  abort() {
+    if (!this.stroke) return;
     this.drawing.ids.set(this.stroke.before);
     this.stroke = null;
     this.draw();
@@ -92,13 +119,14 @@ export class Board {
 
   showCursor(event) {
     const [x, y] = this.point(event);
-    const box = this.canvas.getBoundingClientRect();
+    const { tool, size } = this.tools() ?? {};
+    const width = tool === "brush" || tool === "eraser" || tool === "line" ? size : 1;
+    const [box, outer] = [this.canvas, this.canvas.parentElement].map((element) => element.getBoundingClientRect());
     const pixel = box.width / this.drawing.size;
-    const wide = (this.tools().tool === "fill" ? 1 : this.tools().size) * pixel;
+    const corner = (v, from) => `${from + (brushCentre(v, width) - width / 2) * pixel}px`;
     this.cursor.hidden = event.pointerType === "touch" || !this.drawing.inside(x, y);
     Object.assign(this.cursor.style, {
-      width: `${wide}px`, height: `${wide}px`,
-      left: `${(Math.floor(x) + 0.5) * pixel - wide / 2}px`, top: `${(Math.floor(y) + 0.5) * pixel - wide / 2}px`,
+      width: `${width * pixel}px`, height: `${width * pixel}px`, left: corner(x, box.left - outer.left), top: corner(y, box.top - outer.top),
     });
   }
 }
@@ -107,6 +135,7 @@ export const packed = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>
 
 // Class ids in colours, each as `packed` gives it.
 export function labelPicture(ids, size, colours) {
-  const pixels = Uint32Array.from(ids, (id) => colours[id]);
+  const pixels = new Uint32Array(ids.length);
+  for (let i = 0; i < ids.length; i++) pixels[i] = colours[ids[i]];
   return new ImageData(new Uint8ClampedArray(pixels.buffer), size, size);
 }

@@ -4,7 +4,7 @@ export const MAX_MESSAGE_BYTES = 16 * 2 ** 20;
 const RETRY_MS = 1500;
 
 export class Channel {
-  // receive(header, bytes) is called for each message; connected(true or false) when the line opens or breaks.
+  // receive(header, bytes) is called for each message; connected(whether, why not) when the line opens or breaks.
   constructor(receive, connected) {
     this.receive = receive;
     this.connected = connected;
@@ -18,8 +18,8 @@ export class Channel {
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = (event) => this.receive(...unpack(new Uint8Array(event.data)));
     this.socket.onopen = () => this.connected(true);
-    this.socket.onclose = () => {
-      this.connected(false);
+    this.socket.onclose = (event) => {
+      this.connected(false, event.reason);
       setTimeout(() => this.open(), RETRY_MS);
     };
   }

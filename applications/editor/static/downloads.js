@@ -12,10 +12,10 @@ export class Downloads {
     if (id) this.waiting.add(id);
   }
 
-  progress({ done }) {
+  progress({ id, done }) {
+    if (!this.waiting.has(id)) return;
     this.row.hidden = false;
-    if (done) this.bar.value = done;
-    else this.bar.removeAttribute("value"); // how long is not known
+    this.bar.value = done;
   }
 
   ended(id) {
@@ -28,6 +28,7 @@ export class Downloads {
   }
 
   deliver({ id, name }, bytes) {
+    if (!this.waiting.has(id)) return;
     this.ended(id);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));

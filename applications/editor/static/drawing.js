@@ -2,6 +2,9 @@
 
 export const UNDO_STEPS = 50;
 
+// Where a brush of so many pixels is set down: an odd one on a pixel's centre, an even one on a corner.
+export const brushCentre = (v, diameter) => (diameter % 2 ? Math.floor(v) + 0.5 : Math.round(v));
+
 export class Drawing {
   constructor(size) {
     this.size = size;
@@ -10,8 +13,7 @@ export class Drawing {
 
   // Pixels whose centre is within half a diameter of the line between two points (pixel coordinates).
   stroke(x0, y0, x1, y1, diameter, id) {
-    const centre = (v) => Math.floor(v) + 0.5; // so that the thinnest brush meets the pixel under it
-    [x0, y0, x1, y1] = [x0, y0, x1, y1].map(centre);
+    [x0, y0, x1, y1] = [x0, y0, x1, y1].map((v) => brushCentre(v, diameter));
     const [dx, dy, radius] = [x1 - x0, y1 - y0, diameter / 2];
     const length2 = dx * dx + dy * dy;
     const [left, right] = this.span(x0, x1, radius);

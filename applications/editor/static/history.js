@@ -11,7 +11,7 @@ export class History {
     this.first = this.second = null;
   }
 
-  // result: {scene, ids, place, seed}; picture: the canvas that shows it.
+  // result: {scene, style, ids, place, seed}; picture: the canvas that shows it.
   add(result, picture) {
     const known = this.results.find(({ scene }) => scene === result.scene);
     if (known) {
@@ -52,7 +52,9 @@ export class History {
   mark(result) {
     this.now = result;
     for (const { figure } of this.results) figure.classList.toggle("now", figure === result?.figure);
-    result?.figure.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (!result) return;
+    const { offsetLeft: left, offsetWidth: width } = result.figure; // the strip alone scrolls, never the page
+    this.strip.scrollLeft = Math.min(Math.max(this.strip.scrollLeft, left + width - this.strip.clientWidth), left);
   }
 
   step(by) {

@@ -13,6 +13,7 @@ export const KEYS = [
   [["E"], "eraser", "tool-eraser", plain("e")],
   [["F"], "fill", "tool-fill", plain("f")],
   [["L"], "line", "tool-line", plain("l")],
+  [["P"], "pick a class from the drawing", "tool-pick", plain("p")],
   [["[", "]"], "smaller, larger brush", "smaller", plain("[")],
   [[], "", "larger", plain("]")],
   [["0", "…", "9"], "class of this number", "class", (event) => plain(event.key)(event) && /^[0-9]$/.test(event.key)],
@@ -27,6 +28,7 @@ export const KEYS = [
   [[], "", "farther", plain("-")],
   [["R", "Home"], "reset the view", "reset", either(plain("home"), plain("r"))],
   [["X"], "image or label map", "swap", plain("x")],
+  [["V"], "image over the drawing, or not", "overlay", plain("v")],
   [["Enter"], "edit from here", "edit-here", plain("enter")],
   [["K"], "keep style, or not", "keep-style", plain("k")],
   [["N"], "new style", "new-style", plain("n")],
@@ -37,23 +39,36 @@ export const KEYS = [
   [[], "", "towards-second", plain(">")],
   [["S"], "save what is chosen", "save", plain("s")],
   [["Ctrl+S"], "save the session", "save-session", command("s")],
-  [["Esc"], "cancel a film or mesh", "cancel", plain("escape")],
+  [["Esc"], "give up a stroke, a film or a mesh", "cancel", plain("escape")],
   [["?"], "these keys", "help", plain("?")],
 ];
+
+// A key that is held does these again and again.
+const REPEATED = /^(smaller|larger|class-.*|undo|redo|turn|nearer|farther|result-.*|towards-.*)$/;
+
+// Whether a key belongs to the field in which it is pressed.
+function isTyped(event) {
+  const field = event.target.closest("input, select");
+  if (!field || field.type === "checkbox") return false;
+  if (command("s")(event)) return false;
+  if (field.type === "range") return bare(event) && /^(arrow|home|end|page)/i.test(event.key);
+  return field.type === "number" || bare(event);
+}
 
 // Calls act(action, event) for every key that means something where the focus is.
 export function listen(act) {
   document.addEventListener("keydown", (event) => {
-    const field = event.target.closest("input, select, dialog");
-    const typed = field && !(field.type === "checkbox" || (field.type === "range" && !/^(arrow|home|page)/i.test(event.key)));
-    if (typed && !event.ctrlKey && !event.metaKey) return;
+    if (isTyped(event)) return;
     if (event.key === "Enter" && event.target.closest("button")) return; // it presses the button
     const [, , action] = KEYS.find(([, , , matches]) => matches(event)) ?? [];
-    if (action) {
-      event.preventDefault();
-      act(action, event);
-    }
+    if (!action || (event.target.closest("dialog") && action !== "help")) return;
+    event.preventDefault();
+    if (!event.repeat || REPEATED.test(action)) act(action, event);
   });
+  // What a pointer has set gives the keys back to the page; what the Tab key has reached stays in focus.
+  const leave = (field) => field?.matches(":focus-visible") || field?.blur();
+  document.addEventListener("click", ({ target }) => leave(target.closest("button, input:not([type=number])")));
+  document.addEventListener("change", ({ target }) => leave(target.closest("select")));
 }
 
 export function fillHelp(list) {

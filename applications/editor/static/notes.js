@@ -1,4 +1,4 @@
-// One line to the person at the page, until it is closed or has been there for a while.
+// One line to the person at the page, until it is closed; good news go by themselves.
 
 const SHOWN_MS = 9000;
 
@@ -8,5 +8,5 @@ export function note(box, text, bad = false) {
   element.classList.toggle("bad", bad);
   Object.assign(close, { type: "button", textContent: "Close", onclick: () => element.remove() });
   box.replaceChildren(element);
-  setTimeout(() => element.remove(), SHOWN_MS);
+  if (!bad) setTimeout(() => element.remove(), SHOWN_MS);
 }

@@ -9,7 +9,6 @@ export function fillPalette(box, classes, choose) {
     const button = document.createElement("button");
     const [swatch, label, key] = ["i", "span", "kbd"].map((tag) => document.createElement(tag));
     Object.assign(button, { type: "button", title: `${id}: ${name}` });
-    button.setAttribute("role", "radio");
     button.dataset.id = id;
     swatch.style.background = `rgb(${colour.join()})`;
     label.textContent = name;

@@ -3,17 +3,18 @@
 import { labelPicture } from "./board.js";
 
 const TURN_PER_WIDTH = { part: 1.6, full: Math.PI }; // rad of a drag across the whole picture
-const ZOOM_PER_PIXEL = 0.0015; // of wheel, as an exponent
+const ZOOM_PER_PIXEL = { wheel: 0.0015, pinch: 0.01 }; // as an exponent; browsers report a trackpad's pinch as Ctrl and wheel
 const SETTLE_MS = 180; // after the last step of a wheel or a held key
 
 export class Stage {
-  // changed(view, settled) is called for every new view; settled: nobody is dragging any more.
+  // changed() is called for every new `view`, and when it is `settled`: nobody is dragging any more.
   constructor(area, image, labels, changed) {
     Object.assign(this, { area, image, labels, changed });
-    this.pointers = new Map();
+    this.pointers = new Map(); // id to [x, y] of each that holds the object
+    this.settled = true;
     area.addEventListener("pointerdown", (event) => this.down(event));
     area.addEventListener("pointermove", (event) => this.move(event));
-    for (const name of ["pointerup", "pointercancel"]) area.addEventListener(name, (event) => this.up(event));
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) area.addEventListener(name, (event) => this.up(event));
     area.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
@@ -24,6 +25,7 @@ export class Stage {
   }
 
   show(colours, ids) {
+    this.ids = ids;
     const count = this.size * this.size;
     const pixels = new Uint8ClampedArray(4 * count).fill(255);
     for (let i = 0, j = 0, k = 0; i < count; i++, j += 4, k += 3) {
@@ -49,17 +51,30 @@ export class Stage {
     };
   }
 
-  // Unless a pointer holds the object, a view that is not settled settles by itself.
   look(view, settled) {
     this.view = this.within(view);
-    clearTimeout(this.settling);
-    if (!settled && !this.pointers.size) this.settling = setTimeout(() => this.changed(this.view, true), SETTLE_MS);
-    this.changed(this.view, settled);
+    if (settled) this.settle();
+    else this.stir();
   }
 
+  // Pictures are previews from now on; unless a pointer holds the object, that ends by itself.
+  stir() {
+    this.settled = false;
+    clearTimeout(this.settling);
+    if (!this.pointers.size) this.settling = setTimeout(() => this.settle(), SETTLE_MS);
+    this.changed();
+  }
+
+  settle() {
+    clearTimeout(this.settling);
+    this.settled = true;
+    this.changed();
+  }
+
+  // As a hand would turn the object: its near side goes right and up.
   turn(right, up, settled) {
     const { azimuth, polar, zoom } = this.view;
-    this.look({ azimuth: azimuth + right, polar: polar - up, zoom }, settled);
+    this.look({ azimuth: azimuth - right, polar: polar + up, zoom }, settled);
   }
 
   zoomBy(factor, settled) {
@@ -67,7 +82,7 @@ export class Stage {
   }
 
   down(event) {
-    if (!this.orbit) return;
+    if (!this.orbit || event.button !== 0) return;
     this.area.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, [event.clientX, event.clientY]);
     this.area.classList.add("turning");
@@ -76,6 +91,10 @@ export class Stage {
   move(event) {
     const last = this.pointers.get(event.pointerId);
     if (!last) return;
+    if (!event.buttons) {
+      this.up(event); // it was let go where nobody saw it
+      return;
+    }
     const now = [event.clientX, event.clientY];
     const before = this.spread();
     this.pointers.set(event.pointerId, now);
@@ -84,7 +103,7 @@ export class Stage {
       return;
     }
     const scale = TURN_PER_WIDTH[this.orbit.full_turn ? "full" : "part"] / this.area.clientWidth;
-    this.turn(-(now[0] - last[0]) * scale, (now[1] - last[1]) * scale, false); // the object follows the hand
+    this.turn((now[0] - last[0]) * scale, (last[1] - now[1]) * scale, false);
   }
 
   // Distance between two fingers, in screen pixels.
@@ -96,13 +115,13 @@ export class Stage {
   up(event) {
     if (!this.pointers.delete(event.pointerId) || this.pointers.size) return;
     this.area.classList.remove("turning");
-    this.changed(this.view, true);
+    this.settle();
   }
 
   wheel(event) {
     event.preventDefault();
     if (!this.orbit) return;
     const pixels = event.deltaMode ? event.deltaY * 30 : event.deltaY;
-    this.zoomBy(Math.exp(-pixels * ZOOM_PER_PIXEL), false);
+    this.zoomBy(Math.exp(-pixels * ZOOM_PER_PIXEL[event.ctrlKey ? "pinch" : "wheel"]), false);
   }
 }

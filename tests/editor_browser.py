@@ -1,0 +1,204 @@
+"""The editor in a real browser against the real server: Chromium by Playwright, the repository's trained network.
+
+Fixtures and hands for the tests that need them. EDITOR_TEST_NETWORK names other weights of --cfg seg2cat.
+"""
+
+import io
+import json
+import math
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from editor_pages import real_server, tiny_studio
+from PIL import Image
+from small_data import png
+
+from applications import common
+from applications.editor.studio import Studio
+from camera_utils import CATS, front_pose
+from training.snapshot import CLASS_NAMES, read_weights
+from training.toy import cats
+from training.toy.render import render
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e .[dev]")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here (Debian, Ubuntu: apt-get install chromium)"
+)
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WAIT_MS = 30_000  # a machine that does other things too
+NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.OWN_NETWORK))
+TRAINED = NETWORK.exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def studio():
+    """The trained network, or where the repository has none, a random one: most of what a page does is the same."""
+    if not TRAINED:
+        return tiny_studio()
+    return Studio(common.load_generator(str(NETWORK), "seg2cat", torch.device("cpu"), "auto"), "seg2cat")
+
+
+@pytest.fixture(scope="module")
+def address(studio):
+    names = read_weights(NETWORK).extra.get(CLASS_NAMES) if TRAINED else None
+    with real_server(studio, names) as address:
+        yield address
+
+
+@pytest.fixture
+def opened(browser, address):
+    """Function that opens a page of the editor; faults of the page's program fail the test."""
+    contexts, faults = [], []
+
+    def open_page(width=1280, height=720, colours="light", url=address, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=colours, accept_downloads=True, **options
+        )
+        context.set_default_timeout(WAIT_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: is_fault(message) and faults.append(message.text))
+        page.on("request", lambda request: request.url.startswith(url) or faults.append(request.url))
+        page.goto(url)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def is_fault(message):
+    return message.type == "error" and "ERR_CONNECTION_REFUSED" not in message.text  # a server that was ended
+
+
+@pytest.fixture
+def slow(studio, monkeypatch):
+    """Seconds that pictures take longer, by their quality, to be set by a test."""
+    seconds, picture = {"full": 0, "preview": 0}, studio.picture
+
+    def late(scene, view, quality):
+        time.sleep(seconds[quality])
+        return picture(scene, view, quality)
+
+    monkeypatch.setattr(studio, "picture", late)
+    return seconds
+
+
+# --------------------------------------------------------------------------- hands
+
+
+def settled(page):
+    """Wait until the newest picture has come; what the page says of it."""
+    page.wait_for_selector("#orbit[data-busy=false][data-quality=full]")
+    return page.locator("#orbit").evaluate("element => ({...element.dataset})")
+
+
+@contextmanager
+def new_picture(page):
+    """Wait for the picture that what is done inside brings."""
+    before = page.locator("#orbit").get_attribute("data-id") or "0"
+    yield
+    page.wait_for_selector(f"#orbit[data-busy=false][data-quality=full]:not([data-id='{before}'])")
+
+
+def position(page, x, y):
+    """Where a pixel of the 128-pixel drawing has its centre on the screen."""
+    box = page.locator("#drawing").bounding_box()
+    return box["x"] + (x + 0.5) * box["width"] / 128, box["y"] + (y + 0.5) * box["height"] / 128
+
+
+def stroke(page, *points):
+    """Draw through pixels of the drawing with the mouse."""
+    page.mouse.move(*position(page, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*position(page, *point))
+    page.mouse.up()
+
+
+def set_size(page, pixels):
+    slider = page.locator("#size")
+    slider.evaluate(
+        "(element, value) => { element.value = value; element.dispatchEvent(new Event('input')); }", str(pixels)
+    )
+
+
+def drag(page, right, down, steps=4, release=True):
+    box = page.locator("#orbit").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, steps + 1):
+        page.mouse.move(x + right * step / steps, y + down * step / steps)
+    if release:
+        page.mouse.up()
+
+
+def saved(page, what):
+    """Bytes of the file that the page saves."""
+    page.select_option("#save-what", what)
+    with page.expect_download() as download:
+        page.click("[data-action=save]")
+    return Path(download.value.path()).read_bytes()
+
+
+def pixels(content):
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+def drawing(page):
+    return pixels(saved(page, "drawing-ids"))
+
+
+def canvas(page, name):
+    """The pixels that a canvas shows, H,W,4."""
+    found = page.locator(f"#{name}").evaluate(
+        "c => [c.width, c.height, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
+    return np.array(found[2:], np.uint8).reshape(found[1], found[0], 4)
+
+
+def open_file(page, name, content):
+    page.set_input_files("#file", {"name": name, "mimeType": "application/octet-stream", "buffer": content})
+
+
+@pytest.fixture(scope="module")
+def cat():
+    """A front view as the repository's network was trained on: class ids 128,128."""
+    return render(cats.Cat(np.random.default_rng(3)), front_pose(CATS)[0].numpy(), 128).parts
+
+
+def scene_of(page):
+    """Name of the scene that is shown."""
+    return settled(page)["scene"]
+
+
+def yaw_of(page):
+    """Degrees by which the newest picture is seen from the side."""
+    return round(math.degrees(json.loads(settled(page)["view"])["azimuth"] - math.pi / 2), 1)
+
+
+def open_drawing(page, ids):
+    with new_picture(page):
+        open_file(page, "drawing.png", png(ids))

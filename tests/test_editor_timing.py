@@ -1,0 +1,278 @@
+"""The page of the editor and a slow server: whatever is done before an answer comes, what is wanted is shown."""
+
+import base64
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from editor_browser import (
+    address,
+    browser,
+    cat,
+    drag,
+    drawing,
+    needs_browser,
+    new_picture,
+    open_drawing,
+    opened,
+    pixels,
+    saved,
+    scene_of,
+    settled,
+    slow,
+    stroke,
+    studio,
+    sync_api,
+    yaw_of,
+)
+from editor_pages import real_server
+from small_data import png
+
+from applications.editor.studio import Studio
+
+__all__ = ["address", "browser", "cat", "opened", "slow", "studio"]  # fixtures
+pytestmark = needs_browser
+
+
+@pytest.fixture
+def page(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    return page
+
+
+@contextmanager
+def broken(studio):
+    """Pictures fail meanwhile."""
+    working, studio.G.synthesis = studio.G.synthesis, lambda *a, **k: 1 / 0
+    try:
+        yield
+    finally:
+        studio.G.synthesis = working
+
+
+def choose(page, number, what="button"):
+    page.click(f"#strip figure:nth-child({number}) {what}")
+
+
+def move_blend(page, share):
+    page.locator("#blend").evaluate(
+        "(slider, share) => { slider.value = share; slider.dispatchEvent(new Event('change')); }", share
+    )
+
+
+def ws(studio, scene):
+    return studio.ws(scene).numpy()
+
+
+def ws_of(session):
+    return np.frombuffer(base64.b64decode(json.loads(session)["ws_float32"]), "<f4")
+
+
+# --------------------------------------------------------------------------- edit from here
+
+
+def test_edit_from_here_waits_for_the_picture_of_that_view(page, slow):
+    drag(page, -60, 0)
+    settled(page)
+    slow["full"] = 0.5
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    yaw = yaw_of(page)
+    assert page.inner_text("#place") == f"from {round(abs(yaw))}° right"
+    assert np.array_equal(drawing(page), pixels(saved(page, "view-ids")))
+
+
+def test_edit_from_here_is_given_up_by_turning_on(page, slow):
+    before = drawing(page)
+    slow["full"] = 0.5
+    drag(page, -60, 0)
+    page.keyboard.press("Enter")
+    drag(page, -80, 0)
+    settled(page)
+    assert page.inner_text("#place") == "from the front" and np.array_equal(drawing(page), before)
+    assert yaw_of(page) > 10
+
+
+def test_edit_from_here_that_failed_does_not_come_back_later(page, studio):
+    before = drawing(page)
+    with new_picture(page):
+        page.keyboard.press("+")
+    with broken(studio):
+        page.keyboard.press("Enter")
+        sync_api.expect(page.locator("#notes p")).to_contain_text("ZeroDivisionError")
+    with new_picture(page):
+        page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#place") == "from the front" and np.array_equal(drawing(page), before)
+
+
+# --------------------------------------------------------------------------- views
+
+
+def test_the_picture_is_seen_from_where_the_page_says(page, slow):
+    slow["full"] = slow["preview"] = 0.3
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    assert yaw_of(page) == 0 and page.inner_text("#seen-from") == "from the front"
+    drag(page, -80, 0, release=False)
+    box = page.locator("#orbit").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    page.mouse.up()
+    assert yaw_of(page) == 0 and page.inner_text("#seen-from") == "from the front"
+
+
+def test_a_page_has_one_question_at_a_time(page, slow, studio, monkeypatch):
+    asked, picture = [], studio.picture
+    monkeypatch.setattr(studio, "picture", lambda *args: asked.append(args) or picture(*args))
+    slow["full"] = slow["preview"] = 0.2
+    drag(page, -90, 0, steps=30)
+    settled(page)
+    assert 2 <= len(asked) <= 4 and asked[-1][2] == "full"
+
+
+# --------------------------------------------------------------------------- scenes
+
+
+def test_a_new_style_right_after_a_stroke_keeps_the_form_of_that_stroke(page, slow, studio):
+    before = scene_of(page)
+    slow["full"] = 0.3
+    page.keyboard.press("2")
+    stroke(page, (20, 100), (110, 100))
+    page.keyboard.press("n")
+    page.locator("#strip figure").nth(2).wait_for()
+    styled = scene_of(page)
+    choose(page, 2)
+    with new_picture(page):
+        pass
+    stroked = scene_of(page)
+    form = [ws(studio, scene)[:, :7] for scene in (before, stroked, styled)]
+    assert np.array_equal(form[1], form[2]) and not np.array_equal(form[0], form[2])
+
+
+def test_a_result_that_was_chosen_stays_though_older_pictures_come(page, slow):
+    first = scene_of(page)
+    with new_picture(page):
+        page.keyboard.press("n")
+    slow["full"] = slow["preview"] = 0.3
+    drag(page, -30, 0)
+    choose(page, 1)
+    page.wait_for_timeout(350)  # the picture of the drag has come
+    drag(page, -30, 0)
+    assert scene_of(page) == first
+    assert page.locator("#strip figure.now").evaluate("e => [...e.parentNode.children].indexOf(e)") == 0
+
+
+def test_a_blend_is_not_lost_by_turning(page, slow, studio):
+    first = scene_of(page)
+    with new_picture(page):
+        page.keyboard.press("n")
+    second = scene_of(page)
+    choose(page, 1, "[data-end=first]")
+    choose(page, 2, "[data-end=second]")
+    slow["full"] = slow["preview"] = 0.3
+    drag(page, -20, 0)
+    move_blend(page, 0.5)
+    drag(page, -20, 0)
+    blended = scene_of(page)
+    middle = (ws(studio, first) + ws(studio, second)) / 2
+    np.testing.assert_allclose(ws(studio, blended), middle, rtol=1e-6, atol=1e-6)
+    assert page.locator("#strip figure").count() == 3, "it is a result like others"
+
+
+def test_a_stroke_after_a_blend_goes_on_from_the_blend(page):
+    before = drawing(page)
+    with new_picture(page):
+        page.keyboard.press("Delete")
+    with new_picture(page):
+        stroke(page, (20, 20), (110, 110))
+    last = drawing(page)
+    choose(page, 1, "[data-end=first]")
+    choose(page, 3, "[data-end=second]")
+    with new_picture(page):
+        move_blend(page, 0.3)
+    blended = scene_of(page)
+    shown = drawing(page)
+    assert np.array_equal(shown, pixels(saved(page, "view-ids"))), "what the blend looks like is the drawing now"
+    assert not np.array_equal(shown, before)
+    page.keyboard.press("Control+z")
+    assert np.array_equal(drawing(page), last)
+    page.keyboard.press("Control+y")
+    assert np.array_equal(drawing(page), shown) and scene_of(page) == blended
+
+
+# --------------------------------------------------------------------------- keeping
+
+
+def test_what_is_saved_right_after_a_stroke_is_what_was_painted(page, slow, studio):
+    slow["full"] = 0.3
+    stroke(page, (20, 100), (110, 100))
+    session = saved(page, "session")
+    assert np.array_equal(ws_of(session), ws(studio, scene_of(page)).ravel())
+    drag(page, -60, 0)
+    early = saved(page, "view-ids")
+    settled(page)
+    assert saved(page, "view-ids") == early, "a preview is never saved"
+
+
+def test_undo_returns_to_the_same_scene_and_style(page):
+    scenes = [scene_of(page)]
+    for act in (lambda: page.keyboard.press("n"), lambda: stroke(page, (20, 100), (110, 100))):
+        with new_picture(page):
+            act()
+        scenes.append(scene_of(page))
+    for scene, seed in ((scenes[1], "1"), (scenes[0], "0")):
+        with new_picture(page):
+            page.keyboard.press("Control+z")
+        assert scene_of(page) == scene and page.input_value("#seed") == seed
+    with new_picture(page):
+        page.keyboard.press("Control+y")
+        page.keyboard.press("Control+y")
+    assert scene_of(page) == scenes[2]
+
+
+def test_a_held_key_and_idle_ones_do_not_fill_the_steps_back(page):
+    before = drawing(page)
+    for _ in range(60):
+        page.keyboard.down("Delete")  # from the second on as a held key repeats
+    page.keyboard.up("Delete")
+    page.keyboard.press("Delete")
+    assert not drawing(page).any()
+    page.keyboard.press("Control+z")
+    assert np.array_equal(drawing(page), before)
+
+
+def test_the_browser_asks_before_work_is_lost(opened, cat):
+    asked = []
+    fresh, painted = opened(), opened()
+    open_drawing(painted, cat)
+    for page in (fresh, painted):
+        page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.accept())
+        page.reload()
+    assert asked == ["beforeunload"]
+
+
+def test_after_a_restart_of_the_server_the_page_goes_on_with_its_drawing(opened, cat, studio):
+    with real_server(studio) as url:
+        page = opened(url=url)
+        open_drawing(page, cat)
+        assert page.is_checked("#keep-style")
+    sync_api.expect(page.locator("#status")).to_contain_text("no connection to the server")
+    stroke(page, (20, 100), (110, 100))
+    fresh = Studio(studio.G, studio.cfg)  # knows no scene
+    with real_server(fresh, port=int(url.rstrip("/").rpartition(":")[2])):
+        with new_picture(page):
+            pass
+        found = drawing(page)
+        assert not np.array_equal(found, cat) and found.tobytes() in fresh.drawings.items
+        sync_api.expect(page.locator("#notes")).to_contain_text("started anew")
+        with new_picture(page):
+            stroke(page, (20, 20), (110, 20))
+        assert page.locator("#status").inner_text() == ""
+
+
+def test_a_page_opens_with_an_object(opened, cat, studio):
+    with real_server(studio, example=png(cat)) as url:
+        page = opened(url=url)
+        page.wait_for_selector("#orbit[data-busy=false][data-quality=full]")
+        assert np.array_equal(drawing(page), cat) and page.locator("[data-action=undo]").is_disabled()
