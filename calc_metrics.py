@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from applications.common import load_generator
 from dnnlib.cli import Command, InputError, user_errors
 from dnnlib.util import check_outdir
 from metrics.diversity import DISTANCES
+from metrics.errors import OptionError
 from metrics.evaluation import Choices, Evaluation, Result, constant_guess
 from metrics.extractors import INCEPTION
 from metrics.generated import Generator, Source
-from metrics.names import EXAMPLES, Metric, parse_metrics
-from metrics.report import protocol, table, write_jsonl, write_protocol
+from metrics.names import EXAMPLES, MAX_SAMPLES, Metric, parse_metrics
+from metrics.protocol import of_network, protocol
+from metrics.report import table, write_result
+from metrics.sharing import on_rank_0
 from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.devices import choose_device
-from torch_utils.distributed import ProcessError, launch, rank
+from torch_utils.distributed import ProcessError, check_processes, launch, rank
 from torch_utils.precision import PRECISIONS, set_precision
 from training.archive import DataError
 from training.configs import CONFIGS
@@ -68,9 +72,10 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
 @click.option("--mask_data", metavar="ZIP|DIR", help="... and label maps.  [default: those of --cfg in --data_dir]")
 @click.option("--data_dir", metavar="DIR", help="Folder of the published data set of --cfg.  [default: data/]")
 @click.option("--metrics", multiple=True, callback=split_names, required=True, metavar="NAMES", help=f"{EXAMPLES}.")
-@click.option("--num", type=click.IntRange(1), metavar="N", help="Label maps of metrics whose names do not say how "
-              "many.  [default: all, at most 50000; sg, fvv, nvs: 200]")  # fmt: skip
-@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), help="[default: the network's folder]")
+@click.option("--num", type=click.IntRange(1, MAX_SAMPLES), metavar="N", help="Label maps of metrics whose names do "
+              "not say how many.  [default: all, at most 50000; sg, fvv, nvs: 200]")  # fmt: skip
+@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), default="out/metrics", show_default=True,
+              help="Where lines and protocols go.")  # fmt: skip
 @click.option("--baselines", is_flag=True, help="Score an untrained network of the same form and the best constant "
               "guess beside it.")  # fmt: skip
 @click.option("--extractor", default=INCEPTION, show_default=True, metavar="NETWORK", help="Of features for fid, kid, "
@@ -91,12 +96,10 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the first that is there]")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="As of the "
               "applications.")  # fmt: skip
-def main(
-    metrics: list[str], data_dir: str | None, outdir: Path | None, device: str | None, gpus: int, **values: Any
-) -> None:
+def main(metrics: list[str], data_dir: str | None, outdir: Path, device: str | None, gpus: int, **values: Any) -> None:
     """Compute metrics of a weights file on a data set.
 
-    Writes one line to metric-NAME.jsonl for each metric, and every choice behind the figures to metric-protocol.txt.
+    Writes one line to metric-NAME.jsonl for each metric, and every choice behind it to metric-NAME-protocol.txt.
 
     \b
     Example:
@@ -105,10 +108,10 @@ def main(
     """
     with user_errors("--device"):
         kind_of_device = choose_device(device).type
-    _check_machine(kind_of_device, gpus)
+    with user_errors("--gpus"):
+        check_processes(kind_of_device, gpus)
     with user_errors("--metrics"):
         parsed = parse_metrics(metrics)
-    outdir = outdir or _folder_of(values["network"])
     with user_errors("--outdir"):
         check_outdir(outdir)
     values["data"], values["mask_data"] = _data_files(values["cfg"], data_dir, values["data"], values["mask_data"])
@@ -116,24 +119,14 @@ def main(
     options = Options(metrics=parsed, outdir=outdir, choices=choices, processes=gpus, tools=tools, **values)
     with user_errors("--data"):
         dataset = open_data(options)
-    with _one_line():
-        check_metrics(parsed, dataset, tools, choices.num)
     try:
+        check_metrics(parsed, dataset, tools, choices.num)
         launch(evaluate, options, processes=gpus, device=kind_of_device)
-    except (DataError, ProcessError, OSError) as error:
+    except (DataError, OptionError, ProcessError, OSError) as error:
         raise InputError(str(error)) from error
 
 
 # --------------------------------------------------------------------------- what can be known before any work
-
-
-def _check_machine(device: str, processes: int) -> None:
-    started = int(os.environ.get("WORLD_SIZE", processes))
-    if started != processes:
-        raise InputError(f"--gpus {processes}: torchrun started {started} processes")
-    here = torch.cuda.device_count() if device == "cuda" else 1
-    if device != "cpu" and "WORLD_SIZE" not in os.environ and processes > here:
-        raise InputError(f"--gpus {processes}: {here} here; --device=cpu computes on the CPU")
 
 
 def _data_files(cfg: str, data_dir: str | None, data: str | None, mask_data: str | None) -> tuple[str, str]:
@@ -143,19 +136,6 @@ def _data_files(cfg: str, data_dir: str | None, data: str | None, mask_data: str
         return data, mask_data
     folder, names = Path(data_dir or "data"), PUBLISHED[cfg]
     return str(folder / names.images), str(folder / names.label_maps)
-
-
-def _folder_of(network: str) -> Path:
-    return Path(".") if "://" in network else Path(network).absolute().parent
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """Complaints that start with the option to blame."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 # --------------------------------------------------------------------------- one process
@@ -172,15 +152,20 @@ def evaluate(device: torch.device, options: Options) -> None:
     if dataset.resolution != G.img_resolution:
         sizes = f"{dataset.resolution} pixels, the network makes {G.img_resolution}"
         raise InputError(f"--data {options.data}: has {sizes}; dataset_tool.py pack makes another size")
-    with _one_line():
-        tools = load_tools(options.tools, options.metrics, dataset, G.semantic_channels, device)
+    tools = load_tools(options.tools, options.metrics, dataset, G.semantic_channels, device)
     show = progress_bar if first else lambda steps, *_: steps
     evaluation = Evaluation(dataset, tools, options.choices, device, G.semantic_channels, show)
-    columns = {
-        name: evaluation(source, options.metrics) for name, source in sources(options, evaluation, G, device).items()
-    }
+    made = told(options, G, device)
+    columns: dict[str, dict[str, Result]] = {}  # by source and metric
+    running = {name: evaluation(source, options.metrics) for name, source in sources(options, evaluation, G).items()}
+    for found in zip(*running.values(), strict=True):  # metric by metric: what is known is kept at once
+        results = dict(zip(running, found, strict=True))
+        on_rank_0(partial(keep, options, results, protocol(evaluation, found[0], made)))
+        for source, result in results.items():
+            columns.setdefault(source, {})[result.metric.name] = result
     if first:
-        report(options, evaluation, columns, G)
+        click.echo(table({source: [found[m.name] for m in options.metrics] for source, found in columns.items()}))
+        click.echo(f"Wrote {options.outdir}/metric-*")
 
 
 def open_data(options: Options) -> PosedImageDataset:
@@ -192,7 +177,7 @@ def progress_bar(steps: Iterable, count: int, what: str) -> Iterable:
     return tqdm(steps, total=count, desc=what, unit="step", delay=2, disable=None)
 
 
-def sources(options: Options, evaluation: Evaluation, G: TriPlane, device: torch.device) -> dict[str, Source]:
+def sources(options: Options, evaluation: Evaluation, G: TriPlane) -> dict[str, Source]:
     """The network, and what it must beat."""
     found: dict[str, Source] = {NETWORK: Generator(G)}
     if options.baselines:
@@ -202,34 +187,36 @@ def sources(options: Options, evaluation: Evaluation, G: TriPlane, device: torch
         fresh.rendering_kwargs = G.rendering_kwargs
         fresh.neural_rendering_resolution = G.neural_rendering_resolution
         set_precision(fresh, options.precision)
-        found[UNTRAINED] = Generator(fresh.eval().requires_grad_(False).to(device))
+        found[UNTRAINED] = Generator(fresh.eval().requires_grad_(False).to(evaluation.device))
         members = evaluation.members(min(GUESS_FROM, len(evaluation.dataset)))
         found[CONSTANT] = constant_guess(evaluation, members, found[NETWORK].pivot)
     return found
 
 
-def report(options: Options, evaluation: Evaluation, columns: dict[str, Sequence[Result]], G: TriPlane) -> None:
-    """On screen and in files."""
-    click.echo(table(columns))
+def told(options: Options, G: TriPlane, device: torch.device) -> dict[str, str]:
+    """What the command line adds to the protocol."""
     made = {
         "network": options.network,
         "cfg": options.cfg,
-        "rendered at": f"{G.neural_rendering_resolution} pixels, enlarged to {G.img_resolution}",
-        "precision": options.precision,
+        **of_network(G, device),
+        "--precision": options.precision,
         "processes": str(options.processes),
-        "device": str(evaluation.device),
         "data": f"{options.data}, {options.mask_data}",
         **{f"--{name}": value for name, value in vars(options.tools).items() if value},
     }
     if options.baselines:
         made[UNTRAINED] = f"the same network with new weights, torch.manual_seed({WEIGHTS_SEED})"
         made[CONSTANT] = (
-            f"each pixel's mean colour, most frequent class and mean depth over {GUESS_FROM} samples at most"
+            f"each pixel's mean colour, most frequent class and mean depth over {GUESS_FROM} samples at most; it "
+            "covers what has depth in more than half of them"
         )
+    return made
+
+
+def keep(options: Options, results: dict[str, Result], protocol: dict[str, str]) -> None:
+    """One metric's line and protocol."""
     with user_errors("--outdir"):
-        write_jsonl(options.outdir, columns, options.network, options.processes, {"cfg": options.cfg})
-        write_protocol(options.outdir, protocol(evaluation, columns[NETWORK], made))
-    click.echo(f"Wrote {options.outdir}/metric-*")
+        write_result(options.outdir, results, options.network, options.processes, protocol, cfg=options.cfg)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000  # as the public family of metric
 NEIGHBOURS = 3
 SPLITS = 10
 DISTANCE_ROWS = 1024  # of a distance matrix at once: bounds the memory
+EQUAL = 1e-13  # of the squared norms: a squared distance below it is rounding
 
 
 class Statistics(NamedTuple):
@@ -21,10 +23,15 @@ class Statistics(NamedTuple):
     covariance: Tensor
 
 
+def in_float64(x: Tensor) -> Tensor:
+    """On the CPU where the device has no such numbers."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def statistics(features: Tensor) -> Statistics:
     """Of N,F features; ValueError if there is not one."""
     _check(features)
-    features = features.double()
+    features = in_float64(features)
     mean = features.mean(0)
     centred = features - mean
     return Statistics(mean, centred.mT @ centred / len(features))
@@ -64,8 +71,8 @@ def kernel_distance(
     rng = np.random.RandomState(seed)
     total = 0.0
     for _ in range(subsets):
-        y = fake[rng.choice(len(fake), size, replace=False)].double()
-        x = real[rng.choice(len(real), size, replace=False)].double()
+        y = in_float64(fake[rng.choice(len(fake), size, replace=False)])
+        x = in_float64(real[rng.choice(len(real), size, replace=False)])
         total += _mmd(x, y)
     return total / subsets
 
@@ -89,20 +96,24 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
     _check(real, fake)
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"precision: expected more than {neighbours} samples, got {len(real)} and {len(fake)}")
-    real, fake = real.double(), fake.double()
+    real, fake = in_float64(real), in_float64(fake)
+    middle = real.mean(0)  # products of numbers around 0 lose less
+    real, fake = real - middle, fake - middle
     return _covered(real, fake, neighbours), _covered(fake, real, neighbours)
 
 
 def _covered(manifold: Tensor, points: Tensor, neighbours: int) -> float:
-    own = [_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS)]
+    own = [squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS)]
     radius = torch.cat([rows.kthvalue(neighbours + 1, dim=1).values for rows in own])  # + 1: each is its own nearest
-    inside = [(_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
+    inside = [(squared_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
     return float(torch.cat(inside).double().mean())
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # through differences, not products: a set's distance to itself is 0 and not a rounding error
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """N,M of N,F and M,F float64, by one matrix product; 0 where rounding would leave almost 0."""
+    norms = a.square().sum(1)[:, None] + b.square().sum(1)
+    squares = norms - 2 * (a @ b.mT)
+    return squares.masked_fill_(squares < EQUAL * norms, 0)
 
 
 def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float, float]:
@@ -114,9 +125,9 @@ def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float,
     _check(probabilities)
     if len(probabilities) < splits:
         raise ValueError(f"inception score: expected {splits} samples or more, got {len(probabilities)}")
-    scores = []
-    for part in np.array_split(probabilities.double().numpy(), splits):
-        part = torch.from_numpy(part)
+    scores, ends = [], [i * len(probabilities) // splits for i in range(splits + 1)]
+    for start, end in pairwise(ends):
+        part = in_float64(probabilities[start:end])
         divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))
         scores.append(divergence.sum(1).mean().exp())
     stacked = torch.stack(scores)

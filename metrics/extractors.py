@@ -9,7 +9,8 @@ import hashlib
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from training.edges import EdgeNetwork
 Pictures = Callable[[Tensor], Tensor]  # uint8 N,3,H,W to what the network says
 INCEPTION = "inception"
 WAYS = "a TorchScript file, an .onnx file, an edge network's .h5 or MODULE:NAME"
+ONNX_TYPES = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}  # of the input; else float32
 TRUNK_SIZE = 256  # pixels; larger pictures are made smaller for the edge network
 
 
@@ -32,12 +34,19 @@ class Extractor:
         name: for people. digest: of its weights, for caches.
         features: uint8 N,3,H,W to N,F; of a segmenter N,S,H,W.
         probabilities: uint8 N,3,H,W to N,C class probabilities, where it has them.
+        kept: whether the digest stands for all of it, so that its features can be kept from run to run.
     """
 
     name: str
     digest: str
     features: Pictures
     probabilities: Pictures | None = None
+    kept: bool = True
+
+
+def to_pictures(image: Tensor) -> Tensor:
+    """Network range [-1, 1] to uint8, rounded: a picture of a data set comes back as it was."""
+    return (image.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def load_extractor(source: str, device: torch.device, resolution: int) -> Extractor:
@@ -53,7 +62,7 @@ def load_extractor(source: str, device: torch.device, resolution: int) -> Extrac
     """
     extractor = load_network(source, device)
     found = extractor.features(torch.zeros(2, 3, resolution, resolution, dtype=torch.uint8, device=device))
-    if found.ndim != 2 or len(found) != 2 or not found.dtype.is_floating_point:
+    if found.ndim != 2 or len(found) != 2:
         raise ValueError(f"{source}: expected N,F features of pictures, got {tuple(found.shape)} for 2 of them")
     return extractor
 
@@ -69,7 +78,31 @@ def load_segmenter(source: str, device: torch.device, resolution: int, classes: 
 
 
 def load_network(source: str, device: torch.device) -> Extractor:
-    """As `load_extractor`, whatever the network makes of pictures."""
+    """As `load_extractor`, whatever the network makes of pictures: float32, finite, or else ValueError."""
+    network = _load(source, device)
+    probabilities = network.probabilities and _checked(source, network.probabilities)
+    return replace(network, features=_checked(source, network.features), probabilities=probabilities)
+
+
+def _checked(source: str, run: Pictures) -> Pictures:
+    def checked(pictures: Tensor) -> Tensor:
+        shape = ",".join(map(str, pictures.shape))
+        try:
+            found = run(pictures)
+        except Exception as error:  # somebody else's code: any
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ValueError(f"{source}: fails on pictures {shape} uint8, 0 to 255 ({reason})") from error
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{source}: expected a tensor of floating-point numbers, got {kind}")
+        if not found.isfinite().all():
+            raise ValueError(f"{source}: gives numbers that are not finite")
+        return found.float()
+
+    return checked
+
+
+def _load(source: str, device: torch.device) -> Extractor:
     name, _, rest = source.partition(":")
     path = Path(source)
     if name == INCEPTION:
@@ -105,7 +138,7 @@ def _inception(weights: str | None, device: torch.device) -> Extractor:
     network = network.eval().requires_grad_(False).to(device)
     return Extractor(
         "Inception 2015 (torch-fidelity)",
-        digest_of(network),
+        digest_of(network, f"torch-fidelity {version('torch-fidelity')}"),
         lambda pictures: network(pictures)[0],
         lambda pictures: network(pictures)[1].softmax(1),
     )
@@ -139,33 +172,37 @@ def _onnx(path: Path) -> Extractor:
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"{path}: needs onnxruntime (pip install onnxruntime)") from error
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=onnxruntime.get_available_providers())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's own, which have no base class of theirs
         raise ValueError(f"{path}: not an ONNX file ({error})") from error
     (entry, *_), (first, *_) = session.get_inputs(), session.get_outputs()
-    as_float = "uint8" not in entry.type
+    dtype = ONNX_TYPES.get(entry.type, torch.float32)
+    fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None  # pictures that it always takes at once
 
     def run(pictures: Tensor) -> Tensor:
-        values = pictures.float() if as_float else pictures
-        (found,) = session.run([first.name], {entry.name: values.cpu().numpy()})
-        return torch.from_numpy(found).to(pictures.device)
+        found = []
+        for part in pictures.to("cpu", dtype).split(fixed or len(pictures)):
+            full = F.pad(part, (0, 0) * 3 + (0, (fixed or len(part)) - len(part)))
+            found.append(torch.from_numpy(session.run([first.name], {entry.name: full.numpy()})[0])[: len(part)])
+        return torch.cat(found).to(pictures.device)
 
-    return Extractor(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), run)
+    content = path.read_bytes()
+    whole = b"location" not in content  # of weights in other files, which the digest would not see
+    return Extractor(path.name, hashlib.sha256(content).hexdigest(), run, kept=whole)
 
 
 def _imported(source: str, module: str, name: str, device: torch.device) -> Extractor:
     try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{source}: {error}; expected {INCEPTION}, {WAYS}") from error
-    network = make()
+        network = getattr(importlib.import_module(module), name)()
+    except Exception as error:  # somebody else's code: any
+        raise ValueError(f"{source}: {error or type(error).__name__}; expected {INCEPTION}, {WAYS}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source}: expected a torch module when called, got {type(network).__name__}")
     network = network.eval().requires_grad_(False).to(device)
-    return Extractor(source, digest_of(network, source), network)
+    return Extractor(source, digest_of(network, source), network, kept=False)  # its code may change
 
 
 def _edge_trunk(path: Path, device: torch.device) -> Extractor:
@@ -186,7 +223,7 @@ def _edge_trunk(path: Path, device: torch.device) -> Extractor:
         return torch.cat(found, dim=1)
 
     name = f"trunk of the edge network (mean of each stage's channels, {TRUNK_SIZE} pixels at most)"
-    return Extractor(name, digest_of(network, "trunk, channel means"), features)
+    return Extractor(name, digest_of(network, name), features)
 
 
 def digest_of(network: nn.Module, what: str = "") -> str:

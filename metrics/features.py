@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from dnnlib.util import default_cache_dir, whole_file
 from metrics.extractors import Extractor
-from metrics.generated import shared
+from metrics.sharing import on_rank_0, shared, together
 from metrics.tally import Tally
-from torch_utils.distributed import from_rank_0, rank
+from torch_utils.distributed import rank
 from training.dataset import PosedImageDataset
 
 FORM = 1  # of cached files: a new number makes old ones invisible
@@ -27,20 +28,25 @@ def real_features(
 
     All processes of the run share the work, and all get the features.
     """
-    path = from_rank_0(_cached_at(dataset, members, extractor) if rank() == 0 else None)
-    cached = from_rank_0(_read(path, len(members)) if rank() == 0 else None)
+    path = on_rank_0(lambda: _cached_at(dataset, members, extractor)) if extractor.kept else None
+    cached = on_rank_0(lambda: path and _read(path, len(members)))
     if cached is not None:
         return cached
+    features = together(lambda: _computed(dataset, members, extractor, batch, device)).gathered().rows("features")
+    if rank() == 0 and path:
+        _write(path, features)
+    return features
+
+
+def _computed(
+    dataset: PosedImageDataset, members: Sequence[int], extractor: Extractor, batch: int, device: torch.device
+) -> Tally:
+    """This process's part."""
     tally = Tally()
     for numbers in shared(len(members), batch):
         pictures = np.stack([dataset[int(members[number])]["image"] for number in numbers])
         tally.put("features", list(numbers), extractor.features(torch.from_numpy(pictures).to(device)))
-    features = tally.gathered().rows("features")
-    if rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            np.save(file, features.numpy(), allow_pickle=False)
-    return features
+    return tally
 
 
 def _cached_at(dataset: PosedImageDataset, members: Sequence[int], extractor: Extractor) -> Path:
@@ -60,3 +66,12 @@ def _read(path: Path, count: int) -> Tensor | None:
     except (OSError, ValueError, EOFError):
         return None
     return torch.from_numpy(features) if features.ndim == 2 and len(features) == count else None
+
+
+def _write(path: Path, features: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.save(file, features.numpy(), allow_pickle=False)
+    except OSError as error:
+        warnings.warn(f"features of the real pictures are not kept for the next time ({error})", stacklevel=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_utils.distributed import rank, world_size
+from metrics.errors import OptionError
 from training.archive import data_error
 from training.dataset import PosedImageDataset
 from training.label_maps import from_data_set
@@ -19,6 +19,7 @@ from training.mesh import NoSurface, extract_mesh
 from training.triplane import TriPlane
 
 MESH_GRID = 128  # points of the density grid on a side: a head is a hundred of them wide
+SHOWN = ("image", "semantic", "image_depth", "weight")
 POINTS = 4096  # of a surface, where surfaces are compared
 
 # --------------------------------------------------------------------------- samples
@@ -29,11 +30,12 @@ class Samples(NamedTuple):
 
     Args:
         numbers: their places in the protocol.
-        image: N,3,R,R in [-1, 1]. label_map: N,1,R,R in network form. pose: N,25. seeds: of z.
+        image: N,3,R,R in [-1, 1], None where nobody asked. label_map: N,1,R,R in network form. pose: N,25.
+        seeds: of z.
     """
 
     numbers: list[int]
-    image: Tensor
+    image: Tensor | None
     label_map: Tensor
     pose: Tensor
     seeds: list[int]
@@ -45,41 +47,37 @@ def order_of(count: int, length: int, seed: int) -> np.ndarray:
     return np.resize(once, count)
 
 
-def shared(count: int, batch: int) -> Iterator[range]:
-    """This process's batches of `count` samples; together the processes have the batches that one would have."""
-    starts = range(rank() * batch, count, world_size() * batch)
-    return (range(start, min(start + batch, count)) for start in starts)
-
-
 def read_samples(
     dataset: PosedImageDataset,
     classes: int,
     numbers: Sequence[int],
     members: Sequence[int],
-    seed: int,
+    seeds: Sequence[int],
     device: torch.device,
+    images: bool = False,
 ) -> Samples:
-    """Members of a data set as samples; the z of sample i is that of seed + i.
+    """Members of a data set as samples, without their images unless asked: decoding them takes its time.
 
     Raises:
         DataError: a class that the network does not know.
     """
-    found = [dataset[int(member)] for member in members]
+    found = [dataset[int(member)] if images else dataset.get_conditions(int(member)) for member in members]
     for sample in found:
         if dataset.data_type == "seg" and sample["mask"].max() >= classes:
             name = dataset.get_details(sample["idx"]).name
             what = f"its label map has class {sample['mask'].max()}, the network knows 0 to {classes - 1}"
             raise data_error(dataset.images.path, name, what)
     masks = torch.stack([from_data_set(sample["mask"], dataset.data_type) for sample in found])
-    images = torch.from_numpy(np.stack([sample["image"] for sample in found]))
     poses = torch.from_numpy(np.stack([sample["pose"] for sample in found]))
-    seeds = [seed + number for number in numbers]
-    return Samples(list(numbers), images.to(device) / 127.5 - 1, masks.to(device), poses.to(device), seeds)
+    image = None
+    if images:
+        image = torch.from_numpy(np.stack([sample["image"] for sample in found])).to(device) / 127.5 - 1
+    return Samples(list(numbers), image, masks.to(device), poses.to(device), list(seeds))
 
 
-def some_points(points: Tensor) -> Tensor:
-    """At most POINTS of K,3, always the same ones."""
-    return points[np.random.RandomState(0).permutation(len(points))[:POINTS]]
+def some_points(points: Tensor, count: int = POINTS) -> Tensor:
+    """At most `count` of K,3, always the same ones."""
+    return points[np.random.RandomState(0).permutation(len(points))[:count]]
 
 
 # --------------------------------------------------------------------------- who draws
@@ -94,10 +92,13 @@ class Source(Protocol):
         """Scenes of label maps N,1,R,R with poses N,25 to condition on; one label map serves for all seeds."""
 
     def surface(self, scene: Any) -> Tensor:
-        """At most POINTS points K,3 of one scene's surface, world units; K is 0 where it has none."""
+        """Points K,3 of one scene's surface, world units; K is 0 where it has none."""
 
     def look(self, scenes: Any, pose: Tensor) -> dict[str, Tensor]:
-        """image N,3,R,R; semantic N,S,R,R; image_depth N,1,r,r from a pose for each scene, or several for one."""
+        """image N,3,R,R; semantic N,S,R,R; image_depth and weight (how much of a ray the scene covers) N,1,r,r.
+
+        From a pose for each scene, or several for one. A source without depth has no image_depth.
+        """
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,14 @@ class Generator:
             mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", colour=None)
         except NoSurface:
             return planes.new_zeros(0, 3)
-        return some_points(torch.from_numpy(mesh.vertices)).to(planes.device)
+        return torch.from_numpy(mesh.vertices).to(planes.device)
 
     def look(self, scenes: tuple[Tensor, Tensor], pose: Tensor) -> dict[str, Tensor]:
         ws, planes = scenes
-        return self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)
+        out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, wanted=SHOWN)
+        if not all(out[name].isfinite().all() for name in ("image", "semantic")):
+            raise OptionError("--network: draws numbers that are not finite; its training has diverged")
+        return out
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,14 @@ class ConstantGuess:
         image: 3,R,R the data's mean. semantic: S,R,R shares of the classes (edges: the mean drawing), so that the
             largest is the pixel's most frequent class, which no other constant map beats in accuracy.
         depth: 1,R,R mean depth of the object, or None where the data has none.
+        weight: 1,R,R share of the data that has an object there, 1 where the data has no depth.
         points: K,3 of all objects together, or None likewise.
     """
 
     image: Tensor
     semantic: Tensor
     depth: Tensor | None
+    weight: Tensor
     points: Tensor | None
     pivot: Tensor
 
@@ -156,5 +162,5 @@ class ConstantGuess:
 
     def look(self, scenes: int, pose: Tensor) -> dict[str, Tensor]:
         count = max(scenes, len(pose))
-        pictures = {"image": self.image, "semantic": self.semantic, "image_depth": self.depth}
+        pictures = {"image": self.image, "semantic": self.semantic, "image_depth": self.depth, "weight": self.weight}
         return {name: x.expand(count, *x.shape) for name, x in pictures.items() if x is not None}

@@ -9,6 +9,7 @@ from enum import Enum
 
 MANY = 50_000
 FEW = 200
+MAX_SAMPLES = 10_000_000  # features of more would fit into no memory
 
 
 class Pass(Enum):
@@ -54,7 +55,7 @@ KINDS = {
     "nvs": Kind(Pass.TRUTH, "novel views against those of the data set", FEW),
     "chamfer": Kind(Pass.TRUTH, "distance between the mesh and the data set's depth", FEW),
 }
-NAME = re.compile(r"(?P<kind>[a-z]+)(?:(?P<number>\d+)(?P<kilo>k?)(?P<nearest>(?<=k)3)?(?P<full>_full)?)?")
+NAME = re.compile(r"(?P<kind>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<nearest>(?<=k)3)?(?P<full>_full)?)?")
 EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer, or with a number fid50k_full, kid5k, pr50k3, is10k"
 
 
@@ -109,4 +110,6 @@ def _parse(name: str) -> Metric:
     count = int(match["number"]) * (1000 if match["kilo"] else 1)
     if not kind.counted or not count or (match["nearest"] and match["kind"] != "pr"):
         raise ValueError(f"{name}: no such metric; there are {EXAMPLES}")
+    if count > MAX_SAMPLES:
+        raise ValueError(f"{name}: expected {MAX_SAMPLES} samples at most")
     return Metric(name, count, kind.all_real if match["full"] else count)

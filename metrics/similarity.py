@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.distribution import in_float64
+
 WINDOW, SIGMA = 11, 1.5  # of SSIM, pixels
 K1, K2 = 0.01, 0.03
 RANGE = 2.0  # of network images, -1 to 1
@@ -14,7 +16,7 @@ BEST_PSNR = 100.0  # dB, in place of infinity: equal pictures must not make a me
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of N,C,H,W in [-1, 1]: N."""
-    error = (a - b).double().square().mean((1, 2, 3))
+    error = in_float64(a - b).square().mean((1, 2, 3))
     return (10 * torch.log10(RANGE**2 / error)).clamp(max=BEST_PSNR)
 
 
@@ -23,7 +25,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Windows that leave the picture are not looked at, so H and W are at least 11.
     """
-    a, b = a.double(), b.double()
+    a, b = in_float64(a), in_float64(b)
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
     covariance = _blur(a * b) - mean_a * mean_b

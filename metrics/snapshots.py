@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -10,16 +11,24 @@ import torch
 from metrics.evaluation import Choices, Evaluation
 from metrics.generated import Generator
 from metrics.names import parse_metrics
-from metrics.report import write_jsonl
+from metrics.protocol import of_network, protocol
+from metrics.report import write_result
+from metrics.sharing import on_rank_0, together
 from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.distributed import rank, world_size
 from training.dataset import PosedImageDataset
+from training.options import DataOptions
 from training.triplane import TriPlane
+
+
+def plain_data(data: DataOptions) -> PosedImageDataset:
+    """All pictures that a run trains on, each once and as it is: what its networks are judged on."""
+    return PosedImageDataset(data.path, data.mask_path, data.data_type, resolution=data.resolution)
 
 
 def judge_snapshot(
     G: TriPlane,
-    dataset: PosedImageDataset,
+    data: DataOptions,
     names: Sequence[str],
     folder: Path | None,
     snapshot: str,
@@ -29,19 +38,38 @@ def judge_snapshot(
 ) -> dict[str, float]:
     """Figures of a generator, by name; all processes call it, share the work and get the same.
 
+    Whatever fails is told in one line, and figures known by then are given: training must go on.
+
     Args:
         G: in eval mode, on the device.
         folder: where rank 0 adds a line to each metric-NAME.jsonl; None in the others.
         snapshot: name of the weights, for those lines.
-    Raises:
-        ValueError: a metric that is not there, or what it needs is not; starts with the option to blame.
     """
-    metrics = parse_metrics(names)
-    options, choices = options or ToolOptions(), choices or Choices()
+    options, choices, figures = options or ToolOptions(), choices or Choices(), {}
+    made = {"network": snapshot, "processes": str(world_size()), "data": f"{data.path}, {data.mask_path}"}
+    try:
+        evaluation = together(lambda: _evaluation(data, tuple(names), options, choices, G.semantic_channels, device))
+        made |= of_network(G, device)
+        for result in evaluation(Generator(G), parse_metrics(names)):
+            text = protocol(evaluation, result, made)
+            on_rank_0(partial(write_result, folder, {"network": result}, snapshot, world_size(), text))
+            figures |= result.values
+    except Exception as error:  # of networks and files of other people too: any
+        if rank() == 0:
+            print(f"Metrics of {snapshot} failed: {' '.join(str(error).split()) or type(error).__name__}", flush=True)
+    return figures
+
+
+@lru_cache(maxsize=1)
+def _evaluation(
+    data: DataOptions,
+    names: tuple[str, ...],
+    options: ToolOptions,
+    choices: Choices,
+    classes: int,
+    device: torch.device,
+) -> Evaluation:
+    """Made at the first snapshot; later ones find data, networks and real features there."""
+    metrics, dataset = parse_metrics(names), plain_data(data)
     check_metrics(metrics, dataset, options, choices.num)
-    tools = load_tools(options, metrics, dataset, G.semantic_channels, device)
-    evaluation = Evaluation(dataset, tools, choices, device, G.semantic_channels)
-    results = evaluation(Generator(G), metrics)
-    if rank() == 0:
-        write_jsonl(folder, {"network": results}, snapshot, world_size(), {})
-    return {name: value for result in results for name, value in result.values.items()}
+    return Evaluation(dataset, load_tools(options, metrics, dataset, classes, device), choices, device, classes)

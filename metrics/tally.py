@@ -45,7 +45,3 @@ class Tally:
         """N,F in the order of the samples' numbers; the first `count`, None for all."""
         found = self._rows[name]
         return torch.from_numpy(np.stack([found[number] for number in sorted(found)[:count]]))
-
-    def mean(self, name: str) -> list[float]:
-        """Over all samples, of each number of the rows that is there (not NaN): F."""
-        return self.rows(name).double().nanmean(0).tolist()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from metrics.diversity import load_distance
+from metrics.errors import OptionError, blamed_on
 from metrics.evaluation import Tools
-from metrics.extractors import INCEPTION, load_extractor, load_segmenter
+from metrics.extractors import INCEPTION, Extractor, Pictures, load_extractor, load_segmenter
 from metrics.ground_truth import DepthPictures, Objects
 from metrics.names import Metric, Pass
 from training.dataset import PosedImageDataset
@@ -37,34 +37,25 @@ class ToolOptions:
     depth_data: str | None = None
 
 
-@contextmanager
-def blamed_on(option: str) -> Iterator[None]:
-    """ValueErrors that start with the option to blame."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"--{option} {error}") from error
-
-
 def check_metrics(metrics: Sequence[Metric], dataset: PosedImageDataset, options: ToolOptions, num: int | None) -> None:
     """Refuse metrics that this data set cannot have, before anything is loaded.
 
     Args:
         num: samples asked for, see `Metric.samples`.
     Raises:
-        ValueError: which starts with the option to blame.
+        OptionError.
     """
     for metric in metrics:
         if metric.kind.data_type not in (None, dataset.data_type):
             kind = f"is for {metric.kind.data_type} data, this is {dataset.data_type}"
-            raise ValueError(f"--metrics {metric.name}: {kind}")
+            raise OptionError(f"--metrics {metric.name}: {kind}")
         count, least = metric.samples(num, len(dataset)), metric.kind.least
         if metric.key != "is":  # real pictures take part
             count = min(count, len(dataset))
         if count < least:
-            raise ValueError(f"--metrics {metric.name}: takes {least} samples or more, there would be {count}")
+            raise OptionError(f"--metrics {metric.name}: takes {least} samples or more, there would be {count}")
     if options.segmenter and dataset.data_type != "seg":
-        raise ValueError("--segmenter: is for classes, this data set has edges")
+        raise OptionError("--segmenter: is for classes, this data set has edges")
     if any(metric.kind.seen is Pass.TRUTH for metric in metrics):
         with blamed_on("metrics nvs, chamfer:"):
             Objects(dataset)
@@ -72,18 +63,34 @@ def check_metrics(metrics: Sequence[Metric], dataset: PosedImageDataset, options
             depths = find_depths(options, dataset)
         if any(metric.key == "chamfer" for metric in metrics):
             if depths is None:
-                raise ValueError("--metrics chamfer: needs the depth of the data set's views, --depth_data")
+                raise OptionError("--metrics chamfer: needs the depth of the data set's views, --depth_data")
             with blamed_on("metrics chamfer:"):
                 check_libraries()
 
 
 def find_depths(options: ToolOptions, dataset: PosedImageDataset) -> DepthPictures | None:
     """Those that the options name, or those that lie beside the data set; DataError where they cannot be used."""
-    if options.depth_data:
-        return DepthPictures(options.depth_data)
     images = dataset.images.path
-    beside = images.with_name(f"{images.stem}_depth.zip")
-    return DepthPictures(beside) if beside.is_file() else None
+    path = options.depth_data or images.with_name(f"{images.stem}_depth.zip")
+    if not options.depth_data and not path.is_file():
+        return None
+    depths = DepthPictures(path)
+    depths.of(dataset, 0)  # another data set's may have another size
+    return depths
+
+
+def _blamed(option: str, network: Extractor) -> Extractor:
+    """A network whose later complaints start with the option too."""
+
+    def blamed(run: Pictures) -> Pictures:
+        def call(pictures: torch.Tensor) -> torch.Tensor:
+            with blamed_on(option):
+                return run(pictures)
+
+        return call
+
+    probabilities = network.probabilities and blamed(network.probabilities)
+    return replace(network, features=blamed(network.features), probabilities=probabilities)
 
 
 def load_tools(
@@ -94,26 +101,26 @@ def load_tools(
     Args:
         classes: channels of the network's label maps.
     Raises:
-        ValueError: something cannot be had, or does not fit; starts with the option to blame.
+        OptionError: something cannot be had, or does not fit.
     """
     seen, keys = {metric.kind.seen for metric in metrics}, {metric.key for metric in metrics}
     size = dataset.resolution
     extractor = embedding = segmenter = distance = depths = None
     if keys & FEATURED or (Pass.SEEDS in seen and options.distance == "features"):
         with blamed_on("extractor"):
-            extractor = load_extractor(options.extractor, device, size)
+            extractor = _blamed("extractor", load_extractor(options.extractor, device, size))
         if "is" in keys and extractor.probabilities is None:
-            raise ValueError(f"--metrics is: --extractor {options.extractor} gives no class probabilities")
+            raise OptionError(f"--metrics is: --extractor {options.extractor} gives no class probabilities")
     if Pass.TURN in seen and options.embedding:
         with blamed_on("embedding"):
-            embedding = load_extractor(options.embedding, device, size)
+            embedding = _blamed("embedding", load_extractor(options.embedding, device, size))
     if keys & LABELLED and options.segmenter:
         with blamed_on("segmenter"):
-            segmenter = load_segmenter(options.segmenter, device, size, classes)
+            segmenter = _blamed("segmenter", load_segmenter(options.segmenter, device, size, classes))
     if Pass.SEEDS in seen:
         with blamed_on("distance"):
             distance = load_distance(options.distance, options.lpips_weights, extractor, device)
-    if Pass.TRUTH in seen:
+    if seen & {Pass.TURN, Pass.TRUTH}:  # turned views: of the constant guess
         with blamed_on("depth_data"):
             depths = find_depths(options, dataset)
     return Tools(extractor, embedding, segmenter, distance, depths)

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from camera_utils import join_pose, split_pose
 from metrics.alignment import confusion, edge_histograms, edge_tolerance
+from metrics.distribution import in_float64
+from metrics.generated import some_points
 from metrics.similarity import psnr, ssim
 from training.volumetric_rendering.rays import sample_rays
 
 TURNS_RAD = (-0.35, -0.175, 0.175, 0.35)  # of the other views, about the vertical axis; the video's swing of a face
 DEPTH_AGREEMENT = 0.01  # of a point's distance: views whose depths differ less see the same surface
-EMPTY = 0.999  # of the largest depth of a call, which is what rays without anything get
+OPAQUE = 0.5  # of a ray must be covered for its depth to be that of a surface
 
 # --------------------------------------------------------------------------- geometry
 
@@ -69,38 +71,42 @@ def reprojection(first: dict[str, Tensor], first_pose: Tensor, others: dict[str,
     """How far other views differ from the first where both see the same surface, by their own depths.
 
     Args:
-        first, others: image, semantic and image_depth of one view and of V.
+        first, others: image, semantic, image_depth and weight of one view and of V.
     Returns:
-        V,3: mean colour difference (share of the range); share of pixels of another class, or mean difference of line
-        strength; share of the pixels that were compared. The first two are NaN where none was.
+        V,5: mean colour difference (share of the range); share of pixels of another class, or mean difference of line
+        strength; the same two of the pictures laid on each other as they are, over the same pixels; share of the
+        pixels that were compared. The first four are NaN where none was.
     """
     size, count = first["image"].shape[-1], len(poses)
-    depths = [enlarged(view["image_depth"].float(), size) for view in (first, others)]
-    points = points_of(depths[1], poses)  # V,M,3
+    depth, others_depth, weight, others_weight = (
+        enlarged(view[name].float(), size) for name in ("image_depth", "weight") for view in (first, others)
+    )
+    points = points_of(others_depth, poses)  # V,M,3
     uv, distance = project(points, first_pose.expand(count, -1))
-    pictures = {name: first[name].float().expand(count, -1, -1, -1) for name in ("image", "semantic")}
-    there = _picked(depths[0].expand(count, -1, -1, -1), uv, "bilinear")[:, 0]
-    far = EMPTY * max(view["image_depth"].max().item() for view in (first, others))
-    both = (uv > 0).all(-1) & (uv < 1).all(-1) & (depths[1].flatten(1) < far)
-    both &= (there - distance).abs() < DEPTH_AGREEMENT * distance
-    colour = (_picked(pictures["image"], uv, "bilinear") - others["image"].float().flatten(2)).abs().mean(1) / 2
-    label = _label_difference(pictures["semantic"], others["semantic"].float(), uv)
+    there, cover = (_picked(x.expand(count, -1, -1, -1), uv, "bilinear")[:, 0] for x in (depth, weight))
+    both = (uv > 0).all(-1) & (uv < 1).all(-1) & (there - distance).abs().lt(DEPTH_AGREEMENT * distance)
+    both &= (cover > OPAQUE) & (others_weight.flatten(1) > OPAQUE)
+    unmoved, _ = project(points, poses)
+    errors = [error for place in (uv, unmoved) for error in _differences(first, others, place)]
     compared = both.sum(1)
-    errors = [torch.where(both, error, 0).sum(1) / compared for error in (colour, label)]  # 0 / 0 is NaN
-    return torch.stack([*errors, both.float().mean(1)], dim=1)
+    means = [torch.where(both, error, 0).sum(1) / compared for error in errors]  # 0 / 0 is NaN
+    return torch.stack([*means, both.float().mean(1)], dim=1)
 
 
-def _label_difference(first: Tensor, others: Tensor, uv: Tensor) -> Tensor:
-    """N,M in [0, 1]."""
-    if first.shape[1] == 1:
-        return (_picked(first, uv, "bilinear") - others.flatten(2))[:, 0].abs().clamp(max=2) / 2
-    ids = first.argmax(1, keepdim=True).float()
-    return (_picked(ids, uv, "nearest")[:, 0] != others.argmax(1).flatten(1)).float()
+def _differences(first: dict[str, Tensor], others: dict[str, Tensor], uv: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour and label of the first view at uv against the others' pixels: V,M twice, in [0, 1]."""
+    image, semantic = (first[name].float().expand(len(uv), -1, -1, -1) for name in ("image", "semantic"))
+    colour = (_picked(image, uv, "bilinear") - others["image"].float().flatten(2)).abs().mean(1) / 2
+    if semantic.shape[1] == 1:
+        lines = _picked(semantic, uv, "bilinear") - others["semantic"].float().flatten(2)
+        return colour, lines[:, 0].abs().clamp(max=2) / 2
+    ids = _picked(semantic.argmax(1, keepdim=True).float(), uv, "nearest")[:, 0]
+    return colour, (ids != others["semantic"].argmax(1).flatten(1)).float()
 
 
 def embedding_distances(first: Tensor, others: Tensor) -> Tensor:
     """V,2: Euclidean and cosine distance of embeddings V,F to that of the first view, 1,F."""
-    first, others = first.double(), others.double()
+    first, others = in_float64(first), in_float64(others)
     cosine = 1 - F.cosine_similarity(first, others)
     return torch.stack([(first - others).norm(dim=1), cosine], dim=1)
 
@@ -117,9 +123,10 @@ def picture_errors(found: dict[str, Tensor], image: Tensor, depth: Tensor | None
     error = torch.tensor(torch.nan, dtype=torch.float64)
     if depth is not None and "image_depth" in found:
         there = depth > 0
-        error = (enlarged(found["image_depth"].float(), depth.shape[-1]) - depth).abs()[there].double().mean()
+        error = (enlarged(found["image_depth"].float(), depth.shape[-1]) - depth).abs()[there]
+        error = in_float64(error).mean()
     drawn = found["image"].float().clamp(-1, 1)
-    return torch.stack([psnr(drawn, image).mean(), ssim(drawn, image).mean(), error.to(image.device)])
+    return torch.stack([x.cpu() for x in (psnr(drawn, image).mean(), ssim(drawn, image).mean(), error)])
 
 
 def label_counts(semantic: Tensor, label_map: Tensor) -> Tensor:
@@ -140,7 +147,16 @@ def seen_points(points: Tensor, depth: Tensor, pose: Tensor) -> Tensor:
     return points[((uv > 0).all(-1) & (uv < 1).all(-1) & (distance < limit)).any(0)]
 
 
-def chamfer(a: Tensor, b: Tensor) -> Tensor:
-    """Mean distance from points a (K,3) to the nearest of b (L,3), the other way round, and the mean of both: 3."""
-    there, back = (torch.cdist(x, y).amin(1).double().mean() for x, y in ((a, b), (b, a)))
-    return torch.stack([there, back, (there + back) / 2])
+def chamfer(surface: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance from `some_points` of a surface K,3 to the nearest true point of L,3, the other way, and of both.
+
+    All points of the other side are there to be found, so that what remains for equal surfaces is a share of the
+    distance from point to point. 3 float64; NaN where a side has no points.
+    """
+    if not (len(surface) and len(truth)):
+        return torch.full((3,), torch.nan, dtype=torch.float64)
+    from scipy.spatial import cKDTree  # an extra, which meshes need too
+
+    pairs = ((x.cpu(), y.cpu()) for x, y in ((surface, truth), (truth, surface)))
+    there, back = (cKDTree(y.numpy()).query(some_points(x).numpy())[0].mean() for x, y in pairs)
+    return torch.tensor([there, back, (there + back) / 2])

@@ -65,10 +65,12 @@ class Oracle:
         scenes = scenes * (len(pose) // len(scenes))
         seen = [render(scene, row, SIZE) for scene, row in zip(scenes, pose.numpy(), strict=True)]
         depth = torch.stack([torch.from_numpy(view.depth)[None] for view in seen])
+        weight = (depth > 0).float()
         depth = torch.where(depth > 0, depth, 3.3) * self.depth_factor  # the end of the rays, where nothing is
         image = torch.stack([torch.from_numpy(view.image.copy()).permute(2, 0, 1) / 127.5 - 1 for view in seen])
         parts = torch.stack([torch.from_numpy(view.parts.astype(np.int64)) for view in seen])
-        return {"image": image, "semantic": F.one_hot(parts, 6).permute(0, 3, 1, 2).float(), "image_depth": depth}
+        semantic = F.one_hot(parts, 6).permute(0, 3, 1, 2).float()
+        return {"image": image, "semantic": semantic, "image_depth": depth, "weight": weight}
 
     def surface(self, scene):
         return torch.zeros(0, 3)
@@ -86,6 +88,39 @@ class Squares(nn.Module):
 
     def forward(self, pictures):
         return pictures.float()
+
+
+class Whims(nn.Module):
+    """Fails."""
+
+    def forward(self, pictures):
+        raise RuntimeError("first line\nnot today")
+
+
+class NotFinite(nn.Module):
+    """Features of black pictures alone."""
+
+    def forward(self, pictures):
+        means = pictures.float().mean((2, 3))
+        return torch.where(means > 0, torch.nan, means)
+
+
+class Halves(nn.Module):
+    """Thumbnails of few bits, which numpy does not know."""
+
+    def forward(self, pictures):
+        return Thumbnails()(pictures).bfloat16()
+
+
+class Pair(nn.Module):
+    def forward(self, pictures):
+        means = pictures.float().mean((2, 3))
+        return means, means
+
+
+class Needy(nn.Module):
+    def __init__(self, size):
+        super().__init__()
 
 
 def not_a_module():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from metrics.evaluation import SUMMARIES
 from metrics.names import KINDS, Metric, parse_metrics
+from metrics.summaries import SUMMARIES
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,18 @@ def test_a_name_says_what_and_how_many(name, key, fakes, reals):
     assert (metric.key, metric.fakes, metric.reals) == (key, fakes, reals)
 
 
-WRONG = ("beauty", "FID", "fid50m", "fid0", "fid50k3", "miou50k", "fid_full", "", "fid 50k", "pr3k33")
+WRONG = ("beauty", "FID", "fid50m", "fid0", "fid50k3", "miou50k", "fid_full", "", "fid 50k", "pr3k33", "fid٣")
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_other_names_are_refused_with_what_there_is(name):
     with pytest.raises(ValueError, match=f"^{name}: no such metric; there are fid, kid"):
         parse_metrics([name])
+
+
+def test_more_samples_than_fit_into_any_memory_are_refused():
+    with pytest.raises(ValueError, match=r"^fid999999999999k: expected 10000000 samples at most"):
+        parse_metrics(["fid999999999999k"])
 
 
 def test_a_metric_asked_for_twice_is_computed_once():

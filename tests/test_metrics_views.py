@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from camera_utils import CARS, CATS, front_pose, pose_at, split_pose
 from metrics.views import chamfer, points_of, project, reprojection, seen_points, turned
@@ -52,26 +53,31 @@ def sphere(pose, radius=0.3, size=64):
     points = points_of(depth, pose)
     image = (points * 4).sin().mT.reshape(1, 3, size, size)
     semantic = torch.stack([points[..., 0] > 0, points[..., 0] <= 0], 1).float().view(1, 2, size, size)
-    return {"image": image, "semantic": semantic, "image_depth": depth}
+    weight = (inside > 0).float().view(1, 1, size, size)
+    return {"image": image, "semantic": semantic, "image_depth": depth, "weight": weight}
 
 
 def test_views_of_a_painted_ball_fit_and_those_of_a_picture_that_stays_do_not():
     pose = front_pose(CATS)
     other = turned(pose, 0.3, torch.zeros(3))
     first, second = sphere(pose), sphere(other)
-    colour, label, compared = reprojection(first, pose, second, other)[0].tolist()
-    assert compared > 0.5
+    colour, label, colour_unmoved, label_unmoved, compared = reprojection(first, pose, second, other)[0].tolist()
+    assert 0.5 < compared < 0.71  # the ball, less what only one side sees
     assert colour < 0.005 and label < 0.02  # bilinear reading, and the seam between the two halves
+    assert colour_unmoved > 10 * colour and label_unmoved > 5 * label
     still = {**second, "image": first["image"], "semantic": first["semantic"]}
     wrong = reprojection(first, pose, still, other)[0].tolist()
     assert wrong[0] > 10 * colour and wrong[1] > 5 * label
+    assert wrong[2] == pytest.approx(0, abs=1e-6) and wrong[3] == 0  # laid on each other they are equal
 
 
-def test_nothing_in_common_is_not_a_figure():
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_empty_space_and_fog_are_not_compared(weight):
     pose = front_pose(CATS)
-    empty = {**sphere(pose), "image_depth": torch.full((1, 1, 64, 64), 3.3)}
-    colour, label, compared = reprojection(empty, pose, empty, pose)[0].tolist()
-    assert math.isnan(colour) and math.isnan(label) and compared == 0
+    fog = {**sphere(pose), "image_depth": torch.full((1, 1, 64, 64), 2.7)}
+    fog["weight"] = torch.full((1, 1, 64, 64), weight)
+    *differences, compared = reprojection(fog, pose, fog, pose)[0].tolist()
+    assert compared == 0 and all(math.isnan(x) for x in differences)
 
 
 def test_the_distance_of_point_sets_goes_both_ways():
@@ -82,9 +88,25 @@ def test_the_distance_of_point_sets_goes_both_ways():
     assert shifted.tolist() == pytest.approx([0.25] * 3)
 
 
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0)])
+def test_no_surface_or_no_truth_is_not_a_distance(sizes):
+    assert chamfer(*(torch.zeros(size, 3) for size in sizes)).isnan().all()
+
+
+def test_the_true_surface_is_at_no_distance_but_that_of_its_points():
+    poses = torch.cat([front_pose(CATS), turned(front_pose(CATS), 0.5, torch.zeros(3))])
+    depth = torch.cat([sphere(pose[None], size=128)["image_depth"] for pose in poses])
+    truth = points_of(depth, poses)[depth.flatten(1) < 3]
+    surface = F.normalize(torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.3
+    to_truth, from_truth, _ = chamfer(seen_points(surface, depth, poses), truth).tolist()
+    pixel = 0.005  # at the ball, world units
+    assert to_truth < 1.5 * pixel  # near the outline true points lie far apart
+    assert from_truth < 0.6 * pixel  # 40,000 points of the surface lie closer
+
+
 def test_the_back_of_a_ball_is_not_seen():
     pose = front_pose(CATS)
-    points = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.3
+    points = F.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.3
     seen = seen_points(points, sphere(pose)["image_depth"], pose)
     assert 0.3 * len(points) < len(seen) < 0.6 * len(points)
     assert (seen[:, 2] > -0.1).all()  # the camera is at +z; 1 % of its distance lets a little more be seen

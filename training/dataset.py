@@ -97,7 +97,12 @@ class PosedImageDataset(torch.utils.data.Dataset):
         name = self.index.images[raw]
         image = self._decode(self.images, name, decode_image)
         self._check_size(name, image)
-        sample = {"image": _mirrored(image) if flip else image}
+        return {"image": _mirrored(image) if flip else image, **self.get_conditions(idx)}
+
+    def get_conditions(self, idx: int) -> dict[str, np.ndarray | int]:
+        """A sample without its image, which is not decoded."""
+        raw, flip = int(self._raw_idx[idx]), bool(self._xflip[idx])
+        sample = {}
         if self.label_maps is not None:
             mask = self._label_map(self.index.label_maps[raw])[None]
             sample["mask"] = _mirrored(mask) if flip else mask
