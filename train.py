@@ -6,8 +6,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +27,12 @@ from torch_utils.distributed import ProcessError, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
 from training.archive import DataError
 from training.configs import RENDERING
-from training.dataset import DATA_TYPES, PosedImageDataset
+from training.dataset import DATA_TYPES
 from training.interruption import Interrupted
 from training.iteration import TrainingError
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
-from training.resolve import AS_GIVEN, examine_data, idle, open_data, resolve
+from training.resolve import read_data, resolve
 from training.run_folder import latest_run, read_options
 from training.snapshot import read_weights
 from training.state import StateError
@@ -63,15 +62,6 @@ class Number(click.FloatRange):
         return number
 
 
-class Place(click.Path):
-    """A path that is not empty, which would be the folder that one is in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("it is empty.", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 class GridSize(click.ParamType):
     """Pictures across and down, like 8x4."""
 
@@ -92,13 +82,13 @@ def option(name: str, kind: Any, default: Any = None, text: str = "", **extra: A
 
 
 NOT_NEGATIVE, POSITIVE, SHARE = Number(min=0), Number(min=0, min_open=True), Number(0, 1)
-PATH, PLACE = Place(path_type=Path), Place()
+PATH = click.Path(path_type=Path)
 OPTIONS = (
     # what is trained on what
     option("outdir", PATH, None, "Where runs are saved; this one gets a numbered folder there."),
     option("cfg", click.Choice(list(RENDERING)), None, "Cameras and rendering by kind of object."),
-    option("data", PLACE, None, "Images and poses, zip or folder."),
-    option("mask_data", PLACE, None, "Label maps of the same names, zip or folder."),
+    option("data", click.Path(), None, "Images and poses, zip or folder."),
+    option("mask_data", click.Path(), None, "Label maps of the same names, zip or folder."),
     option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes, or drawings of edges."),
     option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
     option("data_resolution", click.IntRange(0), 0, "Size that the images must have; 0 takes any."),
@@ -140,7 +130,7 @@ OPTIONS = (
     option("random_c_prob", SHARE, 0.0, "Share of steps that render from the pose of another sample."),
     option("lambda_l1", NOT_NEGATIVE, 0.0, "Weight of reconstruction: smooth L1 ..."),
     option("lambda_lpips", NOT_NEGATIVE, 10.0, "... and LPIPS, which needs the package lpips ..."),
-    option("lpips_weights", PLACE, None, "... and VGG16's file, if it cannot be fetched."),
+    option("lpips_weights", click.Path(), None, "... and VGG16's file, if it cannot be fetched."),
     option("only_raw_recons", bool, False, "Reconstruct the rendered image only, not the enlarged one too."),
     option("lambda_d_semantic", NOT_NEGATIVE, 1.0, "Weight of the second discriminator in the generator's loss."),
     option("lambda_cross_view", NOT_NEGATIVE, 0.0, "Weight of consistency between views."),
@@ -182,10 +172,12 @@ OPTIONS = (
     click.option("-n", "--dry-run", is_flag=True, help="Check everything, print what would be trained, and stop."),
     *(click.option(f"--{name}", type=str, hidden=True) for name in NO_EFFECT),
 )  # fmt: skip
-CHANGEABLE = (  # options that --continue takes beside it
-    *("kimg", "tick", "snap", "keep_states", "grid", "gpus", "batch_gpu", "workers", "wandb_log", "nobench", "debug")
-)
-FIELDS = {"batch_gpu": "batch_gpu"} | {option: field for field, option in AS_GIVEN.items()}
+# Options that --continue takes beside it, and the names of what they change.
+CHANGEABLE = {
+    "kimg": "total_kimg", "tick": "kimg_per_tick", "snap": "snapshot_ticks", "keep_states": "keep_states",
+    "grid": "grid", "gpus": "num_gpus", "batch_gpu": "batch_gpu", "workers": "workers", "wandb_log": "wandb_log",
+    "nobench": "nobench", "debug": "debug",
+}  # fmt: skip
 
 
 def training_options(command: Callable) -> Callable:
@@ -211,48 +203,34 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
             click.echo(f"--{name}: does nothing in this model; taken so that old command lines run.")
     folder = values.pop("continue")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options, dataset, processes = None, None, int(os.environ.get("WORLD_SIZE", 1))
+    options, processes = None, int(os.environ.get("WORLD_SIZE", 1))
     if int(os.environ.get("RANK", 0)) == 0:  # under torchrun the others get the options from there
-        if folder is None:
-            dataset, options = _new_options(values, given)
-            if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
-                folder = latest_run(values["outdir"], options)
-        if folder is not None:
-            options = _continued_options(folder, values, given if dataset is None else set())
+        options = _new_options(values) if folder is None else _continued_options(folder, values, given)
         processes = options.num_gpus
-    device = device if dry_run else _check_machine(device, processes, options, new=folder is None)
-    if options and folder is None:
-        bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
-        with _one_line():
-            options = examine_data(options, dataset, values, bar)
     if dry_run:
         if options:
             where = folder or values["outdir"] / f"NNNNN-{options.run_name}"
             click.echo(json.dumps(options.to_plain(), indent=2))
             click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
         return
+    with user_errors("--device"):
+        kind = choose_device(device).type
+    with user_errors("--gpus"):
+        check_processes(kind, processes)
+    if options:
+        _check_extras(options, new=folder is None)
+        if folder is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
+            folder = latest_run(values["outdir"], options)
     try:
-        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=device)
+        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=kind)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
-    except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
-        raise InputError(str(error)) from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{where}{error.strerror or error}") from error
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """ValueErrors that say themselves which option is to blame."""
-    try:
-        yield
-    except ValueError as error:
+    except (DataError, StateError, WeightsError, TrainingError, ProcessError, OSError) as error:
         raise InputError(str(error)) from error
 
 
-def _new_options(values: dict[str, Any], given: set[str]) -> tuple[PosedImageDataset, TrainingOptions]:
-    """Options of a new run, checked as far as the data set's first file goes; says which given ones do nothing.
+def _new_options(values: dict[str, Any]) -> TrainingOptions:
+    """Options of a new run, checked against its data.
 
     Raises:
         InputError: anything that is missing, wrong, or does not go together.
@@ -262,19 +240,19 @@ def _new_options(values: dict[str, Any], given: set[str]) -> tuple[PosedImageDat
         raise InputError(f"missing {', '.join(missing)}")
     with user_errors("--outdir"):
         check_outdir(values["outdir"])
-    with _one_line():
-        dataset, data = open_data(values)
-        options = resolve(values, data)
-    if options.metrics:
-        with user_errors("--metrics"):
-            parsed = parse_metrics(options.metrics)
-    if options.evaluate:
-        with _one_line():
+    bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
+    with user_errors("--data"):
+        data, histogram = read_data(values, bar)
+    try:
+        options = resolve(values, data, histogram)
+        if options.metrics:
+            with user_errors("--metrics"):
+                parsed = parse_metrics(options.metrics)
+        if options.evaluate:
             check_metrics(parsed, plain_data(options.data), ToolOptions(), None)
-    for name, why in idle(values).items():
-        if name in given:
-            click.echo(f"--{name}: does nothing here, {why}")
-    return dataset, options
+        return options
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _continued_options(folder: Path, values: dict[str, Any], given: set[str]) -> TrainingOptions:
@@ -285,43 +263,37 @@ def _continued_options(folder: Path, values: dict[str, Any], given: set[str]) ->
     """
     with user_errors("--continue"):
         options = read_options(folder)
-    if stray := sorted(given - set(CHANGEABLE)):
+    if stray := sorted(given - CHANGEABLE.keys()):
         allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
         raise InputError(f"--{stray[0]}: belongs to the run that goes on; with --continue can be changed: {allowed}")
-    with _one_line():
-        changed = replace(options, **{FIELDS[name]: values[name] for name in given})
+    try:
+        changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
         changed.check_batch()
+    except ValueError as error:
+        raise InputError(str(error)) from error
     with user_errors("--continue"):
         options.data.open()
     return changed
 
 
-def _check_machine(device: str | None, processes: int, options: TrainingOptions | None, new: bool) -> str:
-    """Refuse what this machine has not: devices, packages and files; before anything is made.
-
-    Returns:
-        The kind of device.
-    """
-    with user_errors("--device"):
-        kind = choose_device(device).type
-    with user_errors("--gpus"):
-        check_processes(kind, processes)
-    if options is None:
-        return kind
+def _check_extras(options: TrainingOptions, new: bool) -> None:
+    """Refuse what needs packages and files that cannot be had, before anything is made."""
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb_log: needs wandb (pip install pix2pix3d[log])")
-    with _one_line():
-        if options.loss.lambda_lpips > 0:
+    if options.loss.lambda_lpips > 0:
+        with user_errors("--lambda_lpips"):
             load_lpips(options.lpips_weights)
-        if options.evaluate:
+    if options.evaluate:
+        try:
             dataset, classes = plain_data(options.data), options.generator.channels
             load_tools(ToolOptions(), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
+        except ValueError as error:
+            raise InputError(str(error)) from error
     if options.resume_pkl and new:  # a run that goes on has its own
         try:
             read_weights(options.resume_pkl)
         except WeightsError as error:
             raise InputError(f"--resume {error}") from error
-    return kind
 
 
 if __name__ == "__main__":
