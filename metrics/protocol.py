@@ -148,8 +148,8 @@ ARITHMETIC = {
 def _edges(resolution: int) -> str:
     return (
         f"lines are where the network form is below {LINE_BELOW}; {LEVELS} thresholds; a pixel found is right if one "
-        f"of a line is within {EDGE_TOLERANCE} of the diagonal, here {edge_tolerance(resolution)} pixels. Not the Berkeley "
-        "benchmark: lines found are not thinned, and several of their pixels may go with one true pixel"
+        f"of a line is within {EDGE_TOLERANCE} of the diagonal, here {edge_tolerance(resolution)} pixels. Not the "
+        "Berkeley benchmark: lines found are not thinned, and several of their pixels may go with one true pixel"
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -38,6 +39,10 @@ def untrained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def torchvision_operators():
     """Two operators without which torchvision, made for CUDA, cannot be imported beside a CPU build of torch."""
+    with suppress(ImportError, RuntimeError):
+        import torchvision  # noqa: F401 one that goes with this torch brings its own
+
+        return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):

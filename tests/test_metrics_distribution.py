@@ -10,6 +10,7 @@ from metrics.distribution import (
     inception_score,
     kernel_distance,
     precision_recall,
+    squared_distances,
     statistics,
 )
 
@@ -65,7 +66,9 @@ def test_precision_recall_and_inception_score_are_the_published_ones(case):
 @pytest.fixture(scope="module")
 def fidelity(torchvision_operators):
     """The kept library torch-fidelity."""
-    return pytest.importorskip("torch_fidelity", reason="needs torch-fidelity (pip install pix2pix3d[metrics])")
+    import torch_fidelity
+
+    return torch_fidelity
 
 
 def test_the_frechet_distance_agrees_with_another_library(fidelity):
@@ -141,6 +144,19 @@ def test_far_away_samples_are_not_covered_and_cover_nothing():
     assert precision_recall(samples(50), samples(50, seed=1, shift=100)) == (0.0, 0.0)
 
 
+def test_distances_by_products_are_those_by_differences():
+    a, b = samples(80, width=300, shift=5).double(), samples(90, width=300, seed=1, shift=5).double()
+    slow = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.allclose(squared_distances(a, b), slow.square(), rtol=1e-11)
+    assert (squared_distances(a, a.clone()).diagonal() == 0).all()
+
+
+def test_a_set_of_equal_samples_covers_itself():
+    same = samples(1, shift=3).expand(20, -1)  # its balls have no radius at all
+    assert precision_recall(same, same) == (1.0, 1.0)
+    assert precision_recall(same, same + 1) == (0.0, 0.0)
+
+
 def test_one_good_sample_repeated_is_precise_but_recalls_nothing():
     real = samples(200)
     precision, recall = precision_recall(real, real[:1].expand(50, -1) + 1e-4 * samples(50, seed=3))
@@ -150,6 +166,13 @@ def test_one_good_sample_repeated_is_precise_but_recalls_nothing():
 def test_the_inception_score_is_1_for_equal_rows_and_the_number_of_classes_for_sure_and_varied_ones():
     assert inception_score(torch.full((40, 4), 0.25)) == pytest.approx((1.0, 0.0))
     assert inception_score(torch.eye(4).repeat(20, 1)) == pytest.approx((4.0, 0.0))
+
+
+def test_the_parts_of_the_inception_score_begin_where_the_published_ones_do():
+    rows = torch.softmax(samples(25, width=4), dim=1).double()
+    parts = [rows[i * 25 // 10 : (i + 1) * 25 // 10] for i in range(10)]  # 2, 3, 2, 3, ...
+    scores = [(part * (part / part.mean(0)).log()).sum(1).mean().exp().item() for part in parts]
+    assert inception_score(rows) == pytest.approx((np.mean(scores), np.std(scores)))
 
 
 @pytest.mark.parametrize(
