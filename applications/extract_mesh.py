@@ -22,7 +22,7 @@ from training.label_maps import draw_label_map
 from training.latents import latent
 from training.mesh import (
     COLOURS,
-    ENCODERS,
+    MESH_WRITERS,
     PUBLISHED_THRESHOLD,
     Mesh,
     NoSurface,
@@ -84,7 +84,7 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
 @click.option(
     "--format",
     "formats",
-    type=Several(ending.removeprefix(".") for ending in ENCODERS),
+    type=Several(ending.removeprefix(".") for ending in MESH_WRITERS),
     default="ply",
     show_default=True,
     metavar="ply,obj,glb",
@@ -93,7 +93,8 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
 @click.option(
     "--colour",
     type=click.Choice([*COLOURS, "none"]),
-    help="Of the vertices: by label, or as the raw image has them.  [default: label; for edges none]",
+    help="Of the vertices: the label at each, as published; the label or the colour that the model's own pictures show "
+    "there, of what lies beneath.  [default: label; for edges none]",
 )
 @click.option(
     "--resolution",
@@ -118,13 +119,13 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     default=0,
     show_default=True,
     metavar="N",
-    help="Rounds of smoothing that keep the volume.",
+    help="At most so many rounds of smoothing: as many as keep the volume within 1 %.",
 )
 @click.option(
     "--without",
     type=click.IntRange(0, 31),
     metavar="CLASS",
-    help="Leave out the faces of this class: 0, the background, where a network models it as matter.",
+    help="Take matter of this class for air: 0, the background, where a network models it as matter.",
 )
 @click.option("--film/--no-film", default=True, show_default=True, help="Write rendered_mesh.gif ...")
 @click.option("--frames", type=click.IntRange(1, 100_000), default=120, show_default=True, help="... so long ...")
@@ -182,6 +183,8 @@ def main(
             mesh = extract_mesh(G, planes, resolution, threshold, on_slabs=bar.update, **options)
         if threshold == "auto":
             click.echo(f"--threshold auto: took {mesh.threshold:g}")
+        if mesh.smoothed < smooth:
+            click.echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
         for ending in formats:
             with user_errors("--outdir"):
                 write_mesh(mesh, outdir / f"{name}.{ending}")

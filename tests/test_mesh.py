@@ -7,15 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import trimesh
 
 from training.configs import GeneratorOptions
 from training.decoders import Decoder
-from training.density_grid import INTERPOLATION_ERROR, density_grid, sum_of_softplus
+from training.density_grid import AIR, INTERPOLATION_ERROR, density_grid, sum_of_softplus
 from training.fields import TriplaneField
 from training.label_maps import PALETTE
-from training.mesh import NoSurface, auto_threshold, extract_mesh, surface, write_mesh
+from training.mesh import NoSurface, auto_threshold, extract_mesh, finished, linear_from_srgb, surface, write_mesh
 from training.registry import construct
+from training.volumetric_rendering.renderer import render
 
 BOX = 1.6
 LABELLED = "OSGDecoder_semantic_lateSeparate"
@@ -98,6 +100,10 @@ def cuboid(low, high, resolution=41):
     return torch.minimum(points - torch.tensor(low), torch.tensor(high) - points).amin(dim=-1)
 
 
+def in_air(grid):
+    return F.pad(grid, (1,) * 6, value=AIR)
+
+
 def solid(mesh):
     return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
 
@@ -120,7 +126,8 @@ def test_the_axes_of_the_grid_are_x_y_z():
 
 def test_the_largest_piece_stays_and_the_others_go():
     two = torch.maximum(cuboid((-0.6, -0.6, -0.6), (-0.2, 0.6, 0.6)), cuboid((0.2, 0, 0), (0.5, 0.3, 0.3)))
-    both, one = (surface(two, BOX, 0.0, largest=largest) for largest in (False, True))
+    both = surface(two, BOX, 0.0)
+    one = finished(both, largest=True)
     assert solid(both).body_count == 2 and solid(one).body_count == 1
     assert solid(one).volume == pytest.approx(0.4 * 1.2 * 1.2, rel=0.02)
     assert one.vertices[:, 0].max() < 0
@@ -129,7 +136,7 @@ def test_the_largest_piece_stays_and_the_others_go():
 
 def test_closing_makes_a_cut_solid_watertight_at_the_box():
     grid = ball(0.55, box=1.0)
-    open_, closed = (surface(grid, 1.0, 0.0, closed=closed) for closed in (False, True))
+    open_, closed = surface(grid, 1.0, 0.0), surface(in_air(grid), 1.0, 0.0, closed=True)
     assert not solid(open_).is_watertight and solid(closed).is_watertight
     cap = np.pi * 0.05**2 * (3 * 0.55 - 0.05) / 3
     assert solid(closed).volume == pytest.approx(4 / 3 * np.pi * 0.55**3 - 6 * cap, rel=0.004)
@@ -137,7 +144,7 @@ def test_closing_makes_a_cut_solid_watertight_at_the_box():
 
 
 def test_a_box_full_of_matter_closes_to_the_box():
-    mesh = surface(ball(9.0, 8), BOX, 0.0, closed=True)
+    mesh = surface(in_air(ball(9.0, 8)), BOX, 0.0, closed=True)
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(BOX**3, rel=1e-3)
 
@@ -145,13 +152,23 @@ def test_a_box_full_of_matter_closes_to_the_box():
 def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
     grid = ball(0.5)
     grid += torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
-    rough, smooth = (surface(grid, BOX, 0.0, largest=True, smooth=rounds) for rounds in (0, 20))
+    rough, smooth = (finished(surface(grid, BOX, 0.0), largest=True, smooth=rounds) for rounds in (0, 20))
     outwards = [
         (mesh.normals() * mesh.vertices).sum(1) / np.linalg.norm(mesh.vertices, axis=1) for mesh in (rough, smooth)
     ]
     tilt = [np.arccos(cosine.clip(-1, 1)).mean() for cosine in outwards]
     assert tilt[1] < 0.5 * tilt[0]
     assert solid(smooth).volume == pytest.approx(solid(rough).volume, rel=0.01)
+
+
+def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_in_the_box():
+    thin = cuboid((-0.8, -0.8, -0.05), (0.8, 0.8, 0.05))  # a plate up to the faces of the cube: its rim wears off
+    plate = surface(in_air(thin), BOX, 0.0, closed=True)
+    worn = finished(plate, smooth=1000)
+    assert (worn.vertices != plate.vertices).any()
+    assert solid(worn).volume == pytest.approx(solid(plate).volume, rel=0.01)
+    assert abs(worn.vertices).max() <= BOX / 2
+    assert worn.volume == pytest.approx(solid(worn).volume, rel=1e-4)
 
 
 @pytest.mark.parametrize(("threshold", "side"), [(90.0, "below"), (-500.0, "above")])
@@ -219,19 +236,80 @@ def test_labels_and_colours_lie_on_their_parts():
     away = inner & (abs(x) > 0.06)
     expected = np.where(x[away] < 0, 3, 5)
     np.testing.assert_array_equal(mesh.colours[away], PALETTE[expected])
+    np.testing.assert_array_equal(
+        extract_mesh(G, planes, 33, level, colour="shown_label").colours[away], PALETTE[expected]
+    )
     red = extract_mesh(G, planes, 33, level, colour="image").colours
     assert red[inner & (x < -0.1), 0].max() < 60 < 120 < red[inner & (x > 0.3), 0].min()
     assert (red[:, 1] == red[0, 1]).all()
     assert extract_mesh(G, planes, 33, level, colour=None).colours is None
 
 
+def under_a_skin():
+    """Class 5, red, under a skin of class 3, dark, that is so thin that hardly any of it is seen."""
+    G, planes = two_blocks()
+    pixels = (torch.arange(32) + 0.5) / 32 - 0.5
+    planes[0, 0, 0] *= 30  # dense, so that a ray ends within the matter
+    planes[0, 0, 1] = 60 * (0.17 - pixels.abs())[:, None]
+    return G, planes
+
+
+def test_colours_and_shown_labels_are_of_what_lies_beneath_a_thin_skin():
+    G, planes = under_a_skin()
+    at_point, shown, image = (extract_mesh(G, planes, 33, 0.0, colour) for colour in ("label", "shown_label", "image"))
+    middle = abs(at_point.vertices).max(1) < 0.4
+    assert (abs(at_point.vertices[middle, 1]) > 0.17).all()
+    np.testing.assert_array_equal(at_point.colours[middle], np.tile(PALETTE[3], (middle.sum(), 1)))
+    np.testing.assert_array_equal(shown.colours[middle], np.tile(PALETTE[5], (middle.sum(), 1)))
+    assert image.colours[middle, 0].min() > 180  # the skin's own colour is below 30
+
+
+@torch.inference_mode()
+def test_colours_of_a_vertex_are_those_of_the_picture_that_the_model_renders_there():
+    G, planes = under_a_skin()
+    front, above = torch.tensor([0.0, -1.0, 0.0]), torch.tensor([[[0.05, 1.0, 0.05], [-0.1, 1.0, 0.1]]])
+    field, options = G.field(planes), replace(G.ray_options(), start=0.5, end=1.5, samples=400, fine_samples=0)
+    seen = render(field, above, front.expand_as(above), options, jitter=False)
+    colour = ((seen.features + 1) / 2 / seen.weight_sum)[0, :, 0]  # of what a ray meets, black behind it left out
+    mesh = extract_mesh(G, planes, 65, 0.0, colour="image")
+    for at, red in zip(above[0], (colour * 255).tolist(), strict=True):
+        near = np.linalg.norm(mesh.vertices - [at[0], 0.2, at[2]], axis=1).argmin()
+        assert mesh.colours[near, 0] == pytest.approx(red, abs=12)
+
+
+@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("largest", [False, True])
-def test_a_class_can_be_left_out(largest):
+def test_a_class_can_be_left_out(largest, closed):
     G, planes = two_blocks()
     level = np.log1p(np.exp(0.0)) - 1
-    mesh = extract_mesh(G, planes, 33, level, without=3, largest=largest)
+    mesh = extract_mesh(G, planes, 33, level, without=3, largest=largest, closed=closed)
     assert len(mesh.faces) and (mesh.colours != PALETTE[3]).any(axis=1).all()
-    assert mesh.vertices[:, 0].min() > -0.06
+    assert mesh.vertices[:, 0].min() == pytest.approx(
+        0.0376, abs=0.005
+    )  # where the classes draw level; a step is 0.031
+    cut = mesh.faces[(abs(mesh.vertices[mesh.faces][..., 0] - 0.0376) < 0.005).all(1)]
+    assert len(cut) > 500  # the cut is a surface, so the mesh closes there
+    assert solid(mesh).is_watertight == closed
+
+
+def test_a_grid_that_is_given_stays_as_it_was():
+    G, planes = two_blocks()
+    grid = density_grid(G.field(planes), 17)
+    before = grid.clone()
+    for closed in (False, True):
+        mesh = extract_mesh(G, planes, threshold=-0.3, without=3, closed=closed, grid=grid)
+        assert torch.equal(grid, before)
+        own = extract_mesh(G, planes, 17, -0.3, without=3, closed=closed)
+        np.testing.assert_array_equal(mesh.vertices, own.vertices)
+
+
+def test_leaving_out_a_class_moves_nothing_of_the_rest():
+    G, planes = two_blocks()
+    level = np.log1p(np.exp(0.0)) - 1
+    mesh = extract_mesh(G, planes, 33, level, without=3)
+    x, y, _ = mesh.vertices.T
+    rest = (x > 0.1) & (abs(mesh.vertices).max(1) < 0.45)
+    assert abs(y[rest]) == pytest.approx(0.2, abs=0.005)
     whole = extract_mesh(G, planes, 33, level)
     assert (whole.colours == PALETTE[3]).all(axis=1).any()
 
@@ -255,7 +333,7 @@ def test_auto_of_a_generator_uses_the_step_of_its_rays():
 
 
 def test_an_unknown_colour_is_named():
-    with pytest.raises(ValueError, match="expected label, image or None, got 'blue'"):
+    with pytest.raises(ValueError, match="expected label, shown_label, image or None, got 'blue'"):
         extract_mesh(*two_blocks(), 8, colour="blue")
 
 
@@ -275,7 +353,12 @@ def test_trimesh_reads_back_what_was_written(painted, ending, tmp_path):
     read = trimesh.load(path, force="mesh", process=False)
     np.testing.assert_allclose(read.vertices, painted.vertices, atol=1e-7)  # obj has 8 decimals
     np.testing.assert_array_equal(read.faces, painted.faces)
-    np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], painted.colours)
+    if ending == ".glb":  # linear there, and floats, which trimesh keeps beside the material
+        (read,) = trimesh.load_scene(path, process=False).geometry.values()
+        linear = read.visual.vertex_attributes["color"][:, :3]
+        np.testing.assert_allclose(linear, linear_from_srgb(painted.colours), atol=1e-6)
+    else:
+        np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], painted.colours)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert read.volume > 0
 
@@ -306,11 +389,27 @@ def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
     tree = json.loads(content[20 : 20 + json_length])
     assert "cube of side 1.6" in tree["asset"]["extras"]["description"]
     (primitive,) = tree["meshes"][0]["primitives"]
-    places = tree["accessors"][primitive["attributes"]["POSITION"]]
-    view = tree["bufferViews"][places["bufferView"]]
-    start = 20 + json_length + 8 + view.get("byteOffset", 0)
-    vertices = np.frombuffer(content, "<f4", 3 * places["count"], start).reshape(-1, 3)
-    np.testing.assert_array_equal(vertices, painted.vertices)
+    binary = content[20 + json_length + 8 :]
+
+    def array(accessor, kind, columns):
+        """An accessor's numbers, by the glTF 2.0 specification."""
+        found = tree["accessors"][accessor]
+        assert found["componentType"] == {"<f4": 5126, "<u4": 5125}[kind]
+        assert found["type"] == {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[columns]
+        view = tree["bufferViews"][found["bufferView"]]
+        start = view.get("byteOffset", 0) + found.get("byteOffset", 0)
+        return np.frombuffer(binary, kind, columns * found["count"], start).reshape(-1, columns)
+
+    attributes = primitive["attributes"]
+    np.testing.assert_array_equal(array(attributes["POSITION"], "<f4", 3), painted.vertices)
+    np.testing.assert_allclose(array(attributes["NORMAL"], "<f4", 3), painted.normals(), atol=0.1)  # weighted otherwise
+    np.testing.assert_array_equal(array(primitive["indices"], "<u4", 1).reshape(-1, 3), painted.faces)
+    colours = array(attributes["COLOR_0"], "<f4", 4)  # linear
+    shown = np.where(colours <= 0.0031308, colours * 12.92, 1.055 * colours ** (1 / 2.4) - 0.055)  # as a screen does
+    np.testing.assert_array_equal((shown[:, :3] * 255).round(), painted.colours)
+    assert (colours[:, 3] == 1).all()
+    material = tree["materials"][primitive["material"]]
+    assert material["doubleSided"] and material["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
 
 
 def test_an_obj_says_its_scale_in_its_first_line(painted, tmp_path):

@@ -11,7 +11,7 @@ product. The number of terms follows from the width of a's range, so that the er
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.fields import TriplaneField
 
+AIR = -1e9  # density so low that a surface between it and any matter lies at the matter
 INTERPOLATION_ERROR = 1e-6  # of one softplus, absolute
 USUAL_TERMS = 16  # a guess at the mean, by which pieces are cut
 TERMS_STEP = 4  # hidden units share a product if their numbers of terms agree when rounded up to a multiple of this
@@ -28,7 +29,9 @@ DEVICE_FLOATS_PER_PIECE = 2**26
 
 
 @torch.inference_mode()
-def density_grid(field: TriplaneField, resolution: int, on_slabs: Callable[[int], object] | None = None) -> Tensor:
+def density_grid(
+    field: TriplaneField, resolution: int, on_slabs: Callable[[int], object] | None = None, closed: bool = False
+) -> Tensor:
     """Raw density at the points of a grid over the field's cube, both faces included.
 
     Besides the result (0.5 GB at resolution 512) it holds two or three arrays of resolution^2 times 64 floats (67 MB
@@ -38,11 +41,24 @@ def density_grid(field: TriplaneField, resolution: int, on_slabs: Callable[[int]
         field: of one scene (N = 1).
         resolution: points on a side, R >= 2; point i lies at -box_warp/2 + i * box_warp/(R - 1).
         on_slabs: told the number of x slabs that have been finished, after each piece of work.
+        closed: put a layer of AIR around, one point thick.
     Returns:
-        R,R,R float32 in main memory; axes x, y, z.
+        R,R,R float32 in main memory (closed: R + 2 each); axes x, y, z.
     Raises:
         ValueError: several scenes, fewer than 2 points, or a density that is not finite.
     """
+    grid = torch.full((resolution + 2,) * 3, AIR) if closed else torch.empty((resolution,) * 3)
+    inside = grid[1:-1, 1:-1, 1:-1] if closed else grid
+    for part, slabs in density_slabs(field, resolution):
+        inside[part] = slabs
+        if on_slabs:
+            on_slabs(len(slabs))
+    return grid
+
+
+@torch.inference_mode()
+def density_slabs(field: TriplaneField, resolution: int) -> Iterator[tuple[slice, Tensor]]:
+    """The pieces of `density_grid`, one after another, for who has other things to do between them: place and value."""
     if len(field.planes) != 1 or resolution < 2:
         raise ValueError(f"expected one scene and 2 points or more, got {len(field.planes)} and {resolution}")
     head = field.heads[-1]
@@ -53,16 +69,12 @@ def density_grid(field: TriplaneField, resolution: int, on_slabs: Callable[[int]
         raise ValueError("the network's planes or weights are not finite (NaN or infinity)")
     floats = CPU_FLOATS_PER_PIECE if xy.device.type == "cpu" else DEVICE_FLOATS_PER_PIECE
     slabs = max(1, floats // (2 * resolution * len(weight) * USUAL_TERMS))
-    grid = torch.empty((resolution,) * 3)
-    for xs in torch.arange(resolution).split(slabs):
-        part = slice(int(xs[0]), int(xs[-1]) + 1)
+    for start in range(0, resolution, slabs):
+        part = slice(start, min(start + slabs, resolution))
         if yz is None:
-            grid[part] = sum_of_softplus(xy[part], xz[part], weight) + bias
+            yield part, sum_of_softplus(xy[part], xz[part], weight) + bias
         else:
-            grid[part] = _sum_of_softplus_plain(xy[part], xz[part], yz, weight, floats) + bias
-        if on_slabs:
-            on_slabs(len(xs))
-    return grid
+            yield part, _sum_of_softplus_plain(xy[part], xz[part], yz, weight, floats) + bias
 
 
 def _hidden_tables(field: TriplaneField, resolution: int) -> dict[tuple[int, int], Tensor]:
@@ -81,12 +93,12 @@ def _hidden_tables(field: TriplaneField, resolution: int) -> dict[tuple[int, int
 
 
 def terms_needed(radius: Tensor) -> Tensor:
-    """Terms by which Chebyshev interpolation of softplus over an interval of half-width `radius` has a small error.
+    """Terms by which Chebyshev interpolation of softplus over intervals of half-width `radius` has a small error.
 
     Softplus is analytic but for the points i pi (2n + 1). The largest ellipse about the interval without them has the
     parameter rho = q + sqrt(q^2 + 1), q = pi / radius, and the error falls like rho^-terms.
     """
-    q = math.pi / radius.double()
+    q = math.pi / radius.cpu().double()  # on the CPU: MPS has no float64
     return (math.log(1 / INTERPOLATION_ERROR) / torch.asinh(q)).ceil().long()
 
 
@@ -104,7 +116,7 @@ def sum_of_softplus(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     angle = torch.arccos(((a - centre) / radius).clamp(-1, 1))
     total = a.new_zeros(len(a), a.shape[1], b.shape[1])
     for count in terms.unique().tolist():
-        units = (terms == count).nonzero()[:, 0]
+        units = (terms == count).nonzero()[:, 0].to(a.device)
         k = torch.arange(count, dtype=a.dtype, device=a.device)
         nodes = math.pi / count * (k + 0.5)  # angles
         to_coefficients = torch.cos(nodes[:, None] * k) * (2 / count)  # node,k

@@ -44,6 +44,12 @@ class TriplaneField:
         """The same as calling the field, by the plain form."""
         return self.decoder.decode(sample_planes(self.planes, points, self.box_warp, self.axes).mean(dim=1))
 
+    def labels(self, points: Tensor) -> Tensor:
+        """What the last head gives, N,K,F at points N,K,3: the label channels first; no colours."""
+        heads = self.heads[-1:]
+        parts, sigma = evaluate(heads, sample_planes_mean(self.folded, points, self.box_warp))
+        return read_out(heads, parts, torch.ones_like(sigma))
+
     def parts(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """What the renderer blends (see `decoders.evaluate`), and raw density N,K,1."""
         return evaluate(self.heads, sample_planes_mean(self.folded, points, self.box_warp))

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from dnnlib.util import whole_file
 from training.decoders import RGB_CHANNELS
-from training.density_grid import density_grid
+from training.density_grid import AIR, density_grid
 from training.fields import TriplaneField
 from training.label_maps import colourise, to_uint8
 from training.triplane import FEATURES, TriPlane
+from training.volumetric_rendering.compositing import sample_weights
 
 if TYPE_CHECKING:  # an extra: imported where they are used
     import trimesh
@@ -31,14 +32,18 @@ if TYPE_CHECKING:  # an extra: imported where they are used
 
 LIBRARIES = ("scipy", "skimage", "trimesh")
 PUBLISHED_THRESHOLD = 50.0
-COLOURS = ("label", "image")
-POINTS_PER_PIECE = 2**18  # vertices that are coloured at a time
+COLOURS = ("label", "shown_label", "image")
+POINTS_PER_PIECE = 2**14  # that the field is evaluated at at a time: their hidden values stay in a CPU's cache
+# What a picture shows at a place is a blend of what lies beneath the surface: so many samples, so far inwards.
+INWARD_SAMPLES = 24
+INWARD_SHARE = 0.25  # of the cube's side
 HISTOGRAM_BINS = 1024
 POINTS_PER_AXIS = 128  # that the histogram looks at: two million are plenty for a distribution
-AIR_GAP = 1e4  # density ranges between matter and the air that closes it; the surface is off by 1/AIR_GAP grid steps
 # Steps of smoothing that shrink and swell in turn, so that the volume stays (Taubin 1995, A signal processing
 # approach to fair surface design); these let pass what is larger than about ten triangles.
 SHRINK, SWELL = 0.5, -0.53
+MOST_VOLUME_CHANGE = 0.01  # of smoothing, as a share of the volume
+SRGB_LINEAR_BELOW, SRGB_OFFSET, SRGB_POWER = 0.04045, 0.055, 2.4  # IEC 61966-2-1
 
 
 class NoSurface(ValueError):
@@ -53,6 +58,7 @@ class Mesh:
         vertices: K,3 float32 world units. faces: M,3 int64.
         colours: K,3 uint8, or None.
         threshold: raw density of the level set. box_warp: side of the cube it was looked for in, world units.
+        smoothed: rounds of smoothing that were made.
     """
 
     vertices: np.ndarray
@@ -60,6 +66,13 @@ class Mesh:
     colours: np.ndarray | None
     threshold: float
     box_warp: float
+    smoothed: int = 0
+
+    @property
+    def volume(self) -> float:
+        """World units cubed, of a closed mesh."""
+        a, b, c = self.vertices[self.faces].astype(np.float64).transpose(1, 0, 2)
+        return float((a * np.cross(b, c)).sum() / 6)
 
     @property
     def description(self) -> str:
@@ -92,7 +105,7 @@ def check_libraries() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ValueError(f"meshes need {name}, which is not installed; pip install pix2pix3d[mesh]") from error
+            raise ValueError(f'meshes need {name}, which is not installed; pip install -e ".[mesh]"') from error
 
 
 # --------------------------------------------------------------------------- from a network
@@ -110,6 +123,7 @@ def extract_mesh(
     smooth: int = 0,
     without: int | None = None,
     on_slabs: Callable[[int], object] | None = None,
+    grid: Tensor | None = None,
 ) -> Mesh:
     """The surface of the scene that planes hold.
 
@@ -117,11 +131,15 @@ def extract_mesh(
         planes: 1,3,C,H,W of `G.planes`.
         resolution: points of the density grid on a side, 2 or more.
         threshold: raw density, or "auto": see `auto_threshold`.
-        colour: of vertices: "label" (palette colour of the largest label channel, grey for edges), "image" (the raw
-            image's colour there) or None.
-        largest, closed, smooth: see `surface`.
-        without: class whose faces are left out (networks of classes only), such as a modelled background's, 0.
+        colour: of vertices: "label" (palette colour of the largest label channel at that very point, grey for
+            edges), "shown_label" (of what a ray blends that goes inwards from there, as in the model's label map),
+            "image" (the colour of the raw image, blended so too) or None.
+        largest, smooth: see `finished`.
+        closed: see `surface`.
+        without: class whose matter is taken for air (networks of classes only), such as a modelled background's, 0.
         on_slabs: see `density_grid`.
+        grid: what `density_grid` gave for these planes, in place of `resolution` and `on_slabs`. What is changed about
+            it (closed, without) is changed in a copy.
     Raises:
         NoSurface: nothing lies above the threshold, or everything does, or nothing is left.
         ValueError: an argument outside what is said here.
@@ -131,35 +149,86 @@ def extract_mesh(
     if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
         raise ValueError(f"without: expected a class of the network, got {without}")
     field = G.field(planes)
-    grid = density_grid(field, resolution, on_slabs)
+    if grid is None:
+        grid = density_grid(field, resolution, on_slabs, closed)
+    elif closed:
+        grid = F.pad(grid, (1,) * 6, value=AIR)
+    elif without is not None:
+        grid = grid.clone()
+    inside = grid[1:-1, 1:-1, 1:-1] if closed else grid
     if threshold == "auto":
-        threshold = auto_threshold(grid, field.box_warp / G.ray_options().samples)
-    mesh = surface(grid, field.box_warp, threshold, largest and without is None, closed, smooth)
+        threshold = auto_threshold(inside, field.box_warp / G.ray_options().samples)
     if without is not None:
-        labels = _values(G, field, mesh.vertices, _labels_of(G)).argmax(1).numpy()
-        mesh = mesh.part((labels[mesh.faces] != without).all(axis=1))
-        if not len(mesh.faces):
-            raise NoSurface(f"the surface at {threshold:g} is all of class {without}, so nothing is left")
-        mesh = mesh.part(_in_largest_piece(mesh.faces)) if largest else mesh
-    return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh.vertices, colour))
+        _turn_to_air(inside, field, threshold, G.semantic_channels, without)
+    mesh = surface(grid, field.box_warp, threshold, closed)
+    del grid, inside  # half a gigabyte at resolution 512
+    mesh = finished(mesh, largest, smooth)
+    return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh, colour, without))
 
 
-def _colours(G: TriPlane, field: TriplaneField, vertices: np.ndarray, colour: str) -> np.ndarray:
+def _turn_to_air(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:
+    """Lower the density, in place, where a class has the largest label channel.
+
+    Down to the threshold where the class draws level with another one, and by the grid's whole range for each step of
+    the logits beyond: so that the cut runs between the grid's points, and the rest of the surface stays where it is.
+    """
+    low, high = (edge.item() for edge in grid.aminmax())
+    line = torch.linspace(-field.box_warp / 2, field.box_warp / 2, len(grid))
+    left = False
+    for x, slab in zip(line, grid, strict=True):
+        y, z = (slab > threshold).nonzero(as_tuple=True)
+        logits = _labels(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)
+        own = logits[:, label].clone()
+        logits[:, label] = -torch.inf
+        lead = logits.amax(1) - own if len(y) else own
+        slab[y, z] = torch.minimum(slab[y, z], threshold + (high - low) * lead)
+        left = left or bool((lead > 0).any())
+    if high > threshold and not left:
+        raise NoSurface(f"what lies above {threshold:g} is all of class {label}, so nothing is left")
+
+
+# --------------------------------------------------------------------------- colours
+
+
+def _colours(G: TriPlane, field: TriplaneField, mesh: Mesh, colour: str, without: int | None) -> np.ndarray:
     """K,3 uint8."""
-    values = _values(G, field, vertices, slice(RGB_CHANNELS) if colour == "image" else _labels_of(G))
-    if colour == "label" and G.data_type == "seg":
-        return colourise(values.argmax(1).numpy())
-    return to_uint8(values * 2 - 1).expand(-1, 3).numpy()
+    vertices, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals())
+    if colour == "label":
+        values = _labels(field, vertices, G.semantic_channels)
+    else:
+        image, labels = slice(RGB_CHANNELS), slice(FEATURES, FEATURES + G.semantic_channels)
+        values = _shown(field, vertices, normals, image if colour == "image" else labels)
+    if colour == "image" or G.data_type == "edge":
+        return to_uint8(values * 2 - 1).expand(-1, 3).numpy()
+    if without is not None:
+        values[:, without] = -torch.inf
+    return colourise(values.argmax(1).numpy())
 
 
-def _labels_of(G: TriPlane) -> slice:
-    return slice(FEATURES, FEATURES + G.semantic_channels)
+def _labels(field: TriplaneField, points: Tensor, classes: int) -> Tensor:
+    """K,S label channels of the field at points K,3, on the CPU."""
+    pieces = points.split(POINTS_PER_PIECE)
+    return torch.cat([field.labels(piece[None].to(field.planes.device))[0, :, :classes].cpu() for piece in pieces])
 
 
-def _values(G: TriPlane, field: TriplaneField, vertices: np.ndarray, channels: slice) -> Tensor:
-    """K,C features of the field at vertices, on the CPU."""
-    pieces = torch.from_numpy(vertices).split(POINTS_PER_PIECE)
-    return torch.cat([field(points[None].to(field.planes.device))[0][0, :, channels].cpu() for points in pieces])
+def _shown(field: TriplaneField, vertices: Tensor, normals: Tensor, channels: slice) -> Tensor:
+    """K,C features that a ray blends which meets the surface head-on, as a share of what it meets; on the CPU.
+
+    Planes are thin on the outside: a ray goes on through the level set, and what a picture shows there lies beneath.
+    """
+    device = field.planes.device
+    depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)
+    rows = POINTS_PER_PIECE // INWARD_SAMPLES
+    shown = []
+    for start, inwards in zip(vertices.split(rows), normals.split(rows), strict=True):
+        points = start.to(device)[:, None] - inwards.to(device)[:, None] * depths[:, None]  # k,T,3
+        parts, sigma = field.parts(points.view(1, -1, 3))
+        weights = sample_weights(sigma.view(1, len(start), -1), depths.expand(1, len(start), -1))
+        weights[..., 0] += torch.finfo(weights.dtype).tiny  # where there is nothing at all: the surface itself
+        weights = (weights / weights.sum(-1, keepdim=True))[..., None]  # 1,k,T,1
+        blended = [(part.unflatten(1, weights.shape[1:3]) * weights).sum(2) for part in parts]
+        shown.append(field.readout(blended, torch.ones_like(blended[0][..., :1]))[0, :, channels].cpu())
+    return torch.cat(shown)
 
 
 # --------------------------------------------------------------------------- from a density grid
@@ -200,37 +269,54 @@ def _range(grid: Tensor) -> str:
     return f"the density ({low.item():.4g} to {high.item():.4g}, mean {grid.mean().item():.4g})"
 
 
-def surface(
-    grid: Tensor, box_warp: float, threshold: float, largest: bool = False, closed: bool = False, smooth: int = 0
-) -> Mesh:
+def surface(grid: Tensor, box_warp: float, threshold: float, closed: bool = False) -> Mesh:
     """Where a density grid crosses a threshold (marching cubes), matter above it.
 
     Args:
         grid: R,R,R float32, axes x, y, z; the first and the last point of an axis lie on the faces of the cube.
         box_warp: side of the cube, world units.
-        largest: keep only the connected piece with the most triangles.
-        closed: close the surface along the cube's faces where matter reaches them (this copies the grid); else it is
-            open there.
-        smooth: rounds of smoothing; a vertex moves by a fraction of a grid step.
+        closed: the grid has one more layer of AIR all around (`density_grid` makes it so), which closes the surface
+            along the cube's faces where matter reaches them; else it is open there.
     Raises:
         NoSurface: the grid lies wholly on one side of the threshold.
     """
     from skimage.measure import marching_cubes
 
-    low, high = (edge.item() for edge in grid.aminmax())
+    first = int(closed)
+    inside = grid[1:-1, 1:-1, 1:-1] if closed else grid
+    low, high = (edge.item() for edge in inside.aminmax())
     if not low < threshold < high and not (closed and low >= threshold):
         side = "below" if high <= threshold else "above"
-        raise NoSurface(f"{_range(grid)} lies wholly {side} the threshold {threshold:g}, so there is no surface")
-    spacing, first = box_warp / (len(grid) - 1), 0
-    if closed:
-        # The air around is so thin that the surface between it and any matter lies on the cube's face.
-        grid, first = F.pad(grid, (1,) * 6, value=threshold - AIR_GAP * (high - low + 1)), 1
+        raise NoSurface(f"{_range(inside)} lies wholly {side} the threshold {threshold:g}, so there is no surface")
     vertices, faces, _, _ = marching_cubes(grid.numpy(), threshold, gradient_direction="ascent")
-    vertices = (vertices - first) * spacing - box_warp / 2
-    vertices = vertices.clip(-box_warp / 2, box_warp / 2)
-    mesh = Mesh(vertices.astype(np.float32), faces.astype(np.int64), None, float(threshold), box_warp)
+    spacing = box_warp / (len(inside) - 1)
+    vertices = ((vertices - first) * spacing - box_warp / 2).clip(-box_warp / 2, box_warp / 2)
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int64), None, float(threshold), box_warp)
+
+
+def finished(mesh: Mesh, largest: bool = False, smooth: int = 0) -> Mesh:
+    """A surface cleaned up.
+
+    Args:
+        largest: keep only the connected piece with the most triangles.
+        smooth: rounds of smoothing, in each of which a vertex moves by a fraction of a grid step; fewer where the
+            volume would change by more than MOST_VOLUME_CHANGE. Nothing leaves the cube.
+    """
     mesh = mesh.part(_in_largest_piece(mesh.faces)) if largest else mesh
-    return replace(mesh, vertices=_smoothed(mesh.vertices, mesh.faces, smooth)) if smooth else mesh
+    if not smooth:
+        return mesh
+    matrix = _neighbours(mesh.faces, len(mesh.vertices))
+    count = np.maximum(matrix.sum(axis=1), 1)
+    volume, half = mesh.volume, mesh.box_warp / 2
+    for _ in range(smooth):
+        vertices = mesh.vertices
+        for step in (SHRINK, SWELL):
+            vertices = vertices + step * (np.asarray(matrix @ vertices / count) - vertices)
+        moved = replace(mesh, vertices=vertices.clip(-half, half).astype(np.float32))
+        if abs(moved.volume - volume) > MOST_VOLUME_CHANGE * abs(volume):
+            break
+        mesh = replace(moved, smoothed=mesh.smoothed + 1)
+    return mesh
 
 
 def _neighbours(faces: np.ndarray, count: int) -> sparse.csr_matrix:
@@ -253,14 +339,6 @@ def _in_largest_piece(faces: np.ndarray) -> np.ndarray:
     return by_face == np.bincount(by_face).argmax()
 
 
-def _smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
-    matrix = _neighbours(faces, len(vertices))
-    count = np.maximum(matrix.sum(axis=1), 1)
-    for step in [SHRINK, SWELL] * rounds:
-        vertices = vertices + step * (np.asarray(matrix @ vertices / count) - vertices)
-    return vertices.astype(np.float32)
-
-
 # --------------------------------------------------------------------------- files
 
 
@@ -271,38 +349,59 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written; nothing is left then.
         ValueError: another ending than .ply, .obj or .glb.
     """
-    import trimesh
-
     path = Path(path)
-    if path.suffix not in ENCODERS:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(ENCODERS)}")
-    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=mesh.colours, process=False)
+    if path.suffix not in MESH_WRITERS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(MESH_WRITERS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        file.write(ENCODERS[path.suffix](solid, mesh.description))
+        file.write(MESH_WRITERS[path.suffix](mesh))
 
 
-def _ply(solid: trimesh.Trimesh, description: str) -> bytes:
+def _solid(mesh: Mesh, colours: np.ndarray | None) -> trimesh.Trimesh:
+    import trimesh
+
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colours, process=False)
+
+
+def _ply(mesh: Mesh) -> bytes:
     from trimesh.exchange.ply import export_ply
 
-    content = export_ply(solid, vertex_normal=False)
+    content = export_ply(_solid(mesh, mesh.colours), vertex_normal=False)
     intro = b"format binary_little_endian 1.0\n"
-    return content.replace(intro, intro + f"comment {description}\n".encode(), 1)
+    return content.replace(intro, intro + f"comment {mesh.description}\n".encode(), 1)
 
 
-def _obj(solid: trimesh.Trimesh, description: str) -> bytes:
+def _obj(mesh: Mesh) -> bytes:
     from trimesh.exchange.obj import export_obj
 
-    return export_obj(solid, include_normals=False, header=description).encode()
+    return export_obj(_solid(mesh, mesh.colours), include_normals=False, header=mesh.description).encode()
 
 
-def _glb(solid: trimesh.Trimesh, description: str) -> bytes:
+def linear_from_srgb(colours: np.ndarray) -> np.ndarray:
+    """uint8 of pictures to float32 in [0, 1], proportional to light."""
+    values = colours.astype(np.float32) / 255
+    curved = ((values + SRGB_OFFSET) / (1 + SRGB_OFFSET)) ** SRGB_POWER
+    return np.where(values <= SRGB_LINEAR_BELOW, values / 12.92, curved).astype(np.float32)
+
+
+def _glb(mesh: Mesh) -> bytes:
+    """glTF takes vertex colours as linear; trimesh writes those of a mesh as they are, so they go as an attribute."""
     from trimesh.exchange.gltf import export_glb
 
-    def describe(tree: dict) -> None:
-        tree["asset"]["extras"] = {"description": description}
+    solid = _solid(mesh, None)
+    if mesh.colours is not None:
+        solid.vertex_attributes["colour"] = np.pad(linear_from_srgb(mesh.colours), ((0, 0), (0, 1)), constant_values=1)
 
-    return export_glb(solid.scene(), include_normals=True, tree_postprocessor=describe)
+    def complete(tree: dict) -> None:
+        tree["asset"]["extras"] = {"description": mesh.description}
+        matt = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        tree["materials"] = [{"pbrMetallicRoughness": matt, "doubleSided": True}]
+        (primitive,) = tree["meshes"][0]["primitives"]
+        primitive["material"] = 0
+        if mesh.colours is not None:
+            primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_colour")
+
+    return export_glb(solid.scene(), include_normals=True, tree_postprocessor=complete)
 
 
-ENCODERS = {".ply": _ply, ".obj": _obj, ".glb": _glb}
+MESH_WRITERS = {".ply": _ply, ".obj": _obj, ".glb": _glb}
