@@ -192,7 +192,7 @@ def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path,
     default="gif",
     show_default=True,
     metavar="gif,mp4",
-    help="One or both. mp4 needs pip install pix2pix3d[video].",
+    help='One or both. mp4 needs pip install -e ".[video]".',
 )
 @click.option(
     "--show",

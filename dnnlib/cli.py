@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -34,8 +38,39 @@ def user_errors(option: str) -> Iterator[None]:
         raise InputError(f"{option} {error}") from error
 
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+SIGNALLED = 128  # and the signal's number: exit code of what a signal ended, as shells have it
+INTERRUPTED = SIGNALLED + signal.SIGINT
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: the first
 DASHES = {"token_normalize_func": lambda name: name.replace("-", "_")}
+
+
+class Ended(KeyboardInterrupt):
+    """Another process asked this one to end; taken like Ctrl-C, so that nothing half-written is left."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Raise Ended for SIGTERM and SIGHUP; what was ignored (nohup) stays so. Forked workers end as they always do."""
+    owner = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Ended(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -79,10 +114,11 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            with _ended_like_interrupted():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
             click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(SIGNALLED + stop.number if isinstance(stop, Ended) else INTERRUPTED)
 
     def _one_value_each(self, args: list[str]) -> list[str]:
         """Repeat the name of a repeatable option before its second value, its third, ..."""

@@ -60,10 +60,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        if error.filename == str(part):
-            error.filename, error.filename2 = str(path), None  # the name that the caller knows
-        raise
+        named = error.filename is not None and not str(error.filename).endswith(part.name)
+        if error.errno is None or named:  # an error of its own words, or about another file
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # by the name that the caller knows
     except RuntimeError as error:
         cause = error.__context__
         if isinstance(cause, OSError):  # torch.save hides a full disk behind an error of its own
@@ -72,6 +74,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a power cut not undo a new name; where folders cannot be synced (Windows, some networks) do nothing."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_outdir(outdir: Path) -> None:

@@ -2,16 +2,22 @@
 
 import contextlib
 import copy
+import errno
 import hashlib
 import http.server
 import logging
+import os
 import pickle
+import signal
 import sys
 import threading
 
+import click
 import pytest
+from click.testing import CliRunner
 
 import dnnlib
+from dnnlib.cli import Command
 from dnnlib.util import ATTEMPTS, EasyDict, Logger, default_cache_dir, format_time, open_url, whole_file
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB: more than one read
@@ -105,6 +111,46 @@ def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):
         file.write(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old" and files_in(tmp_path) == [path.name]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "picture.png"
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as of file.write, which names none
+    assert caught.value.filename == str(path) and files_in(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match=r"other\.png"), whole_file(path):
+        (tmp_path / "other.png").open()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_command_that_is_asked_to_end_leaves_no_half_file_and_ends_as_shells_have_it(name, tmp_path):
+    if not hasattr(signal, name):
+        pytest.skip("not a signal of this system")
+    number = getattr(signal, name)
+
+    @click.command(cls=Command)
+    def half() -> None:
+        with whole_file(tmp_path / "picture.png") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    result = CliRunner().invoke(half, [])
+    assert result.exit_code == 128 + number and "Stopped: " in result.output
+    assert files_in(tmp_path) == [] and signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    @click.command(cls=Command)
+    def goes_on() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        click.echo("done")
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert CliRunner().invoke(goes_on, []).output == "done\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_whole_file_has_the_rights_of_any_other_file(tmp_path):

@@ -200,7 +200,7 @@ def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_t
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)  # what Python itself takes for "not to be found"
-    with pytest.raises(ValueError, match=r"meshes need skimage.*pip install -e \"\.\[mesh\]\""):
+    with pytest.raises(ValueError, match=r'meshes need skimage.*pip install -e "\.\[mesh\]"'):
         check_libraries()
 
 

@@ -4,6 +4,7 @@ import math
 import sys
 import weakref
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,29 @@ def test_a_film_that_is_not_finished_leaves_nothing_and_an_older_one_as_it_was(n
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_is_an_error_that_names_the_film_and_leaves_nothing(name, tmp_path):
+    needs(name)
+    resource = pytest.importorskip("resource", reason="no limits of file sizes here")
+    noise = np.random.RandomState(0).randint(0, 256, (100, 128, 128, 3)).astype(np.uint8)  # H.264 looks 50 ahead
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(tmp_path / f"film.{name}", noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / f"film.{name}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_relative_folder_may_have_a_colon(name, tmp_path, monkeypatch):
+    needs(name)
+    monkeypatch.chdir(tmp_path)
+    assert len(read(write(Path("a:b") / f"film.{name}", [coloured(0)]).absolute())) == 1
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_film_is_refused_and_not_written(name, tmp_path):
     needs(name)
     with pytest.raises(ValueError, match="no frame was written"):
@@ -194,7 +218,7 @@ def test_a_format_that_cannot_be_written_is_named(monkeypatch, tmp_path):
         FilmWriter(tmp_path / "film.avi", 50)
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     check_film_format("gif")
-    with pytest.raises(ValueError, match=r"mp4: needs PyAV.*pip install pix2pix3d\[video\]"):
+    with pytest.raises(ValueError, match=r'mp4: needs PyAV.*pip install -e "\.\[video\]"'):
         FilmWriter(tmp_path / "film.mp4", 50)
 
 

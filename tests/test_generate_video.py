@@ -304,7 +304,7 @@ def test_without_pyav_mp4_is_refused_with_what_to_install_and_gif_works(network,
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     result = run(**options, format="gif,mp4")
     assert result.exit_code == 2
-    assert result.output == "Error: --format mp4: needs PyAV, which is not installed; pip install pix2pix3d[video]\n"
+    assert result.output == "Error: --format mp4: needs PyAV, which is not installed; pip install -e \".[video]\"\n"
     assert list(tmp_path.iterdir()) == []
     assert "edge2car_0.gif" in made(**options)
 

@@ -133,7 +133,7 @@ def _pyav() -> ModuleType:
     try:
         import av  # here, for it is an extra
     except ImportError as error:
-        raise ValueError("mp4: needs PyAV, which is not installed; pip install pix2pix3d[video]") from error
+        raise ValueError('mp4: needs PyAV, which is not installed; pip install -e ".[video]"') from error
     return av
 
 
@@ -185,7 +185,8 @@ def _with_palette(frame: np.ndarray) -> Image.Image:
 def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
     """H.264 as every player knows it: yuv420p, and the index in front so that it plays while it loads."""
     av = _pyav()
-    with av.open(file.name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    name = f"file:{file.name}"  # else what stands before a colon is taken for a protocol
+    with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": H264_QUALITY})
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
