@@ -79,6 +79,24 @@ def test_planes_computed_before_give_the_same_pictures(scene):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_what_is_wanted_alone_is_computed_and_equals_what_all_of_it_gives(scene, monkeypatch):
+    G, ws, planes, poses = scene
+    whole = shown(G, ws, poses[:1], planes=planes)
+    monkeypatch.setattr(G.superresolution, "forward", None)  # would fail if it were called
+    part = shown(G, ws, poses[:1], planes=planes, wanted={"semantic", "image_raw"})
+    assert part.keys() == {"semantic", "image_raw"}
+    assert all(torch.equal(part[name], whole[name]) for name in part)
+
+
+def test_the_weight_of_a_scene_without_background_is_there_if_wanted(scene):
+    G, ws, planes, poses = scene
+    weight = shown(G, ws, poses[:1], planes=planes, wanted={"weight"})["weight"]
+    assert weight.shape == (1, 1, 16, 16) and 0 <= weight.min() < weight.max() <= 1
+    assert "weight" not in shown(G, ws, poses[:1], planes=planes)
+    with pytest.raises(ValueError, match=r"wanted: .* got background"):
+        shown(G, ws, poses[:1], planes=planes, wanted={"background"})
+
+
 def test_several_views_of_one_scene_equal_the_views_one_by_one(scene):
     G, ws, planes, poses = scene
     together = shown(G, ws, poses, planes=planes)

