@@ -8,7 +8,9 @@ export XDG_CACHE_HOME  := $(CURDIR)/.cache
 export PIP_CACHE_DIR   ?= $(CURDIR)/.cache/pip
 export PIX2PIX3D_CACHE := $(CURDIR)/.cache/pix2pix3d
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
-PYTEST := mkdir -p .cache && $(VENV)/bin/pytest --basetemp=.cache/pytest
+# One process for each core with one thread each: on small tensors two threads are hardly faster than one.
+PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.cache/pytest \
+    --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test test-all lint format
 .DELETE_ON_ERROR:
