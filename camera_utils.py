@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 POLAR_MARGIN = 1e-5  # rad, keeps the camera off the poles, where "up" has no meaning
+PATH_FRAMES = 120  # of a published video
 PATH_PI = 3.14  # the published video path writes pi so; poses of published videos repeat only with it
 PATH_TILT_RAD = 0.05  # the video's path looks down a little
 FOV_DIAGONAL = 1.414  # published cameras state their field of view along the picture's diagonal
@@ -177,10 +178,16 @@ def pose_at(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Pose 1,25 of a preset's camera; a network's own `radius` and `pivot` go before the preset's."""
-    target = torch.as_tensor(preset.pivot if pivot is None else pivot, dtype=torch.float32)
-    distance = preset.radius if radius is None else radius
-    cam2world = LookAtPoseSampler.sample(azimuth_rad, polar_rad, target, radius=distance, device=device)
-    return join_pose(cam2world, intrinsics_matrix(preset.focal_norm))
+    return _poses_at(preset, torch.tensor([[azimuth_rad, polar_rad]], device=device), radius, pivot)
+
+
+def _poses_at(
+    preset: CameraPreset, angles: Tensor, radius: float | None, pivot: tuple[float, float, float] | None
+) -> Tensor:
+    """N,25 for azimuth and polar N,2."""
+    position = _position(*angles.split(1, dim=1), preset.radius if radius is None else radius)
+    target = torch.as_tensor(preset.pivot if pivot is None else pivot).to(position)
+    return join_pose(create_cam2world_matrix(target - position, position), intrinsics_matrix(preset.focal_norm))
 
 
 def front_pose(
@@ -193,7 +200,7 @@ def front_pose(
     return pose_at(preset, math.pi / 2, math.pi / 2, radius, pivot, device)
 
 
-def orbit_angles(preset: CameraPreset, frame: int, frames: int = 120) -> tuple[float, float]:
+def orbit_angles(preset: CameraPreset, frame: int, frames: int = PATH_FRAMES) -> tuple[float, float]:
     """Azimuth and polar (rad) of one frame of the published video path, `frames` long."""
     turn = 2 * PATH_PI * frame / frames
     horizon = PATH_PI / 2 - PATH_TILT_RAD
@@ -202,7 +209,7 @@ def orbit_angles(preset: CameraPreset, frame: int, frames: int = 120) -> tuple[f
     return PATH_PI / 2 + preset.yaw_rad * math.sin(turn), horizon + preset.pitch_rad * math.cos(turn)
 
 
-def turn_angles(preset: CameraPreset, frame: int, frames: int = 120) -> tuple[float, float]:
+def turn_angles(preset: CameraPreset, frame: int, frames: int = PATH_FRAMES) -> tuple[float, float]:
     """Azimuth and polar (rad) of one frame of a full turn at one height, from the front towards +x, at even speed."""
     return math.pi / 2 + 2 * math.pi * frame / frames, math.pi / 2 - PATH_TILT_RAD
 
@@ -213,14 +220,14 @@ PATHS = {"orbit": orbit_angles, "turn": turn_angles}
 def path_poses(
     name: str,
     preset: CameraPreset,
-    frames: int = 120,
+    frames: int = PATH_FRAMES,
     radius: float | None = None,
     pivot: tuple[float, float, float] | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Poses frames,25 of one of PATHS; both are loops, so the last frame is the one before the first."""
-    angles = (PATHS[name](preset, frame, frames) for frame in range(frames))
-    return torch.cat([pose_at(preset, *at, radius, pivot, device) for at in angles])
+    angles = [PATHS[name](preset, frame, frames) for frame in range(frames)]
+    return _poses_at(preset, torch.tensor(angles, device=device), radius, pivot)
 
 
 def view_angles(pose: Tensor) -> tuple[Tensor, Tensor]:

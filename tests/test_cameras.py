@@ -182,8 +182,15 @@ NEAR = {"atol": 1e-5, "rtol": 0}  # float32 round-off of a few products
 
 def test_the_orbit_as_one_tensor_is_the_orbit_frame_by_frame():
     preset, own = cu.CAMERAS["seg2cat"], {"radius": 3.1, "pivot": (0.1, 0.0, 0.2)}
-    frames = cu.path_poses("orbit", preset, 7, **own)
-    assert torch.equal(cu.path_poses("orbit", preset, 7, **own), frames)
+    poses = cu.path_poses("orbit", preset, 7, **own)
+    for frame, pose in enumerate(poses):
+        alone = cu.pose_at(preset, *cu.orbit_angles(preset, frame, 7), **own)
+        torch.testing.assert_close(pose, alone[0], **NEAR)
+        sampled = cu.LookAtPoseSampler.sample(
+            *cu.orbit_angles(preset, frame, 7), torch.tensor(own["pivot"]), radius=own["radius"]
+        )
+        torch.testing.assert_close(alone[:, :16].view(1, 4, 4), sampled, **NEAR)
+    assert not torch.allclose(poses[0], poses[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("cfg", ["seg2cat", "seg2face", "edge2car"])
