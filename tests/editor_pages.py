@@ -73,7 +73,15 @@ class TestPage:
         return header, content
 
     def edit(self, drawing, view=FRONT, **changes):
-        fields = {"place": FRONT, "seed": 0, "style": None, "geometry": None, "view": view, **changes}
+        fields = {
+            "place": FRONT,
+            "seed": 0,
+            "style": None,
+            "geometry": None,
+            "view": view,
+            "quality": "full",
+            **changes,
+        }
         return self.ask("edit", drawing.tobytes(), **fields)
 
 

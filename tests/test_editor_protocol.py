@@ -28,7 +28,10 @@ from training.label_maps import colourise
 BOUNDS = Bounds(16, 6, Orbit((1.0, 2.0), (1.2, 1.8), (0.75, 3.0), False))
 DRAWING = np.arange(256, dtype=np.uint8).reshape(16, 16) % 6
 VIEW = {"azimuth": 1.5, "polar": 1.5, "zoom": 1}
-EDIT = {"type": "edit", "id": 7, "place": VIEW, "seed": 3, "style": None, "geometry": "a" * 32, "view": VIEW}
+EDIT = {
+    "type": "edit", "id": 7, "place": VIEW, "seed": 3, "style": None, "geometry": "a" * 32, "view": VIEW,
+    "quality": "full",
+}  # fmt: skip
 LOOK = {"type": "look", "id": 8, "scene": None, "view": VIEW, "quality": "full"}
 BLEND = {
     "type": "blend", "id": 9, "first": "0" * 32, "second": "f" * 32, "share": 0.5, "place": VIEW, "view": VIEW,

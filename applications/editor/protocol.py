@@ -208,7 +208,7 @@ FIELDS: dict[str, Callable[[str, Any, Bounds], Any]] = {
 PAYLOADS: dict[str, Callable[[bytes, Bounds], Any]] = {"drawing": read_drawing, "content": _content}
 
 MESSAGES = {  # kind: its fields, the payload last
-    "edit": ("place", "seed", "style", "geometry", "view", "drawing"),
+    "edit": ("place", "seed", "style", "geometry", "view", "quality", "drawing"),
     "look": ("scene", "view", "quality"),
     "blend": ("first", "second", "share", "place", "view", "quality"),
     "open_drawing": ("content",),

@@ -22,7 +22,7 @@ from applications.editor.session_file import (
     read_session,
     write_session,
 )
-from applications.editor.studio import Studio
+from applications.editor.studio import Picture, Studio
 from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
 from camera_utils import path_poses
 from training.density_grid import density_slabs
@@ -81,11 +81,12 @@ class Requests:
         style: str | None,
         geometry: str | None,
         view: View,
+        quality: str,
         drawing: np.ndarray,
     ) -> Job:
         start = time.perf_counter()
         scene = self.studio.edit(drawing, place, seed, style, geometry)
-        yield self._picture(page, id, scene, view, "full", start)
+        yield self._picture(page, id, scene, view, quality, start)
 
     def look(self, page: Page, id: int, scene: str | None, view: View, quality: str) -> Job:
         start = time.perf_counter()
@@ -97,19 +98,18 @@ class Requests:
         """After a full picture come the class ids that the blend shows to who stands where the drawing is made."""
         start = time.perf_counter()
         scene = self.studio.blend(first, second, share)
-        ids = b""
-        if quality == "full":
-            ids = self.studio.picture(scene, place, "full").ids.tobytes()
-        yield self._picture(page, id, scene, view, quality, start, ids)
+        seen_from_place = self.studio.picture(scene, place, "full") if quality == "full" else None
+        yield self._picture(page, id, scene, view, quality, start, seen_from_place)
 
     def _picture(
-        self, page: Page, id: int, scene: str, view: View, quality: str, start: float, drawing: bytes = b""
+        self, page: Page, id: int, scene: str, view: View, quality: str, start: float, extra: Picture | None = None
     ) -> bytes:
         picture = self.studio.picture(scene, view, quality)
         page.scene = scene
         ms = round(1e3 * (time.perf_counter() - start), 1)
         header = {"type": "picture", "id": id, "scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
-        return pack(picture.colours.tobytes() + picture.ids.tobytes() + drawing, **header)
+        ids = [picture.ids] if extra is None else [picture.ids, extra.ids]
+        return pack(picture.colours.tobytes() + b"".join(x.tobytes() for x in ids), **header)
 
     @staticmethod
     def _scene(page: Page, scene: str | None) -> str:

@@ -2,8 +2,9 @@
 
 python tests/benchmarks/editor.py [--network FILE --cfg CFG] [--device cpu] [--precision bf16] [--count 20]
 
-A stroke is a new drawing (encoded, planes, full picture); a drag is a preview of the same scene, a settled view its
-full picture. Painting the answer in the browser takes 5 to 10 ms more. An untrained network of full size:
+A stroke is a new drawing (encoded, planes, and a full picture, or where that takes long a preview first); a drag is a
+preview of the same scene, a settled view its full picture. Painting the answer in the browser takes 5 to 10 ms more.
+An untrained network of full size:
 python legacy.py init full.pt --cfg seg2cat
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -83,9 +85,11 @@ def main(network: str, cfg: str, device: str | None, precision: str, count: int)
         line = connect(address.replace("http", "ws") + "channel", origin=address.rstrip("/"), max_size=None)
         with line:
             page = TestPage(Socket(line))
-            strokes = drawings(studio, count + 1)
-            show("stroke to picture", [milliseconds(lambda ids=ids: page.edit(ids)) for ids in strokes])
-            for what, quality in (("drag to picture", "preview"), ("settled view", "full")):
+            strokes = iter(drawings(studio, 2 * (count + 1)))
+            for what, quality in (("stroke to preview", "preview"), ("stroke to picture", "full")):
+                edits = [lambda i=ids, q=quality: page.edit(i, quality=q) for ids in islice(strokes, count + 1)]
+                show(what, [milliseconds(edit) for edit in edits])
+            for what, quality in (("drag to preview", "preview"), ("settled view", "full")):
                 views = [FRONT | {"azimuth": FRONT["azimuth"] + 0.02 * step} for step in range(count + 1)]
                 looks = [lambda v=v, q=quality: page.ask("look", scene=None, view=v, quality=q) for v in views]
                 show(what, [milliseconds(look) for look in looks])

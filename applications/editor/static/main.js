@@ -43,6 +43,7 @@ const receivers = {
   session: openedSession,
   file: (header, bytes) => files.deliver(header, bytes),
   progress: (header) => downloads.progress(header),
+  cancelled: (header) => downloads.ended(header.id),
 };
 const channel = new Channel((header, bytes) => receivers[header.type](header, bytes), connected);
 
@@ -151,7 +152,7 @@ function showWaiting() {
 }
 
 function showWork() {
-  if (state.taking && work.scenes.making) state.taking = null;
+  state.taking = null;
   at("seed").value = work.seed;
   showPlaces();
   showOverlay();
@@ -220,12 +221,8 @@ function setClass(id) {
 function editFromHere() {
   const here = { ...stage.view, zoom: state.hello.front.zoom }; // the network knows drawings in its own lens only
   state.taking = here;
-  const { shown, scene } = scenes;
-  if (scene && shown.scene === scene && shown.quality === "full" && same(shown.view, here) && same(stage.view, here)) {
-    take(stage.ids, here);
-  } else {
-    stage.look(here, true);
-  }
+  stage.look(here, true);
+  if (scenes.isShown(here)) take(stage.ids, here);
 }
 
 function take(ids, place) {

@@ -6,6 +6,8 @@
 
 export const same = (a, b) => ["azimuth", "polar", "zoom"].every((key) => Math.abs(a[key] - b[key]) < 1e-6);
 
+const SLOW_MS = 400; // where a full picture takes longer, a preview is shown first
+
 export class Scenes {
   // arrived(header, bytes, made) is called for each picture that is still of use; made: its scene is new.
   constructor(channel, stage, arrived, changed) {
@@ -16,10 +18,16 @@ export class Scenes {
     this.shown = null; // header of the newest picture
     this.failed = false; // the server could not answer: nothing is asked until something changes
     this.held = []; // to do with the scene that is being made
+    this.fullMs = Infinity; // that the newest full picture took
   }
 
   get busy() {
     return Boolean(this.asked || (this.making && !this.failed));
+  }
+
+  // In which quality a new scene is shown first.
+  get quickest() {
+    return this.fullMs < SLOW_MS ? "full" : "preview";
   }
 
   make(making) {
@@ -58,15 +66,21 @@ export class Scenes {
   }
 
   look() {
-    const { scene, shown } = this;
+    const { scene } = this;
     const { view, settled } = this.stage;
-    const enough = shown?.scene === scene && same(shown.view, view) && (shown.quality === "full" || !settled);
-    return scene && !enough ? ["look", { scene, view, quality: settled ? "full" : "preview" }] : null;
+    return scene && !this.isShown(view, !settled) ? ["look", { scene, view, quality: settled ? "full" : "preview" }] : null;
+  }
+
+  // Whether the wanted scene is shown in this view.
+  isShown(view, previewWillDo = false) {
+    const { scene, shown } = this;
+    return Boolean(scene && shown?.scene === scene && same(shown.view, view) && (previewWillDo || shown.quality === "full"));
   }
 
   answer(header, bytes) {
     const { making } = this.asked;
     this.asked = null;
+    if (header.quality === "full") this.fullMs = header.ms;
     if (making && making === this.making) Object.assign(this, { scene: header.scene, making: null });
     if (this.making || header.scene === this.scene) {
       this.shown = header;

@@ -62,8 +62,8 @@ export class Work {
   edit(geometry = null) {
     this.before = null;
     this.scenes.make(() => {
-      const { board, stage, place, seed, style } = this;
-      return ["edit", { place, seed, style, geometry, view: stage.view }, board.ids];
+      const { board, stage, scenes, place, seed, style } = this;
+      return ["edit", { place, seed, style, geometry, view: stage.view, quality: scenes.quickest }, board.ids];
     });
     this.changed();
   }
