@@ -8,6 +8,7 @@ A published pickle is read as data: its embedded source code is never executed a
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def convert(source: str, target: Path, only: tuple[str, ...], class_names: str |
         raise InputError(str(error)) from error
     training_set_kwargs, extra = data.pop("training_set_kwargs"), data.pop("extra")
     if class_names:
-        extra[CLASS_NAMES] = class_names.split(",")
+        extra[CLASS_NAMES] = _names(class_names, data.values())
     if half:
         try:
             data = {name: halved(n if isinstance(n, NetworkRecord) else record_of(n)) for name, n in data.items()}
@@ -90,6 +91,17 @@ def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int)
     generator.neural_rendering_resolution = RAW_RESOLUTION[cfg]
     record = record_of(generator)
     _save(target, {"G": record, "G_ema": record}, None, {UNTRAINED: True, "cfg": cfg, "seed": seed})
+
+
+def _names(class_names: str, networks: Iterable[NetworkRecord | torch.nn.Module]) -> list[str]:
+    """The names, one for each class of the networks that know how many they have."""
+    names = class_names.split(",")
+    for network in networks:
+        own = network.init_kwargs if isinstance(network, NetworkRecord) else vars(network)
+        classes = own.get("semantic_channels")
+        if classes and classes != len(names):
+            raise InputError(f"--class_names: expected {classes} names, one for each class, got {len(names)}")
+    return names
 
 
 def _check_target(target: Path) -> None:

@@ -1,13 +1,15 @@
-"""What the applications share: command line, device, network, camera, seeds."""
+"""What the applications share: command line, device, network, camera, scenes, films."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +21,9 @@ from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.dataset import PUBLISHED, PosedImageDataset
+from training.film import FilmWriter
 from training.label_maps import from_data_set, read_label_map, resize_label_map
+from training.latents import latent
 from training.snapshot import UNTRAINED, load_network_pkl
 from training.triplane import TriPlane
 
@@ -55,7 +59,16 @@ def all_seeds(_ctx: click.Context, _param: click.Parameter, ranges: tuple[range,
     return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
 
 
-FOLDER = click.Path(path_type=Path)
+class Folder(click.Path):
+    """Of a folder that need not be there yet."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value):
+            self.fail("expected the name of a folder; . is this one", param, ctx)
+        return Path(super().convert(value, param, ctx))
+
+
+FOLDER = Folder()
 DEVICE_OPTIONS = (
     click.option("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu.  [default: the first that is there]"),
     click.option(
@@ -197,6 +210,8 @@ def load_generator(network: str, cfg: str, device: torch.device, precision: str)
     with user_errors("--network"):
         data = load_network_pkl(network, only=("G_ema",))
         check_config(data["G_ema"], network, cfg)
+        if not all(values.isfinite().all() for values in data["G_ema"].state_dict().values()):
+            raise ValueError(f"{network}: holds weights that are not finite (NaN or infinity); its training diverged")
     if data["extra"].get(UNTRAINED):
         click.echo("This network is untrained: its pictures show nothing real.")
     if device.type == "cpu":
@@ -243,3 +258,43 @@ def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:
     """1,25 the front view: the network's own orbit, the config's lens."""
     own = G.rendering_kwargs
     return front_pose(CAMERAS[cfg], own.get("avg_camera_radius"), own.get("avg_camera_pivot"), device)
+
+
+# --------------------------------------------------------------------------- scenes
+
+
+def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, seed: int) -> Tensor:
+    """ws 1,num_ws,w_dim of a seed, for a label map that `G.encode` took and a pose 1,25 to condition on."""
+    return G.mapping(latent(seed, G.z_dim).to(pose.device), pose, encoded=encoded)
+
+
+def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
+    """Planes of ws, without chance.
+
+    Raises:
+        InputError: they are not finite, so there is nothing to see.
+    """
+    planes = G.planes(ws, noise_mode="const")
+    if not planes.isfinite().all():
+        raise InputError("--network: makes scenes that are not finite (NaN or infinity); try --precision fp32")
+    return planes
+
+
+# --------------------------------------------------------------------------- films
+
+
+def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
+    """Write one frame after the other to several films, which get their names together when all is written.
+
+    Args:
+        frames: pictures H,W,3 by what they show. paths: what each film shows.
+    """
+    with ExitStack() as stack:
+        with user_errors("--outdir"):
+            writers = [(shown, stack.enter_context(FilmWriter(path, fps))) for path, shown in paths.items()]
+        for pictures in frames:
+            with user_errors("--outdir"):
+                for shown, writer in writers:
+                    writer.write(pictures[shown])
+        with user_errors("--outdir"):
+            stack.pop_all().close()

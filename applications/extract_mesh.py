@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
-from camera_utils import CAMERAS, path_poses
+from camera_utils import CAMERAS, PATH_FRAMES, path_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
+from torch_utils.host_memory import free_memory
 from training.configs import CONFIGS
-from training.film import FilmWriter
+from training.film import FPS
 from training.label_maps import draw_label_map
-from training.latents import latent
 from training.mesh import (
     COLOURS,
     MESH_WRITERS,
@@ -30,11 +30,12 @@ from training.mesh import (
     extract_mesh,
     write_mesh,
 )
-from training.mesh_film import FILM_VIEWS, gl_problem, render_mesh
+from training.mesh_film import FILM_VIEWS, gl_problem, half_width_of, render_mesh
 from training.pictures import write_png
 from training.triplane import TriPlane
 
 LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
+BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, with some room
 MOST_SMOOTHING = 1000
 FILM_SIZE = 512  # pixels
 
@@ -59,8 +60,19 @@ class Threshold(click.ParamType):
 @torch.inference_mode()
 def scene(G: TriPlane, label_map: Tensor, pose: Tensor, seed: int) -> Tensor:
     """Planes 1,3,C,H,W of a label map 1,1,H,W; pose 1,25 to condition on."""
-    z = latent(seed, G.z_dim).to(pose.device)
-    return G.planes(G.mapping(z, pose, {"mask": label_map}), noise_mode="const")
+    return common.scene_planes(G, common.scene_ws(G, G.encode({"mask": label_map}), pose, seed))
+
+
+def check_memory(resolution: int) -> None:
+    """InputError where the density grid, and the mesh that is made of it, need more memory than is free."""
+    free = free_memory()
+    needed = BYTES_PER_POINT * resolution**3
+    if free is not None and needed > free:
+        fits = int((free / BYTES_PER_POINT) ** (1 / 3))
+        raise InputError(
+            f"--resolution {resolution}: needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; "
+            f"{fits} or less would do"
+        )
 
 
 def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: int) -> None:
@@ -71,10 +83,10 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     problem = gl_problem()
     if problem:
         click.echo(f"No off-screen OpenGL ({problem}): numpy draws the film, which takes longer.")
-    pictures = render_mesh(mesh, poses, FILM_SIZE, view.half_width * mesh.box_warp, impl="plain" if problem else "gl")
-    with user_errors("--outdir"), FilmWriter(path, fps) as film:
-        for frame in tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None):
-            film.write(frame)
+    half_width = max(view.half_width * mesh.box_warp, half_width_of(mesh, poses))
+    pictures = render_mesh(mesh, poses, FILM_SIZE, half_width, impl="plain" if problem else "gl")
+    bar = tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None)
+    common.write_films(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
 
 
 @click.command(cls=Command)
@@ -128,8 +140,8 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     help="Take matter of this class for air: 0, the background, where a network models it as matter.",
 )
 @click.option("--film/--no-film", default=True, show_default=True, help="Write rendered_mesh.gif ...")
-@click.option("--frames", type=click.IntRange(1, 100_000), default=120, show_default=True, help="... so long ...")
-@click.option("--fps", type=click.IntRange(1, 240), default=60, show_default=True, help="... at so many a second.")
+@click.option("--frames", type=click.IntRange(1, 100_000), help=f"... so long ...  [default: {PATH_FRAMES}]")
+@click.option("--fps", type=click.IntRange(1, 240), help=f"... at so many a second, at most 50.  [default: {FPS}]")
 def main(
     network: str,
     outdir: Path,
@@ -146,8 +158,8 @@ def main(
     smooth: int,
     without: int | None,
     film: bool,
-    frames: int,
-    fps: int,
+    frames: int | None,
+    fps: int | None,
     **source: Any,
 ) -> None:
     """Make a coloured triangle mesh of the scene that a label map describes.
@@ -163,6 +175,9 @@ def main(
     """
     with user_errors("--format"):
         check_libraries()
+    if not film and (frames or fps):
+        raise InputError(f"{'--frames' if frames else '--fps'}: goes with a film, not with --no-film")
+    check_memory(resolution)
     chosen = common.check_places(device, outdir)
     given = common.read_input(cfg, **source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
@@ -170,8 +185,6 @@ def main(
     if without is not None and not (G.data_type == "seg" and without < G.semantic_channels):
         known = f"0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "no classes, but edges"
         raise InputError(f"--without {without}: this network knows {known}")
-    with user_errors("--outdir"):
-        write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
 
     colour = colour or ("label" if G.data_type == "seg" else "none")
     options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
@@ -185,12 +198,13 @@ def main(
             click.echo(f"--threshold auto: took {mesh.threshold:g}")
         if mesh.smoothed < smooth:
             click.echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
-        for ending in formats:
-            with user_errors("--outdir"):
+        with user_errors("--outdir"):
+            write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
+            for ending in formats:
                 write_mesh(mesh, outdir / f"{name}.{ending}")
         click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
         if film:
-            write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames, fps)
+            write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames or PATH_FRAMES, fps or FPS)
             click.echo(f"Wrote {outdir}/rendered_mesh.gif")
     except NoSurface as error:
         raise InputError(f"--threshold: {error}; try --threshold auto") from error

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from dnnlib.cli import Command, user_errors
 from training.label_maps import draw_image, draw_label_map, draw_semantic
-from training.latents import latent
 from training.pictures import write_png
 from training.triplane import TriPlane
 
@@ -30,9 +29,8 @@ def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -
     """
     encoded = G.encode({"mask": label_map})
     for seed in seeds:
-        z = latent(seed, G.z_dim).to(pose.device)
-        ws = G.mapping(z, pose, encoded=encoded)
-        planes = G.planes(ws, noise_mode="const")
+        ws = common.scene_ws(G, encoded, pose, seed)
+        planes = common.scene_planes(G, ws)
         yield G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)
 
 

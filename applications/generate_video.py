@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
-from camera_utils import CAMERAS, PATHS, path_poses, read_poses
+from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses, read_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
 from training.configs import CONFIGS
-from training.film import ENCODERS, FilmWriter, check_film_format, render_views
+from training.film import ENCODERS, FPS, check_film_format, render_views
 from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
-from training.latents import latent
 from training.pictures import write_png
 from training.triplane import TriPlane
 
 WS_AT_ONCE = 64  # on the way between two scenes, so that memory does not grow with the film
-FRAMES = 120  # of a film, where the path does not say
+NAME_LENGTH = 60  # of the seeds in a file's name
 
 # --------------------------------------------------------------------------- what a frame shows
 
@@ -59,6 +58,12 @@ def _depth(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
 
 
 SHOWS = {"color": _color, "label": _label, "side_by_side": _side_by_side, "depth": _depth}
+WANTED = {  # of the network, for each
+    "color": {"image"},
+    "label": {"semantic"},
+    "side_by_side": {"image", "semantic"},
+    "depth": {"image_depth"},
+}
 ENDINGS = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}  # of file names
 
 # --------------------------------------------------------------------------- scenes
@@ -69,30 +74,38 @@ def scenes(G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: Itera
     """ws M,num_ws,w_dim of each seed, for every one of M label maps 1,1,H,W, which are encoded once."""
     encoded = [G.encode({"mask": label_map}) for label_map in label_maps]
     for seed in seeds:
-        z = latent(seed, G.z_dim).to(pose.device)
-        yield torch.cat([G.mapping(z, pose, encoded=e) for e in encoded])
+        yield torch.cat([common.scene_ws(G, e, pose, seed) for e in encoded])
 
 
 def films(
-    G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: list[int], interpolated: bool
+    G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: list[int], name: str | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and ws K,M,num_ws,w_dim (K seeds, M label maps) of each film: one a seed, or one through all of them."""
+    """Name and ws K,M,num_ws,w_dim (K seeds, M label maps) of each film: one a seed, or one, `name`, through all."""
     of_seeds = scenes(G, label_maps, pose, seeds)
-    if not interpolated:
+    if name is None:
         yield from ((str(seed), ws[None]) for seed, ws in zip(seeds, of_seeds, strict=True))
-        return
-    name = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
-    yield name, torch.stack(list(of_seeds))
+    else:
+        yield name, torch.stack(list(of_seeds))
 
 
-def views(G: TriPlane, keys: Tensor, poses: Tensor) -> Iterator[dict[str, Tensor]]:
+def name_between(seeds: list[int], to: str | None) -> str:
+    """Name of a film through these seeds, and to the label map of that file; other ways have other names."""
+    name = "-".join(map(str, seeds))
+    if len(name) > NAME_LENGTH:
+        name = f"{seeds[0]}-{seeds[-1]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name if to is None else f"{name}-to-{Path(to).stem[:NAME_LENGTH]}"
+
+
+@torch.inference_mode()
+def views(G: TriPlane, keys: Tensor, poses: Tensor, wanted: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
     """`render_views` of F,25 poses of the one scene in keys 1,1,num_ws,w_dim, or on the way through K,M of them."""
     if keys.shape[:2] == (1, 1):
-        yield from render_views(G, keys[0], None, poses)
+        yield from render_views(G, keys[0], common.scene_planes(G, keys[0]), poses, wanted=wanted)
         return
+    common.scene_planes(G, keys[0, :1])  # finite, or refused
     time = torch.linspace(0, 1, len(poses), device=keys.device)
     for part, at in zip(poses.split(WS_AT_ONCE), time.split(WS_AT_ONCE), strict=True):
-        yield from render_views(G, interpolate(keys, at), None, part)
+        yield from render_views(G, interpolate(keys, at), None, part, wanted=wanted)
 
 
 def interpolate(keys: Tensor, time: Tensor) -> Tensor:
@@ -148,23 +161,6 @@ def read_inputs(cfg: str, seeds: list[int], interpolated: bool, to: str | None, 
     return given
 
 
-def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
-    """Write one frame after the other to several films, which get their names together when all is written.
-
-    Args:
-        frames: pictures H,W,3 by what they show. paths: what each film shows.
-    """
-    with ExitStack() as stack:
-        with user_errors("--outdir"):
-            writers = [(shown, stack.enter_context(FilmWriter(path, fps))) for path, shown in paths.items()]
-        for pictures in frames:
-            with user_errors("--outdir"):
-                for shown, writer in writers:
-                    writer.write(pictures[shown])
-        with user_errors("--outdir"):
-            stack.pop_all().close()
-
-
 @click.command(cls=Command)
 @common.model_options
 @common.input_options
@@ -177,11 +173,13 @@ def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path,
     help="orbit: the published swing around the front (cars: all around). turn: once around. FILE.json: a list of "
     "poses, 25 numbers each, or the dataset.json of a data set.",
 )
-@click.option("--frames", type=click.IntRange(1, 100_000), help=f"[default: {FRAMES}, or as many as FILE.json has]")
+@click.option(
+    "--frames", type=click.IntRange(1, 100_000), help=f"[default: {PATH_FRAMES}, or as many as FILE.json has]"
+)
 @click.option(
     "--fps",
     type=click.IntRange(1, 240),
-    default=60,
+    default=FPS,
     show_default=True,
     help="Frames a second. A gif keeps time in steps of 10 ms and is never shown faster than 50: at 60 it runs at 50.",
 )
@@ -223,7 +221,8 @@ def main(
     """Make films of the scene that a label map describes, and of its label map; without --input of sample 0.
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
-    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate SEED is FIRST-LAST.
+    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate SEED is all of them, like 3-9-5,
+    and with --to 3-to-NAME.
 
     \b
     Examples:
@@ -239,26 +238,31 @@ def main(
     own_poses = poses_of_file(path, frames)
     if source["input_file"] is None and source["input_id"] is None:
         source["input_id"] = 0
+    count = frames or PATH_FRAMES if own_poses is None else len(own_poses)
+    if interpolated and len(seeds) > count:
+        raise InputError(f"--interpolate: {len(seeds)} seeds need as many frames, got {count}")
     given = read_inputs(cfg, seeds, interpolated, to, source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_maps, (pose, *_) = zip(*(common.fit(item, G, cfg, chosen) for item in given), strict=True)
     orbit = {name: G.rendering_kwargs.get(f"avg_camera_{name}") for name in ("radius", "pivot")}
-    poses = path_poses(path, CAMERAS[cfg], frames or FRAMES, **orbit) if own_poses is None else own_poses
+    poses = path_poses(path, CAMERAS[cfg], count, **orbit) if own_poses is None else own_poses
 
     sample = "" if source["input_id"] is None else f"_{source['input_id']}"
     with user_errors("--outdir"):
         write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(label_maps[0], G.data_type)[0])
     total = len(poses) * (1 if interpolated else len(seeds))
     with tqdm(total=total, unit="frame", delay=2, disable=None) as bar:  # shows the time left
-        for name, keys in films(G, label_maps, pose, seeds, interpolated):
+        between = name_between(seeds, to) if interpolated else None
+        for name, keys in films(G, label_maps, pose, seeds, between):
             paths = {outdir / f"{cfg}_{name}{ENDINGS[shown]}.{end}": shown for shown in show for end in formats}
-            write_films(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
+            common.write_films(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
 
 
 def pictures(G: TriPlane, keys: Tensor, poses: Tensor, show: list[str], bar: tqdm) -> Iterator[dict[str, np.ndarray]]:
     """What each frame of a film shows, by name; moves the bar on."""
-    for pose, out in zip(poses, views(G, keys, poses), strict=True):
+    wanted = set().union(*(WANTED[shown] for shown in show))
+    for pose, out in zip(poses, views(G, keys, poses, wanted), strict=True):
         yield {shown: SHOWS[shown](out, pose, G) for shown in show}
         bar.update()
 

@@ -187,7 +187,7 @@ def test_published_names_open_below_the_data_folder(tmp_path):
         write_zip(tmp_path / writer, files)
     dataset = PUBLISHED["seg2cat"].open(tmp_path)
     assert (len(dataset), dataset.data_type) == (COUNT, "seg")
-    with pytest.raises(DataError, match=r"cars_128\.zip: -: no such file"):
+    with pytest.raises(DataError, match=r"cars_128\.zip: no such file"):
         PUBLISHED["edge2car"].open(tmp_path)
 
 
@@ -261,7 +261,7 @@ def _jpeg(picture):
 A = name_of(1)
 GREY16 = Image.fromarray(np.zeros((SIZE, SIZE), np.uint16))
 BROKEN_IMAGES = {  # what is put in (None: taken away) -> file and reason that must be named
-    "empty": (dict.fromkeys(image_files()), "-: holds no pictures"),
+    "empty": (dict.fromkeys(image_files()), "images.zip: holds no pictures"),
     "no dataset.json": ({"dataset.json": None}, "dataset.json: missing"),
     "dataset.json is no JSON": ({"dataset.json": b"{"}, "dataset.json: not {"),
     "labels is null": ({"dataset.json": b'{"labels": null}'}, "dataset.json: not {"),
@@ -326,7 +326,7 @@ def test_a_broken_data_set_is_refused_with_the_file_and_the_reason(tmp_path, cas
 def test_a_truncated_zip_is_refused(tmp_path):
     images, _ = make(tmp_path)
     images.write_bytes(images.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"images\.zip: -: not a whole zip"):
+    with pytest.raises(DataError, match=r"images\.zip: not a whole zip"):
         PosedImageDataset(images)
 
 
@@ -372,7 +372,7 @@ def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, case):
     for offset, byte in FLIPPED[case].items():
         content[start + offset] = byte
     images.write_bytes(content)
-    with pytest.raises(DataError, match=r"images\.zip: -: not a whole zip"):
+    with pytest.raises(DataError, match=r"images\.zip: not a whole zip"):
         PosedImageDataset(images)
 
 
@@ -395,7 +395,8 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_a_drawing_that_is_not_square_is_refused(tmp_path):
-    files = label_files() | {A: png(np.zeros((SIZE, 4 * SIZE), np.uint8))}
+    white = png(np.full((SIZE, SIZE), 255, np.uint8))
+    files = dict.fromkeys(label_files(), white) | {A: png(np.zeros((SIZE, 4 * SIZE), np.uint8))}
     paths = make(tmp_path, label_files=files)
     with pytest.raises(DataError, match=rf"{A}: 64x16 pixels, drawings must be square"):
         PosedImageDataset(*paths, "edge", semantic_channels=1)

@@ -367,22 +367,22 @@ WRONG = {  # arguments -> what the one line must say; {t} is a folder with image
     "toy --kind dogs --outdir {t}/o": "'dogs' is not one of",
     "toy --kind cats --outdir {t}/o --resolution 100": "got 100, expected a power of two",
     "toy --kind cats --outdir {t}/o --number 3 --views 2": "--number 3: expected a multiple of --views 2",
-    "check --data {t}/nothing.zip": "nothing.zip: -: no such file or folder",
-    "check --data {t}/text.zip": "text.zip: -: not a whole zip",
+    "check --data {t}/nothing.zip": "nothing.zip: no such file or folder",
+    "check --data {t}/text.zip": "text.zip: not a whole zip",
     "check": "Missing option '--data'",
     "show --data {t}/images.zip --mask_data {t}/empty --output {t}/o.png": "no label map of that name in empty",
-    "show --data {t}/empty --output {t}/o.png": "empty: -: holds no pictures",
-    "pack --images {t}/empty --front --output {t}/o.zip": "empty: -: holds no pictures",
+    "show --data {t}/empty --output {t}/o.png": "empty: holds no pictures",
+    "pack --images {t}/empty --front --output {t}/o.zip": "empty: holds no pictures",
     "pack --images {t}/images.zip --output {t}/o.zip": "give either --cameras FILE or --front",
     "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "give either --cameras",
     "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "belong together",
     "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
-    "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: -: not readable as cameras",
+    "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: not readable as cameras",
     "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
     "pack --images {t}/images.zip --cameras {t}/half.json --output {t}/o.zip": "no 'transform_matrix'",
     "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/half.json --front --output {t}/o.zip"
     " --label-output {t}/p.zip": "half.json: frames: ",
-    "edges --data {t}/empty --output {t}/o.zip": "empty: -: holds no pictures",
+    "edges --data {t}/empty --output {t}/o.zip": "empty: holds no pictures",
     "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip": "no weights of this edge network",
     "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip --sigma 1": "give one",
     "edges --data {t}/images.zip --output {t}/o.zip --sigma 0": "0 is not in the range",
@@ -431,7 +431,7 @@ def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
     call = [sys.executable, str(ROOT / "dataset_tool.py"), "check", "--data", "nothing"]
     result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.strip() == "Error: nothing: -: no such file or folder"
+    assert result.stderr.strip() == "Error: nothing: no such file or folder"
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals of this kind are POSIX")

@@ -15,14 +15,14 @@ import trimesh
 from click.testing import CliRunner
 from PIL import Image
 
-from applications import extract_mesh
+from applications import extract_mesh, generate_samples, generate_video
 from dnnlib.cli import INTERRUPTED
 from training.configs import GeneratorOptions
 from training.label_maps import PALETTE, read_label_map
 from training.mesh import check_libraries
 from training.mesh_film import gl_problem
 from training.registry import construct
-from training.snapshot import save_snapshot
+from training.snapshot import load_network_pkl, save_snapshot
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "applications" / "assets"
@@ -170,6 +170,44 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("option", ["frames", "fps"])
+def test_a_film_that_nobody_wants_has_no_length_and_no_speed(option, tmp_path):
+    result = run("--no-film", network="x.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **{option: 3})
+    assert (result.exit_code, result.output) == (2, f"Error: --{option}: goes with a film, not with --no-film\n")
+
+
+def test_a_grid_that_does_not_fit_the_memory_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_mesh, "free_memory", lambda: 10**9)
+    result = run(network="never-opened.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=1000)
+    assert result.exit_code == 2
+    assert result.output == "Error: --resolution 1000: needs 9.0 GB of memory, 1.0 are free; 480 or less would do\n"
+
+
+def test_a_network_that_diverged_is_named(network, tmp_path):
+    data = load_network_pkl(network("seg2cat"), only=("G_ema",))
+    with torch.no_grad():
+        data["G_ema"].decoder.net[0].weight[0, 0] = float("nan")
+    save_snapshot(tmp_path / "nan.pt", {"G_ema": data["G_ema"]})
+    options = {
+        "network": tmp_path / "nan.pt",
+        "outdir": tmp_path / "out",
+        "cfg": "seg2cat",
+        "input": ASSETS / "cat.png",
+    }
+    result = run(**options, **SMALL)
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert re.fullmatch(r"Error: --network .*nan.pt: holds weights that are not finite .*\n", result.output)
+    with torch.no_grad():
+        data["G_ema"].decoder.net[0].weight[0, 0] = 0
+        data["G_ema"].backbone.synthesis.b4.const[:] = 3e38  # finite, but not what becomes of it
+    save_snapshot(tmp_path / "nan.pt", {"G_ema": data["G_ema"]})
+    for application in (extract_mesh, generate_samples, generate_video):
+        arguments = words(**options, **(SMALL if application is extract_mesh else {"device": "cpu"}))
+        result = CliRunner().invoke(application.main, arguments)
+        assert result.exit_code == 2, result.output
+        assert result.output.splitlines()[-1].startswith("Error: --network: makes scenes that are not finite")
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, network, tmp_path):
     changes, message = REFUSED[case]
@@ -195,7 +233,7 @@ def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_t
         "so there is no surface; try --threshold auto",
         line,
     )
-    assert not list(tmp_path.glob("*mesh*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):

@@ -276,6 +276,7 @@ REFUSED = {
     "file in the place of outdir": ({"outdir": written("taken", b"mine")}, "--outdir .*taken: is a file"),
     "file above outdir": ({"outdir": lambda folder: written("taken", b"")(folder) / "x"},
                               "--outdir .*taken: is a file"),
+    "outdir without a name": ({"outdir": ""}, "'--outdir': expected the name of a folder"),
     "name too long": ({"outdir": lambda folder: folder / ("x" * 300)}, "--outdir .*File name too long"),
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from small_data import png
 from test_generate_samples import stand_in
 
 from applications import common, generate_video
-from applications.generate_video import films, interpolate, views
+from applications.generate_video import films, interpolate, name_between, views
 from camera_utils import CAMERAS, front_pose, path_poses
 from training.configs import GeneratorOptions
 from training.film import render_views
@@ -96,7 +96,7 @@ def test_the_command_of_the_public_readme_works_as_it_stands(network, tmp_path):
 
 def test_120_frames_and_60_a_second_unless_told_otherwise():
     defaults = {option.name: option.default for option in generate_video.main.params}
-    assert generate_video.FRAMES == 120 and defaults["fps"] == 60 and defaults["path"] == "orbit"
+    assert generate_video.PATH_FRAMES == 120 and defaults["fps"] == 60 and defaults["path"] == "orbit"
 
 
 @torch.inference_mode()
@@ -174,8 +174,8 @@ def test_a_film_between_seeds_begins_as_the_first_ones_and_ends_as_the_last_ones
     options = {"network": network("seg2cat"), "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     made("--random_seed", 3, 5, **options, outdir=tmp_path / "plain")
     names = made("--random_seed", 3, 9, 5, "--interpolate", **options, outdir=tmp_path / "between")
-    assert names == ["seg2cat_3-5.gif", "seg2cat_3-5_label.gif", "seg2cat_input.png"]
-    first, middle, last = frames(tmp_path / "between" / "seg2cat_3-5.gif")
+    assert names == ["seg2cat_3-9-5.gif", "seg2cat_3-9-5_label.gif", "seg2cat_input.png"]
+    first, middle, last = frames(tmp_path / "between" / "seg2cat_3-9-5.gif")
     assert close(first, frames(tmp_path / "plain" / "seg2cat_3.gif")[0])
     assert close(last, frames(tmp_path / "plain" / "seg2cat_5.gif")[-1])
     made("--random_seed", 9, **options, outdir=tmp_path / "plain")
@@ -187,8 +187,8 @@ def test_a_film_between_label_maps_begins_as_the_first_ones_and_ends_as_the_seco
     G = load_network_pkl(network("seg2cat"), only=("G_ema",))["G_ema"]
     cat = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
     maps, pose, ends = [cat, cat.flip(2)], front_pose(CAMERAS["seg2cat"]), torch.tensor([0.0, 1.0])
-    plain = [next(films(G, [label_map], pose, [3], interpolated=False)) for label_map in maps]
-    ((name, keys),) = films(G, maps, pose, [3], interpolated=True)
+    plain = [next(films(G, [label_map], pose, [3], None)) for label_map in maps]
+    ((name, keys),) = films(G, maps, pose, [3], "3")
     assert [name, *(name for name, _ in plain)] == ["3", "3", "3"]
     assert torch.equal(interpolate(keys, ends), torch.cat([ws[0] for _, ws in plain]))
     assert not torch.equal(plain[0][1], plain[1][1])
@@ -200,9 +200,30 @@ def test_a_second_label_map_on_the_command_line_is_where_the_film_goes(network, 
     options = {"network": network("edge2car"), "cfg": "edge2car"}
     made(**options, input=other, outdir=tmp_path / "plain")
     names = made("--interpolate", **options, input=ASSETS / "car.png", to=other, outdir=tmp_path / "between")
-    assert names == ["edge2car_0.gif", "edge2car_0_label.gif", "edge2car_input.png"]
-    last, plain = (frames(tmp_path / folder / "edge2car_0.gif")[-1] for folder in ("between", "plain"))
+    assert names == ["edge2car_0-to-other.gif", "edge2car_0-to-other_label.gif", "edge2car_input.png"]
+    last, plain = (frames(tmp_path / name)[-1] for name in ("between/edge2car_0-to-other.gif", "plain/edge2car_0.gif"))
     assert close(last, plain)
+
+
+def test_films_along_other_ways_have_other_names():
+    ways = [([3, 9, 5], None), ([3, 4, 5], None), ([3, 5], None), ([3], "a/b.png"), ([3], "c.png"), ([3], None)]
+    ways += [(list(range(90)), None), ([0, *range(2, 90)], None)]
+    names = [name_between(*way) for way in ways]
+    assert names[:4] == ["3-9-5", "3-4-5", "3-5", "3-to-b"]
+    assert len(set(names)) == len(ways) and max(map(len, names)) < 80
+
+
+def test_a_film_of_labels_super_resolves_no_colours(network, tmp_path, monkeypatch):
+    seen = []
+    plain = common.TriPlane.synthesis
+    monkeypatch.setattr(
+        common.TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
+    )
+    options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
+    made(**options, show="label")
+    assert {*seen[0]} == {"semantic"}
+    made(**options, show="depth,color")
+    assert {*seen[-1]} == {"image", "image_depth"}
 
 
 def test_seeds_and_label_maps_move_together_along_straight_lines():
@@ -268,6 +289,8 @@ REFUSED = {
     "no format": ({"format": ""}, "'--format': '': expected some of gif,mp4"),
     "unknown view": ({"show": "colour"}, "'--show': 'colour': expected some of color,label,side_by_side,depth"),
     "word as seed": ({"random_seed": "one"}, "'--random_seed': one: expected a whole number"),
+    "more seeds than frames": ({"interpolate": True, "random_seed": "0-7", "frames": 7},
+                               "--interpolate: 8 seeds need as many frames, got 7"),
     "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed, or --to"),
     "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
     "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
@@ -304,7 +327,7 @@ def test_without_pyav_mp4_is_refused_with_what_to_install_and_gif_works(network,
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     result = run(**options, format="gif,mp4")
     assert result.exit_code == 2
-    assert result.output == "Error: --format mp4: needs PyAV, which is not installed; pip install -e \".[video]\"\n"
+    assert result.output == 'Error: --format mp4: needs PyAV, which is not installed; pip install -e ".[video]"\n'
     assert list(tmp_path.iterdir()) == []
     assert "edge2car_0.gif" in made(**options)
 

@@ -505,3 +505,10 @@ def test_the_commands_in_the_readme_work_as_they_stand(tmp_path):
 def test_convert_can_name_the_classes(public_file, tmp_path):
     run("convert", public_file, tmp_path / "named.pt", "--class_names", "background,left ear")
     assert load_network_pkl(tmp_path / "named.pt")["extra"]["class_names"] == ["background", "left ear"]
+
+
+def test_convert_refuses_names_for_fewer_classes_than_there_are(tmp_path):
+    toy = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
+    code, output = run("convert", toy, tmp_path / "named.pt", "--class_names", "background,left ear")
+    assert (code, output) == (2, "Error: --class_names: expected 6 names, one for each class, got 2\n")
+    assert not (tmp_path / "named.pt").exists()

@@ -10,7 +10,7 @@ import torch
 
 from camera_utils import CARS, pose_at
 from training.mesh import Mesh, surface
-from training.mesh_film import AMBIENT, PLAIN_GREY, gl_problem, render_mesh
+from training.mesh_film import AMBIENT, PLAIN_GREY, gl_problem, half_width_of, render_mesh
 
 NO_GL = gl_problem()
 IMPLS = [pytest.param("gl", marks=pytest.mark.skipif(NO_GL is not None, reason=f"no OpenGL: {NO_GL}")), "plain"]
@@ -94,6 +94,19 @@ def test_opengl_and_the_z_buffer_draw_the_same_picture(azimuth, polar):
     assert np.median(abs(gl - plain).max(-1)) <= 1
     assert (abs(gl - plain).max(-1) > 3).mean() < 0.06
     assert (plain != 255).any(-1).mean() > 0.15
+
+
+def test_a_picture_wide_enough_shows_the_whole_mesh_and_hardly_more():
+    mesh = lumps()
+    poses = torch.cat([view(azimuth, polar) for azimuth, polar in ((0.0, 1.5), (1.0, 0.8), (2.5, 2.2))])
+    found = half_width_of(mesh, poses)
+    reached = []
+    for frame in render_mesh(mesh, poses, 128, found, "plain"):
+        shown = (frame != 255).any(-1)
+        assert not (shown[0].any() or shown[-1].any() or shown[:, 0].any() or shown[:, -1].any())
+        rows, columns = shown.any(1).nonzero()[0], shown.any(0).nonzero()[0]
+        reached.append(max(abs(place - 63.5).max() for place in (rows, columns)) / 63.5)
+    assert max(reached) > 0.9
 
 
 def test_a_film_has_a_frame_for_each_pose():

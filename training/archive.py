@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from dnnlib.util import whole_file
 
 MAX_MEMBER_BYTES = 1 << 28  # declared size; far above any picture, room for the poses of half a million
+WHOLE = "-"  # in the place of a file's name: the zip or folder itself
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every member, so that equal content gives equal zips
 
 
 class Problem(NamedTuple):
-    """One fault of a data set: the file's name inside its zip or folder, and what is wrong with it."""
+    """One fault of a data set: the file's name inside its zip or folder (or WHOLE), and what is wrong with it."""
 
     file: str
     what: str
@@ -34,7 +35,8 @@ class DataError(ValueError):
     def __str__(self) -> str:
         more = len(self.problems) - 1
         tail = f" (and {more} more; dataset_tool.py check lists all)" if more else ""
-        return f"{self.path}: {self.problems[0]}{tail}"
+        first = self.problems[0]
+        return f"{self.path}: {first.what if first.file == WHOLE else first}{tail}"
 
     def __reduce__(self):
         return type(self), (self.path, self.problems)  # so that it crosses from a loader's worker
@@ -67,7 +69,7 @@ class Archive:
         elif self.path.is_file():
             self.is_zip, sizes = True, self._list_zip()
         else:
-            raise data_error(self.path, "-", "no such file or folder")
+            raise data_error(self.path, WHOLE, "no such file or folder")
         self.names = sorted(name for name in sizes if not _hidden(name))
         too_large = [name for name in self.names if sizes[name] > MAX_MEMBER_BYTES]
         if too_large:
@@ -105,7 +107,7 @@ class Archive:
         try:
             members = [m for m in self._handle().infolist() if not m.is_dir()]
         except Exception as error:  # a damaged directory raises UnicodeDecodeError, IndexError, ... too
-            raise data_error(self.path, "-", f"not a whole zip ({error})") from error
+            raise data_error(self.path, WHOLE, f"not a whole zip ({error})") from error
         outside = [m.filename for m in members if _leaves(m.filename)]
         if outside:
             raise DataError(self.path, [Problem(name, "path outside the archive") for name in outside])

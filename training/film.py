@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -24,6 +24,7 @@ CPU_PIXELS = 2**16
 DEVICE_PIXELS = 2**20
 RAW_PIXEL_COST = 4  # a pixel of the raw image, a ray, weighs as much as so many pixels of the final one
 
+FPS = 60  # of a published film
 GIF_COLOURS = 256
 GIF_SAMPLED_SIDE = 128  # pixels of a frame's side that choose its colours
 GIF_STEP_MS = 10  # delays are whole numbers of this
@@ -40,7 +41,12 @@ Append = Callable[[np.ndarray], None]
 
 @torch.inference_mode()
 def render_views(
-    G: TriPlane, ws: Tensor, planes: Tensor | None, poses: Tensor, batch: int | None = None
+    G: TriPlane,
+    ws: Tensor,
+    planes: Tensor | None,
+    poses: Tensor,
+    batch: int | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """What `G.synthesis` gives for each pose, N = 1, without chance; rendered only as far as it is asked for.
 
@@ -49,6 +55,7 @@ def render_views(
         planes: what `G.planes` gave for these ws; None computes them, once for one scene.
         poses: F,25.
         batch: views rendered at a time; None for as many as run well. The pictures do not depend on it.
+        wanted: names of the images, as `G.synthesis` takes them.
     Raises:
         ValueError: neither one ws nor one for each pose.
     """
@@ -61,7 +68,7 @@ def render_views(
         part = slice(start, start + step)
         own_ws, scene = (x if x is None or len(x) == 1 else x[part] for x in (ws, planes))
         scene = G.planes(own_ws, noise_mode="const") if scene is None else scene
-        out = G.synthesis(own_ws, poses[part], planes=scene, noise_mode="const", jitter=False)
+        out = G.synthesis(own_ws, poses[part], planes=scene, noise_mode="const", jitter=False, wanted=wanted)
         for view in range(len(poses[part])):
             yield {name: values[view : view + 1] for name, values in out.items()}
 

@@ -20,6 +20,8 @@ AMBIENT = 0.25  # of a face that is seen edge-on
 PAPER = 255  # grey of the background
 PLAIN_GREY = 200  # of a mesh without colours
 SAMPLES = 4  # per pixel, in OpenGL
+VERTICES_LOOKED_AT = 20_000  # for the size of a picture
+MARGIN = 1.05  # of it
 CANDIDATES_PER_PIECE = 2**20  # pairs of a triangle and a pixel in its bounding box that are tested at a time
 
 
@@ -41,6 +43,14 @@ FILM_VIEWS = {  # by camera, as the published script has them
     **dict.fromkeys(("afhq", "celeba", "ffhq"), HEAD_VIEW),
     "shapenet": FilmView(radius=1.2, half_width=0.375),
 }
+
+
+def half_width_of(mesh: Mesh, poses: Tensor) -> float:
+    """Half the width, world units, of the smallest pictures from these poses (F,25) that show the whole mesh."""
+    cameras = split_pose(poses)[0].cpu().double().numpy()[:, :3, :4]  # columns: right, down, forward, position
+    few = mesh.vertices[:: max(1, len(mesh.vertices) // VERTICES_LOOKED_AT)]
+    reach = max(abs((few - pose[:, 3]) @ pose[:, :2]).max() for pose in cameras)
+    return float(reach) * MARGIN
 
 
 class _Camera(NamedTuple):
