@@ -336,6 +336,22 @@ def test_other_buttons_of_a_mouse_neither_paint_nor_turn(opened, cat):
     assert page.inner_text("#seen-from") == "from the front"
 
 
+def test_the_drawing_can_be_enlarged_and_strokes_go_where_the_pointer_is(opened):
+    page = opened()
+    set_size(page, 1)
+    page.mouse.move(*position(page, 127, 127))
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -200)
+    page.keyboard.up("Control")
+    assert page.locator("#drawing").bounding_box()["width"] > 6 * page.locator("#frame").bounding_box()["width"]
+    page.mouse.wheel(0, -100)
+    page.mouse.click(*position(page, 120, 120))
+    cursor = page.locator("#cursor").bounding_box()
+    x, y = position(page, 120, 120)
+    assert abs(cursor["x"] + cursor["width"] / 2 - x) < 1 and abs(cursor["y"] + cursor["height"] / 2 - y) < 1
+    assert np.argwhere(drawing(page)).tolist() == [[120, 120]]
+
+
 def test_escape_gives_up_a_stroke(opened):
     page = opened()
     page.mouse.move(*position(page, 20, 20))
@@ -358,12 +374,12 @@ def test_keys_belong_to_the_page_after_a_click_and_to_a_field_while_it_is_typed_
     page.focus("#seed")
     page.keyboard.press("Control+z")
     page.keyboard.press("7")
-    assert np.array_equal(drawing(page), before)
     with new_picture(page):
         page.locator("#seed").blur()
-    assert json.loads(saved(page, "session"))["seed"] == 7
+    assert np.array_equal(drawing(page), before) and json.loads(saved(page, "session"))["seed"] == 70
     with new_picture(page):
         page.fill("#seed", "1e99")
+        page.locator("#seed").blur()
     assert page.input_value("#seed") == str(2**32 - 1)
 
 

@@ -271,6 +271,14 @@ def test_after_a_restart_of_the_server_the_page_goes_on_with_its_drawing(opened,
         assert page.locator("#status").inner_text() == ""
 
 
+def test_a_page_that_the_server_refuses_says_why(opened, studio, monkeypatch):
+    monkeypatch.setattr("applications.editor.server.MAX_PAGES", 1)
+    with real_server(studio) as url:
+        refused = opened(url=url).context.new_page()
+        refused.goto(url)
+        sync_api.expect(refused.locator("#status")).to_contain_text("1 pages are open already; trying again")
+
+
 def test_a_page_opens_with_an_object(opened, cat, studio):
     with real_server(studio, example=png(cat)) as url:
         page = opened(url=url)

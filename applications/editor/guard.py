@@ -37,7 +37,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except UnicodeError as error:
         raise OSError(None, "that is no address") from error
-    return socket.create_server(address[:2], family=family)
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is IPv4 too
+    return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
 
 
 class Place:

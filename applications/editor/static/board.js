@@ -121,12 +121,11 @@ export class Board {
     const [x, y] = this.point(event);
     const { tool, size } = this.tools() ?? {};
     const width = tool === "brush" || tool === "eraser" || tool === "line" ? size : 1;
-    const [box, outer] = [this.canvas, this.canvas.parentElement].map((element) => element.getBoundingClientRect());
-    const pixel = box.width / this.drawing.size;
-    const corner = (v, from) => `${from + (brushCentre(v, width) - width / 2) * pixel}px`;
+    const pixel = this.canvas.clientWidth / this.drawing.size;
+    const corner = (v) => `${(brushCentre(v, width) - width / 2) * pixel}px`;
     this.cursor.hidden = event.pointerType === "touch" || !this.drawing.inside(x, y);
     Object.assign(this.cursor.style, {
-      width: `${width * pixel}px`, height: `${width * pixel}px`, left: corner(x, box.left - outer.left), top: corner(y, box.top - outer.top),
+      width: `${width * pixel}px`, height: `${width * pixel}px`, left: corner(x), top: corner(y),
     });
   }
 }

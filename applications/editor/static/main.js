@@ -8,6 +8,7 @@ import { Drawing } from "./drawing.js";
 import { Files } from "./files.js";
 import { History } from "./history.js";
 import { fillHelp, listen } from "./keys.js";
+import { Lens } from "./lens.js";
 import { note } from "./notes.js";
 import { fillPalette } from "./palette.js";
 import { same, Scenes } from "./scenes.js";
@@ -322,6 +323,7 @@ function act(action, event) {
 setTool("brush");
 fillHelp(at("keys"));
 listen(act);
+new Lens(at("frame"), at("sheet"));
 for (const button of document.querySelectorAll("[data-action]")) button.addEventListener("click", (event) => act(button.dataset.action, event));
 for (const button of at("tool-choice").children) button.addEventListener("click", () => setTool(button.dataset.tool));
 at("size").addEventListener("input", () => setSize(at("size").value));

@@ -78,6 +78,7 @@ export class Scenes {
   }
 
   answer(header, bytes) {
+    if (header.id !== this.asked?.id) return;
     const { making } = this.asked;
     this.asked = null;
     if (header.quality === "full") this.fullMs = header.ms;
