@@ -12,11 +12,14 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.cache/pytest \
     --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test test-all lint format
+.PHONY: demo pictures test test-all lint format
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## a label map in; pictures, films and a mesh out, by the trained model in checkpoints/
 	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
+
+pictures: demo  ## those of the README
+	cp $(DEMO)/demo.png $(DEMO)/demo.gif docs/images/
 
 test: $(READY)  ## the quick tests
 	$(PYTEST) -m "not slow"

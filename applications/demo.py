@@ -1,26 +1,87 @@
-"""The whole road on one label map: pictures, films and a mesh by the repository's own model, and a sheet of all."""
+"""The whole road on a label map and on a drawing: pictures, films and meshes by our own models, and a sheet of all."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from PIL import Image, ImageDraw
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common, extract_mesh, generate_samples, generate_video
 from dnnlib.cli import Command, user_errors
 from dnnlib.util import check_outdir, whole_file
+from training.contact_sheet import Captioned, picture_sheet
 
-CFG = common.OWN_CFG
-SEEDS = (0, 1, 2)
 FRAMES, FPS = 24, 12
-LEFT, RIGHT = FRAMES // 4, 3 * FRAMES // 4  # frames of the orbit that look from its two ends
-MESH_RESOLUTION, MESH_FRAMES = 160, 12
-CELL, CAPTION = 160, 14  # pixels of a picture on the sheet, and of the line under it
+MESH_FRAMES = 12
+CELL = 160  # pixels of a picture on the sheet
 
-Picture = tuple[str, Image.Image]  # caption first
+
+@dataclass(frozen=True)
+class Part:
+    """What is made with one network.
+
+    Args:
+        label_map: name of a picture in assets. sides: frames of the film that look from its two ends.
+        mesh: options of its mesh.
+    """
+
+    cfg: str
+    network: str
+    label_map: str
+    seeds: tuple[int, ...]
+    sides: tuple[int, int]
+    mesh: str
+
+    def make(self, outdir: Path) -> None:
+        """Run the applications."""
+        label_map = str(common.ASSETS / self.label_map)
+        words = ["--network", self.network, "--cfg", self.cfg, "--input", label_map, "--outdir", str(outdir)]
+        options = {
+            generate_samples: f"--random_seed {' '.join(map(str, self.seeds))}",
+            generate_video: f"--frames {FRAMES} --fps {FPS} --show color,label,side_by_side",
+            extract_mesh: f"--threshold auto --largest --format ply,glb --frames {MESH_FRAMES} --fps {FPS} {self.mesh}",
+        }
+        for application, more in options.items():
+            application.main([*words, *more.split()], standalone_mode=False)
+
+    def still(self, outdir: Path, ending: str) -> Image.Image:
+        return Image.open(outdir / f"{self.cfg}_{Path(self.label_map).stem}_{ending}.png")
+
+    def pictures(self, outdir: Path) -> list[Captioned]:
+        """Of the first seed: what was given, from the front, from both sides."""
+        first, (left, right) = self.seeds[0], self.sides
+        film, labels = (outdir / f"{self.cfg}_{first}{ending}.gif" for ending in ("", "_label"))
+        return [
+            ("given", self.still(outdir, "input")),
+            ("image", self.still(outdir, f"{first}_color")),
+            ("its label map", self.still(outdir, f"{first}_label")),
+            ("image, one side", frame(film, left)),
+            ("image, other side", frame(film, right)),
+            ("label map, one side", frame(labels, left)),
+        ]
+
+
+CATS = Part(
+    common.OWN_CFG,
+    str(common.OWN_NETWORK),
+    "toy_cat.png",
+    seeds=(0, 1, 2),
+    sides=(FRAMES // 4, 3 * FRAMES // 4),
+    mesh="--resolution 160 --without 0 --colour shown_label",
+)
+CARS = Part(
+    "edge2car",
+    str(common.OWN_NETWORK.with_name("toy_edge2car.safetensors")),
+    "toy_car.png",
+    seeds=(0,),
+    sides=(FRAMES // 6, FRAMES // 3),  # the film of cars goes all the way round
+    mesh="--resolution 128 --colour image",
+)
 
 
 def frame(path: Path, number: int) -> Image.Image:
@@ -30,44 +91,23 @@ def frame(path: Path, number: int) -> Image.Image:
         return film.convert("RGB")
 
 
-def made(outdir: Path, name: str) -> list[list[Picture]]:
-    """What the applications left in outdir, row by row."""
-    still = {ending: Image.open(outdir / f"{CFG}_{name}_{ending}.png") for ending in ("input", "0_color", "0_label")}
-    turned = {ending: outdir / f"{CFG}_0{ending}.gif" for ending in ("", "_label")}
-    others = [(f"seed {seed}", Image.open(outdir / f"{CFG}_{name}_{seed}_color.png")) for seed in SEEDS[1:]]
+def rows(cats: Path, cars: Path) -> list[list[Captioned]]:
+    """What the applications left in the two folders."""
+    others = [(f"seed {seed}", CATS.still(cats, f"{seed}_color")) for seed in CATS.seeds[1:]]
     steps = [
         (f"mesh, {side}", i * MESH_FRAMES // 4) for i, side in enumerate(("below", "one side", "above", "other side"))
     ]
-    return [
-        [
-            ("label map, given", still["input"]),
-            ("image", still["0_color"]),
-            ("its label map", still["0_label"]),
-            *((f"image, {side}", frame(turned[""], at)) for side, at in (("one side", LEFT), ("other side", RIGHT))),
-            ("label map, one side", frame(turned["_label"], LEFT)),
-        ],
-        [*others, *((caption, frame(outdir / "rendered_mesh.gif", at)) for caption, at in steps)],
-    ]
-
-
-def sheet(rows: list[list[Picture]]) -> Image.Image:
-    """All pictures in rows, each over its caption."""
-    page = Image.new("RGB", (CELL * max(map(len, rows)), (CELL + CAPTION) * len(rows)), "white")
-    draw = ImageDraw.Draw(page)
-    for y, row in enumerate(rows):
-        for x, (caption, picture) in enumerate(row):
-            corner = (x * CELL, y * (CELL + CAPTION))
-            page.paste(picture.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), corner)
-            draw.text((corner[0] + 3, corner[1] + CELL + 1), caption, fill="black")
-    return page
+    mesh = [(caption, frame(cats / "rendered_mesh.gif", at)) for caption, at in steps]
+    car = [*CARS.pictures(cars)[:5], ("mesh", frame(cars / "rendered_mesh.gif", MESH_FRAMES // 6))]
+    return [CATS.pictures(cats), [*others, *mesh], car]
 
 
 @click.command(cls=Command)
 @click.option("--outdir", required=True, metavar="DIR", type=common.FOLDER, help="Made if it is not there.")
-@click.option("--network", default=str(common.OWN_NETWORK), show_default=True, metavar="FILE|URL")
-@click.option("--input", "label_map", default=str(common.ASSETS / "toy_cat.png"), show_default=True, metavar="FILE")
-def main(outdir: Path, network: str, label_map: str) -> None:
-    """Make everything that the applications make of one label map, and demo.png, which shows it.
+def main(outdir: Path) -> None:
+    """Make everything that the applications make of a label map of a cat and of a drawing of a car.
+
+    Writes demo.png, which shows it, demo.gif, a film, and all the rest into cats/ and cars/.
 
     \b
     Example:
@@ -75,19 +115,15 @@ def main(outdir: Path, network: str, label_map: str) -> None:
     """
     with user_errors("--outdir"):
         check_outdir(outdir)
-    words = ["--network", network, "--cfg", CFG, "--input", label_map, "--outdir", str(outdir)]
-    extra = {
-        generate_samples: f"--random_seed {' '.join(map(str, SEEDS))}",
-        generate_video: f"--frames {FRAMES} --fps {FPS}",
-        extract_mesh: f"--resolution {MESH_RESOLUTION} --threshold auto --largest --without 0 --format ply,glb "
-        f"--frames {MESH_FRAMES} --fps {FPS}",
-    }
-    for application, options in extra.items():
-        application.main([*words, *options.split()], standalone_mode=False)
-    path = outdir / "demo.png"
-    with user_errors("--outdir"), whole_file(path) as file:
-        sheet(made(outdir, Path(label_map).stem)).save(file, format="png")
-    click.echo(f"Look at {path} first")
+    cats, cars = outdir / "cats", outdir / "cars"
+    CATS.make(cats)
+    CARS.make(cars)
+    with user_errors("--outdir"):
+        with whole_file(outdir / "demo.png") as file:
+            picture_sheet(rows(cats, cars), CELL).save(file, format="png")
+        with whole_file(outdir / "demo.gif") as file:
+            shutil.copyfileobj((cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb"), file)
+    click.echo(f"Look at {outdir}/demo.png first")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Pictures about a data set: samples side by side, and where its cameras stand."""
+"""Pictures in rows over their captions, samples of a data set so, and where its cameras stand."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,40 +13,43 @@ from camera_utils import view_angles
 from training.dataset import PosedImageDataset
 from training.label_maps import colourise
 
-CELL = 128  # pixels per picture
+CELL, CAPTION = 128, 16  # pixels of a picture, and of the line under it
 LABEL_OPACITY = 0.6
+
+Captioned = tuple[str, Image.Image]
+
+
+def picture_sheet(rows: Sequence[Sequence[Captioned]], size: int = CELL) -> Image.Image:
+    """All pictures in rows, each `size` pixels wide and high, over its caption."""
+    height = size + CAPTION
+    sheet = Image.new("RGB", (size * max(map(len, rows)), height * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, row in enumerate(rows):
+        for x, (caption, picture) in enumerate(row):
+            sheet.paste(picture.convert("RGB").resize((size, size), Image.Resampling.LANCZOS), (x * size, y * height))
+            draw.text((x * size + 3, y * height + size + 1), caption, fill="black")
+    return sheet
 
 
 def contact_sheet(dataset: PosedImageDataset, indices: list[int], columns: int = 4) -> Image.Image:
     """Rows of samples: image, label map over the image (edges: the stored drawing), yaw and pitch in degrees."""
-    cells = [_cell(dataset, index) for index in indices]
-    width, height = cells[0].size
-    sheet = Image.new("RGB", (width * columns, height * math.ceil(len(cells) / columns)), "white")
-    for number, cell in enumerate(cells):
-        sheet.paste(cell, (number % columns * width, number // columns * height))
-    return sheet
+    rows = [indices[start : start + columns] for start in range(0, len(indices), columns)]
+    return picture_sheet([[picture for index in row for picture in _pictures(dataset, index)] for row in rows])
 
 
-def _cell(dataset: PosedImageDataset, index: int) -> Image.Image:
+def _pictures(dataset: PosedImageDataset, index: int) -> list[Captioned]:
     sample = dataset[index]
     image = sample["image"].transpose(1, 2, 0)
-    pictures = [image]
-    if "mask" in sample:
-        ids = sample["mask"][0]
-        if dataset.data_type == "seg":
-            over = LABEL_OPACITY * colourise(ids) + (1 - LABEL_OPACITY) * image
-            pictures.append(over.round().astype(np.uint8))
-        else:
-            pictures.append(np.repeat(255 - ids[..., None], 3, axis=2))
-    cell = Image.new("RGB", (CELL * len(pictures) + 4, CELL + 16), "white")
-    for number, picture in enumerate(pictures):
-        cell.paste(Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.LANCZOS), (number * CELL, 0))
-    text = f"#{index}"
+    caption = f"#{index}"
     if dataset.has_labels:
         yaw, pitch = (math.degrees(a.item()) for a in view_angles(torch.from_numpy(sample["pose"])[None]))
-        text += f"  yaw {yaw:+.0f}  pitch {pitch:+.0f}"
-    ImageDraw.Draw(cell).text((2, CELL + 2), text, fill="black")
-    return cell
+        caption += f"  yaw {yaw:+.0f}  pitch {pitch:+.0f}"
+    pictures = [(caption, Image.fromarray(image))]
+    if "mask" in sample:
+        ids = sample["mask"][0]
+        over = LABEL_OPACITY * colourise(ids) + (1 - LABEL_OPACITY) * image if dataset.data_type == "seg" else 255 - ids
+        pictures.append(("", Image.fromarray(np.round(over).astype(np.uint8))))
+    return pictures
 
 
 def pose_coverage(poses: np.ndarray, size: tuple[int, int] = (720, 360)) -> Image.Image:
