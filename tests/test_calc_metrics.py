@@ -333,7 +333,7 @@ def commands(page):
 def test_commands_on_our_pages_run(words, cats, tmp_path, monkeypatch):
     """As they stand there, but with the smallest files in the place of their own."""
     monkeypatch.chdir(tmp_path)
-    small = {**cats, "num": 1, "extractor": THUMBNAILS}
+    small = {**cats, "num": 2, "extractor": THUMBNAILS}
     for place, word in enumerate(words):
         if (name := word.removeprefix("--")) in small:
             words[place + 1] = str(small[name])
