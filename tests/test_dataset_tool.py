@@ -59,7 +59,7 @@ def test_toy_data_is_made_checked_and_shown_by_the_commands_of_the_help(tmp_path
     assert "4 images of 32 pixels, 4 label maps" in output and "class 5:" in output and "no problems" in output
     run("show", *data, "--output", tmp_path / "sheet.png", "--count", 3, "--xflip")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (144, 4 * 256, 3)
+    assert sheet.shape == (144, 3 * 256, 3)
     plain, mirrored = sheet[:128, :128], sheet[:128, 256:384]  # a sample beside its mirrored copy
     assert np.abs(plain.astype(int) - mirrored[:, ::-1]).mean() < 1  # resizing rounds differently from the other side
 
