@@ -202,3 +202,13 @@ def yaw_of(page):
 def open_drawing(page, ids):
     with new_picture(page):
         open_file(page, "drawing.png", png(ids))
+
+
+def capsule(ids, start, end, diameter, id):
+    """A stroke by its definition: the pixels whose centres are within half a diameter of the line."""
+    y, x = np.mgrid[:128, :128].astype(float)
+    (x0, y0), (x1, y1) = start, end
+    length = (x1 - x0) ** 2 + (y1 - y0) ** 2
+    along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / max(length, 1e-9), 0, 1)
+    distance = (x - x0 - along * (x1 - x0)) ** 2 + (y - y0 - along * (y1 - y0)) ** 2
+    return np.where(distance <= diameter**2 / 4, np.uint8(id), ids)

@@ -1,0 +1,241 @@
+"""The page of the editor in a real browser: what its tools, pointers and keys do."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+from editor_browser import (
+    address,
+    browser,
+    canvas,
+    capsule,
+    cat,
+    drag,
+    drawing,
+    needs_browser,
+    new_picture,
+    open_drawing,
+    opened,
+    position,
+    saved,
+    set_size,
+    stroke,
+    studio,
+    sync_api,
+)
+
+__all__ = ["address", "browser", "cat", "opened", "studio"]  # fixtures
+pytestmark = needs_browser
+
+
+def test_fill_line_eraser_and_picking_change_what_they_should(opened):
+    page = opened()
+    expected = np.zeros((128, 128), np.uint8)
+    page.keyboard.press("l")
+    page.keyboard.press("3")
+    set_size(page, 3)
+    corners = [(20, 20), (100, 20), (100, 100), (20, 100), (20, 20)]
+    for start, end in pairwise(corners):
+        stroke(page, start, (64, 64), end)  # a line follows the pointer and keeps only its last end
+        expected = capsule(expected, start, end, 3, 3)
+    page.keyboard.press("f")
+    page.keyboard.press("5")
+    stroke(page, (50, 50))
+    expected[22:99, 22:99] = 5
+    page.keyboard.press("e")
+    set_size(page, 8)
+    stroke(page, (59.5, 59.5))
+    expected = capsule(expected, (59.5, 59.5), (59.5, 59.5), 8, 0)
+    assert np.array_equal(drawing(page), expected)
+    page.mouse.click(*position(page, 20, 60), button="right")
+    assert page.locator("#classes [aria-pressed=true]").get_attribute("data-id") == "3"
+    page.keyboard.press("p")
+    stroke(page, (50, 50))
+    assert page.locator("#classes [aria-pressed=true]").get_attribute("data-id") == "5"
+    assert page.locator("#tool-choice [aria-pressed=true]").get_attribute("data-tool") == "brush"
+    assert np.array_equal(drawing(page), expected)
+    page.keyboard.press("Delete")
+    assert not drawing(page).any()
+    for _ in range(60):
+        page.keyboard.press("Control+z")
+    assert not drawing(page).any() and page.locator("[data-action=undo]").is_disabled()
+    for _ in range(6):
+        page.keyboard.press("Control+Shift+Z")
+    assert np.array_equal(drawing(page), expected)
+
+
+def test_undo_goes_back_fifty_steps_and_no_further(opened):
+    page = opened()
+    set_size(page, 1)
+    for number in range(52):
+        page.mouse.click(*position(page, 2 * number, 5))
+    for _ in range(60):
+        page.keyboard.press("Control+z")
+    assert np.flatnonzero(drawing(page)[5]).tolist() == [0, 2]
+
+
+def fingers(page, *steps):
+    """Touch the screen: each step is the points at which fingers are, the last one none."""
+    line = page.context.new_cdp_session(page)
+    kinds = ["touchStart", *["touchMove"] * (len(steps) - 2), "touchEnd"]
+    for kind, points in zip(kinds, steps, strict=True):
+        touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        line.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+
+def pointer(page, name, x, y, **values):
+    """Report a pointer over pixel x, y of the drawing as a device does that Playwright does not have."""
+    x, y = position(page, x, y)
+    page.locator("#drawing").evaluate(
+        """(canvas, [name, values]) => {
+            canvas.setPointerCapture = () => {};
+            canvas.dispatchEvent(new PointerEvent(name, {bubbles: true, button: 0, buttons: 1, ...values}));
+        }""",
+        [name, {"clientX": x, "clientY": y, **values}],
+    )
+
+
+def test_a_finger_paints_turns_and_two_come_nearer(opened):
+    page = opened(820, 1180, has_touch=True)
+    with new_picture(page):
+        fingers(page, [position(page, 64, 64)], [position(page, 80, 64)], [])
+    assert drawing(page)[64, 64:80].all()
+    box = page.locator("#orbit").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    with new_picture(page):
+        fingers(page, [(x, y)], [(x - 40, y)], [])
+    assert page.inner_text("#seen-from").endswith("right")
+    with new_picture(page):
+        fingers(page, [(x - 40, y), (x + 40, y)], [(x - 80, y), (x + 80, y)], [])
+    assert page.inner_text("#seen-from").endswith("2.00×")
+
+
+def test_a_pen_paints_though_the_hand_lies_on_the_screen_and_its_other_end_erases(opened):
+    page = opened()
+    set_size(page, 3)
+    hand, pen = {"pointerId": 7, "pointerType": "touch"}, {"pointerId": 8, "pointerType": "pen"}
+    pointer(page, "pointerdown", 100, 100, **hand)
+    pointer(page, "pointerdown", 20, 20, **pen)
+    pointer(page, "pointermove", 110, 110, **hand)
+    pointer(page, "pointermove", 60, 20, **pen)
+    pointer(page, "pointerup", 110, 110, **hand)
+    pointer(page, "pointerup", 60, 20, **pen)
+    assert np.array_equal(drawing(page), capsule(np.zeros((128, 128), np.uint8), (20, 20), (60, 20), 3, 1))
+    pointer(page, "pointerdown", 60, 20, **pen, button=5, buttons=32)
+    pointer(page, "pointermove", 20, 20, **pen, button=-1, buttons=32)
+    pointer(page, "pointerup", 20, 20, **pen, button=5, buttons=0)
+    assert not drawing(page).any()
+
+
+def test_other_buttons_of_a_mouse_neither_paint_nor_turn(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    page.mouse.click(*position(page, 10, 100), button="middle")
+    assert np.array_equal(drawing(page), cat)
+    box = page.locator("#orbit").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 260, box["y"] + 200)
+    page.mouse.up(button="right")
+    assert page.inner_text("#seen-from") == "from the front"
+
+
+def test_the_drawing_can_be_enlarged_and_strokes_go_where_the_pointer_is(opened):
+    page = opened()
+    set_size(page, 1)
+    page.mouse.move(*position(page, 127, 127))
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -200)
+    page.keyboard.up("Control")
+    assert page.locator("#drawing").bounding_box()["width"] > 6 * page.locator("#frame").bounding_box()["width"]
+    page.mouse.wheel(0, -100)
+    page.mouse.click(*position(page, 120, 120))
+    cursor = page.locator("#cursor").bounding_box()
+    x, y = position(page, 120, 120)
+    assert abs(cursor["x"] + cursor["width"] / 2 - x) < 1 and abs(cursor["y"] + cursor["height"] / 2 - y) < 1
+    assert np.argwhere(drawing(page)).tolist() == [[120, 120]]
+
+
+def test_escape_gives_up_a_stroke(opened):
+    page = opened()
+    page.mouse.move(*position(page, 20, 20))
+    page.mouse.down()
+    page.mouse.move(*position(page, 90, 90))
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    assert not drawing(page).any() and page.locator("[data-action=undo]").is_disabled()
+
+
+def test_keys_belong_to_the_page_after_a_click_and_to_a_field_while_it_is_typed_in(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    page.click("#classes button:nth-child(3)")
+    with new_picture(page):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")  # not once more the button
+    sync_api.expect(page.locator("#place")).to_have_text("from 5° left")
+    before = drawing(page)
+    page.focus("#seed")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("7")
+    with new_picture(page):
+        page.locator("#seed").blur()
+    assert np.array_equal(drawing(page), before) and json.loads(saved(page, "session"))["seed"] == 70
+    with new_picture(page):
+        page.fill("#seed", "1e99")
+        page.locator("#seed").blur()
+    assert page.input_value("#seed") == str(2**32 - 1)
+
+
+def test_arrow_keys_turn_as_a_drag_that_way_does(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    for key, right, down in (("ArrowRight", 30, 0), ("ArrowUp", 0, -30)):
+        words = []
+        for turn in (lambda k=key: page.keyboard.press(k), lambda r=right, d=down: drag(page, r, d)):
+            with new_picture(page):
+                turn()
+            words.append(page.inner_text("#seen-from").split()[-1])
+            with new_picture(page):
+                page.keyboard.press("r")
+        assert words[0] == words[1]
+
+
+def test_the_image_lies_over_the_drawing_where_it_was_seen_from_there(opened, cat):
+    page = opened()
+    open_drawing(page, cat)
+    page.keyboard.press("v")
+    assert page.locator("#overlay").is_visible()
+    assert np.array_equal(canvas(page, "overlay"), canvas(page, "image"))
+    with new_picture(page):
+        page.keyboard.press("ArrowLeft")
+    assert not page.locator("#overlay").is_visible()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#overlay")).to_be_visible()
+
+
+def test_help_names_every_key_and_closes(opened):
+    page = opened()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    assert page.locator("#keys dt").count() >= 20
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+    for close in (lambda: page.keyboard.press("?"), lambda: page.mouse.click(5, 5)):
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible()
+        close()
+        assert not page.locator("#help").is_visible()
+
+
+def test_what_makes_no_sense_yet_cannot_be_pressed(opened):
+    page = opened()
+    for action in ("undo", "redo", "clear", "edit-here", "new-style", "save"):
+        assert page.locator(f"[data-action={action}]").is_disabled(), action
+    for key in ("Enter", "n", "s", "Delete", "a", ">", "PageUp", "Control+z"):
+        page.keyboard.press(key)
+    page.keyboard.press("Control+s")
+    sync_api.expect(page.locator("#notes p")).to_contain_text("paint something first")
+    with new_picture(page):
+        stroke(page, (20, 20), (90, 90))
+    assert page.locator("[data-action=save]").is_enabled()
