@@ -1,5 +1,6 @@
 """Runs of several processes: real ones, on the CPU, which tell what they found in files."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from torch import nn
 
 from dnnlib.cli import InputError
 from torch_utils import distributed
-from torch_utils.distributed import GRADIENT_LIMIT, ProcessError, average_gradients, launch
+from torch_utils.distributed import GRADIENT_LIMIT, ProcessError, average_gradients, check_processes, launch
 
 INF, NAN = float("inf"), float("nan")
 
@@ -116,10 +117,12 @@ def test_one_process_with_a_broken_gradient_breaks_no_other(told):
 
 def test_alone_gradients_stay_but_for_what_is_not_finite():
     good, broken, without = parameter(1.0, -2.0), parameter(NAN, INF, -INF, 3.0), parameter()
+    place = good.grad.data_ptr()
     bad = average_gradients([good, broken, without])
     assert bad.item() == 3
     assert gradients(good, broken, without) == [[1.0, -2.0], [0.0, GRADIENT_LIMIT, -GRADIENT_LIMIT, 3.0], None]
     assert average_gradients([without]).item() == 0
+    assert good.grad.data_ptr() == place  # no copy was made
 
 
 def test_a_run_of_one_is_this_process_and_needs_no_group():
@@ -130,20 +133,32 @@ def test_a_run_of_one_is_this_process_and_needs_no_group():
 
 
 @pytest.mark.parametrize(
-    ("device", "message"),
-    [("cuda", f"1000 GPUs are needed on this machine, {torch.cuda.device_count()} are there"),
-     ("mps", "1000 processes cannot share one Apple GPU")],
-)  # fmt: skip
-def test_more_processes_than_devices_are_refused(device, message):
-    with pytest.raises(ValueError, match=message):
+    ("device", "there"),
+    [("cuda", f"{torch.cuda.device_count()} GPUs"), ("mps", "1 GPUs"), ("cpu", f"{os.cpu_count()} CPU cores")],
+)
+def test_more_processes_than_devices_are_refused(device, there):
+    with pytest.raises(ValueError, match=f"1000: 1000 processes on this machine, {there} are there"):
         launch(talk, processes=1000, device=device)
 
 
+TORCHRUN_STARTED = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+
+
 def test_another_number_of_processes_than_torchrun_started_is_refused(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}.items():
+    for name, value in TORCHRUN_STARTED.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="torchrun started 4 processes, 2 were asked for"):
+    with pytest.raises(ValueError, match="2: torchrun started 4 processes"):
         launch(talk, processes=2, device="cpu")
+
+
+def test_under_torchrun_each_machine_needs_devices_for_its_own_processes(monkeypatch):
+    for name, value in TORCHRUN_STARTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_processes("cuda", 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="4: 2 processes on this machine, 1 GPUs are there"):
+        check_processes("cuda", 4)
 
 
 # --------------------------------------------------------------------------- failures and signals
@@ -201,6 +216,32 @@ def test_a_signal_reaches_every_process_once_and_lets_it_end_well(tmp_path):
     launch(wait_for_signal, tmp_path, processes=2, device="cpu")
     assert [path.read_text() for path in sorted(tmp_path.glob("*.signals"))] == ["1", "1"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)]
+)
+def test_a_signal_while_processes_start_ends_them_as_it_ends_one_alone(number, error, tmp_path, capfd):
+    def send():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    with pytest.raises(error) as caught:
+        launch(say_number_and_sleep, str(tmp_path), processes=2, device="cpu")
+    assert error is KeyboardInterrupt or caught.value.code == 128 + number
+    assert not list(tmp_path.iterdir()) and "Traceback" not in capfd.readouterr().err
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with distributed._signals_passed_on([]) as came:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert came == [] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 ORPHAN = """

@@ -24,6 +24,7 @@ TIMEOUT = datetime.timedelta(minutes=30)  # for what rank 0 does alone while the
 GRADIENT_LIMIT = 1e5  # takes the place of infinity
 OTHERS_SECONDS = 0.5  # after a failure: for the process that caused it to be known, if that was another one
 LEAVING_SECONDS = 10  # for processes that were asked to end
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 # --------------------------------------------------------------------------- processes
 
@@ -36,23 +37,22 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
     """Call function(device, *args) in every process of the run, and return when all are done.
 
     Under torchrun (its environment variables are set) this process is one of the run. Else there are `processes` on
-    this machine: this one if it is one, new ones if it is more. New ones get every SIGINT and SIGTERM that this
-    process gets, and end when it ends.
+    this machine: this one if it is one, new ones if it is more. New ones get every signal to stop that this process
+    gets, and end when it ends.
 
     Args:
         function: what a new process can import by name.
         args: what can be pickled.
         device: cuda (each process has its own), cpu or mps.
     Raises:
-        ValueError: torchrun started another number of processes, or there are not enough devices.
+        ValueError: see `check_processes`.
         ProcessError: a new process was killed, or failed with what cannot be raised here.
+        KeyboardInterrupt, SystemExit: a signal to stop ended them, as it ends a process alone.
         Exception: that of the first new process that failed, with its traceback as the cause; the others are ended.
     """
     by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     local_rank = int(os.environ.get("LOCAL_RANK", 0)) if by_torchrun else 0
-    if by_torchrun and int(os.environ["WORLD_SIZE"]) != processes:
-        raise ValueError(f"torchrun started {os.environ['WORLD_SIZE']} processes, {processes} were asked for")
-    _check_devices(device, local_rank + 1 if by_torchrun else processes)
+    check_processes(device, processes)
     if processes == 1:
         function(_own_device(device, 0), *args)
     elif by_torchrun:
@@ -71,16 +71,12 @@ def check_processes(device: str, processes: int) -> None:
     started = os.environ.get("WORLD_SIZE")
     if started is not None and started != str(processes):
         raise ValueError(f"{processes}: torchrun started {started} processes")
-    here = torch.cuda.device_count() if device == "cuda" else 1
-    if device != "cpu" and started is None and processes > here:
-        raise ValueError(f"{processes}: {here} here; --device=cpu computes on the CPU")
-
-
-def _check_devices(device: str, needed: int) -> None:
-    if device == "cuda" and needed > torch.cuda.device_count():
-        raise ValueError(f"{needed} GPUs are needed on this machine, {torch.cuda.device_count()} are there")
-    if device == "mps" and needed > 1:
-        raise ValueError(f"{needed} processes cannot share one Apple GPU")
+    needed = processes if started is None else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, os.cpu_count() or 1)
+    if needed > there:
+        what = "CPU cores" if device == "cpu" else "GPUs"
+        way_on = "" if device == "cpu" else "; --device=cpu computes on the CPU"
+        raise ValueError(f"{processes}: {needed} processes on this machine, {there} {what} are there{way_on}")
 
 
 def _own_device(device: str, local_rank: int) -> torch.device:
@@ -101,16 +97,21 @@ def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) 
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started: list[_Started] = []
-    with _signals_passed_on(started):
+    with _signals_passed_on(started) as came:
         try:
+            # A signal that comes while a process starts waits until it can end in order: see _run.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             for rank in range(count):
                 reader, writer = context.Pipe(duplex=False)
                 process = context.Process(target=_run, args=(function, args, rank, count, device, store.port, writer))
                 process.start()
                 writer.close()  # so that the reader sees the end of the process
                 started.append(_Started(rank, process, reader))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            if came:  # not all of them may have got it
+                _stop(came[0])
             if failures := _wait_for_all(started):
-                _raise_first(failures, count)
+                _raise_first(failures, count, came)
         finally:
             _end(started)
 
@@ -128,6 +129,7 @@ class _Failure:
     when: float  # seconds; 0 for a process that said nothing: its death is why the others failed
     told: str
     error: bytes | None = None  # pickled
+    signal: int = 0  # that killed it
 
 
 def _run(function, args, rank, count, device, port, writer) -> None:
@@ -137,6 +139,7 @@ def _run(function, args, rank, count, device, port, writer) -> None:
     if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         with _group(device, rank, store=store, rank=rank, world_size=count):
             function(_own_device(device, rank), *args)
@@ -169,8 +172,8 @@ def _wait_for_all(started: list[_Started]) -> list[_Failure]:
                 failures.append(one.reader.recv())
             except EOFError:
                 one.process.join()
-                if one.process.exitcode:
-                    failures.append(_Failure(one.rank, 0, _manner(one.process.exitcode)))
+                if code := one.process.exitcode:
+                    failures.append(_Failure(one.rank, 0, _manner(code), signal=max(-code, 0)))
     return failures
 
 
@@ -178,12 +181,18 @@ def _manner(exit_code: int) -> str:
     return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
 
 
-def _raise_first(failures: list[_Failure], count: int) -> NoReturn:
+def _raise_first(failures: list[_Failure], count: int, came: list[int]) -> NoReturn:
     first = min(failures, key=lambda failure: failure.when)
+    if first.signal in came:  # it was not ready to end in another way
+        _stop(first.signal)
     cause = ProcessError(f"process {first.rank} of {count} {first.told}")
     if first.error is None:
         raise cause
     raise pickle.loads(first.error) from cause
+
+
+def _stop(number: int) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _end(started: list[_Started]) -> None:
@@ -198,15 +207,20 @@ def _end(started: list[_Started]) -> None:
 
 
 @contextmanager
-def _signals_passed_on(started: list[_Started]) -> Iterator[None]:
+def _signals_passed_on(started: list[_Started]) -> Iterator[list[int]]:
+    """Gives the list of those that came so far; signals that are ignored (as nohup does with SIGHUP) stay so."""
+    came: list[int] = []
+
     def pass_on(number: int, _frame: Any) -> None:
+        came.append(number)
         for one in started:
             if one.process.is_alive():
                 os.kill(one.process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in wanted}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -277,7 +291,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Replace gradients by their mean over all processes, and in it NaN by 0 and infinities by +-GRADIENT_LIMIT.
 
     Where only some processes have a parameter's gradient, the others count as zeros; a parameter without a gradient
-    in any stays so. All gradients go in one all-reduce.
+    in any stays so. All gradients go in one all-reduce; a process alone has no copy of them made.
 
     Args:
         parameters: of one type and device, the same in all processes.
@@ -287,13 +301,22 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     parameters = _with_gradient_anywhere(list(parameters))
     if not parameters:
         return torch.zeros([], dtype=torch.int64)
+    if world_size() == 1:
+        return _make_finite([p.grad for p in parameters])
     mean = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     all_reduce(mean)
     mean /= world_size()
-    bad = mean.isfinite().logical_not().sum()
-    mean.nan_to_num_(nan=0.0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT)
+    bad = _make_finite([mean])
     for p, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
+    return bad
+
+
+def _make_finite(gradients: list[Tensor]) -> Tensor:
+    """In place; how many elements were not."""
+    bad = torch.stack([gradient.isfinite().logical_not_().sum() for gradient in gradients]).sum()
+    for gradient in gradients:
+        gradient.nan_to_num_(nan=0.0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT)
     return bad
 
 
