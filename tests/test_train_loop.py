@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,17 +18,18 @@ import torch
 from golden import golden
 from PIL import Image
 from small_training import SMALL, differences, eg3d_like, final_state, run, small_data, trained
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torch_utils import distributed
-from training import training_loop
+from training import run_folder, training_loop
 from training.image_grids import ImageGrid
-from training.interruption import Interruption
+from training.interruption import Interrupted, Interruption
 from training.iteration import Trainer, TrainingError
 from training.label_maps import colourise
 from training.parts import Parts
 from training.run_folder import RunLog, read_options
 from training.snapshot import load_network_pkl
-from training.state import load_state
+from training.state import StateError, load_state
 from training.training_loop import Loop
 
 CPU = torch.device("cpu")
@@ -108,6 +111,56 @@ def test_sigterm_ends_the_iteration_saves_and_says_how_to_go_on(data, tmp_path):
     )
 
 
+def interrupted(options, folder, iterations):
+    """Go on with, or begin, the run in a folder, and stop it after so many iterations."""
+    folder.mkdir(exist_ok=True)
+    trainer, state = Trainer(options, CPU), load_state(folder)
+    print(trainer.start(state))
+    interruption, iterate = Interruption(""), trainer.iterate
+
+    def iterate_and_interrupt():
+        iterate()
+        if next(left) == 0:
+            interruption.signal = signal.SIGTERM
+
+    trainer.iterate, left = iterate_and_interrupt, iter(range(iterations - 1, -1, -1))
+    cur_nimg = trainer.progress.cur_nimg
+    with RunLog(folder, options, cur_nimg) as log, pytest.raises(Interrupted):
+        Loop(trainer, interruption, folder, log).run()
+
+
+def test_a_stop_inside_a_tick_keeps_its_statistics_and_times_count_from_where_the_run_went_on(options, tmp_path):
+    options = replace(options, kimg_per_tick=1)
+    for iterations in (2, 1):
+        interrupted(options, tmp_path, iterations)
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/kimg"]["mean"] for line in lines] == [0.002, 0.004, 0.006]
+    assert [line["Loss/scores/real"]["num"] for line in lines] == [4, 2, 2]  # Dreg too in the first iteration
+    for line in lines:  # each of two images
+        assert line["Timing/sec_per_kimg"]["mean"] == pytest.approx(line["Timing/sec_per_tick"]["mean"] / 0.002)
+
+
+def test_a_stop_at_a_tick_that_saves_writes_once(options, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(training_loop, "save_snapshot", lambda path, *_: written.append(path.name))
+    interrupted(options, tmp_path, 1)
+    assert written == ["network-snapshot-000000.pkl"] and load_state(tmp_path)["progress"]["cur_nimg"] == 2
+
+
+def test_the_time_left_is_never_below_nothing(options, tmp_path, capsys):
+    monkeypatched = replace(options, total_kimg=0.001, batch_size=2)
+    trainer = Trainer(monkeypatched, CPU)
+    with RunLog(tmp_path, options) as log:
+        Loop(trainer, Interruption(""), tmp_path, log).run()
+    assert "left 0s" in capsys.readouterr().out
+
+
+def test_a_state_of_other_networks_is_one_line(whole_run, options):
+    wider = replace(options, discriminator=replace(options.discriminator, channel_max=16))
+    with pytest.raises(StateError, match=r"the state does not fit the options of its folder: .*size mismatch"):
+        Trainer(wider, CPU).start(load_state(whole_run))
+
+
 # --------------------------------------------------------------------------- what a run writes
 
 
@@ -115,6 +168,7 @@ def test_the_folder_holds_what_people_look_for(whole_run):
     assert whole_run.name == "00000-afhq-pictures-gpus1-batch2-gamma1"
     grids = {f"{kind}000000{ending}.png" for kind in ("fakes", "fakes_front") for ending in GRID_ENDINGS}
     always = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "mask.png", "fakes_turn000000.png"}
+    always.add(".lock")
     saved = {"network-snapshot-000000.pkl", "training-state-000000002.pt", "training-state-000000012.pt"}
     assert {path.name for path in whole_run.iterdir()} == grids | always | saved
     assert Image.open(whole_run / "fakes000000.png").size == (128, 128)
@@ -180,6 +234,23 @@ def test_a_grid_may_be_larger_than_the_data_set_and_edges_are_drawn_dark_on_whit
     assert (grid.data()["mask"][:, :128] == 255 - grid.masks[0, 0]).all()
 
 
+def test_pictures_do_not_depend_on_how_many_are_rendered_at_once_and_a_turn_shows_four_of_a_row(trainer):
+    grids = [ImageGrid(trainer.dataset, (5, 1), "afhq", CPU, batch=batch) for batch in (1, 3, 5)]
+    drawn = [grid.draw(trainer.average(), 0) for grid in grids]
+    assert drawn[0]["fakes_turn000000"].shape == (4 * 128, 6 * 128, 3)
+    for other in drawn[1:]:
+        for name, picture in drawn[0].items():
+            assert np.abs(picture.astype(int) - other[name]).mean() < 0.1, name  # sums in another order
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_of_broken_weights_are_drawn_without_a_warning(trainer):
+    for parameter in trainer.parts.average.decoder.parameters():
+        parameter.data.fill_(float("nan"))
+    pictures = ImageGrid(trainer.dataset, (1, 1), "afhq", CPU, batch=1).draw(trainer.average(), 0)
+    assert (pictures["fakes000000_depth"] == pictures["fakes000000_depth"][0, 0]).all()
+
+
 VARIANTS = {
     "edges": {"cfg": "shapenet", "data_type": "edge", "geometry_layer": 9, "aug": "fixed", "p": 1},
     "background": {"use_bg": True, "silhouette_loss": True, "seg_weight": "auto", "reg_type": "monotonic-fixed"},
@@ -191,7 +262,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_model_trains(variant, data, tmp_path):
-    folder = trained(outdir=tmp_path, **{**SMALL, **data, "kimg": 0.002, **VARIANTS[variant]})
+    files = small_data(tmp_path, edges=True) if variant == "edges" else data
+    folder = trained(outdir=tmp_path / "runs", **{**SMALL, **files, "kimg": 0.002, **VARIANTS[variant]})
     stats = json.loads((folder / "stats.jsonl").read_text())
     losses = {name: value["mean"] for name, value in stats.items() if name.startswith("Loss/")}
     assert np.isfinite(list(losses.values())).all() and stats["Progress/nonfinite_steps"]["mean"] == 0
@@ -201,16 +273,42 @@ def test_every_kind_of_model_trains(variant, data, tmp_path):
     assert not (folder / "fakes_front000000_weight.png").exists()
 
 
-def test_statistics_and_pictures_reach_tensorboard_and_wandb(options, tmp_path, monkeypatch):
-    reason = "an extra (pip install pix2pix3d[log])"
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
-    pytest.importorskip("wandb", reason=reason)
+def test_a_run_keeps_its_wandb_id_and_one_of_the_same_name_elsewhere_has_another(options, tmp_path, monkeypatch):
+    seen = []
+    fake = SimpleNamespace(init=lambda **about: seen.append(about["id"]) or SimpleNamespace(finish=lambda **_: None))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(run_folder, "loggers", lambda: None)
+    for place in ("a", "a", "b"):
+        folder = tmp_path / place / "00000-run"
+        folder.mkdir(parents=True, exist_ok=True)
+        with RunLog(folder, replace(options, wandb_log=True)):
+            pass
+    assert seen[0] == seen[1] != seen[2]
+
+
+def tick(log, cur_nimg, value):
+    kimg = {"num": 1, "mean": cur_nimg / 1000, "std": 0.0}
+    log.write({"Loss/G/loss": {"num": 2, "mean": value, "std": 0.5}, "Progress/kimg": kimg}, cur_nimg)
+
+
+def test_tensorboard_shows_each_tick_once_though_a_killed_run_went_on_from_before(options, tmp_path):
+    with RunLog(tmp_path, options) as log:
+        tick(log, 4000, 1.5)
+        tick(log, 8000, 9.0)  # no state was saved there
+    with RunLog(tmp_path, options, cur_nimg=4000) as log:
+        tick(log, 8000, 1.0)
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("Loss/G/loss")
+    assert [(event.step, event.value) for event in found] == [(4000, 1.5), (8000, 1.0)]
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["Loss/G/loss"]["mean"] for line in lines] == [1.5, 1.0]
+
+
+def test_statistics_and_pictures_reach_wandb(options, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="an extra (pip install -e .[wandb])")
     monkeypatch.setenv("WANDB_MODE", "offline")
     with RunLog(tmp_path, replace(options, wandb_log=True)) as log:
-        log.write({"Loss/G/loss": {"num": 2, "mean": 1.5, "std": 0.5}}, cur_nimg=4000)
+        tick(log, 4000, 1.5)
         log.show({"fakes": np.zeros((8, 8, 3), np.uint8)}, cur_nimg=4000)
-    found = events.EventAccumulator(str(tmp_path)).Reload().Scalars("Loss/G/loss")
-    assert [(event.step, event.value) for event in found] == [(4000, 1.5)]
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
@@ -287,10 +385,35 @@ def test_ada_follows_the_sign_of_real_logits_since_the_last_time(options):
         assert trainer.augment_p() == pytest.approx(p, abs=1e-9)  # stored as float32
 
 
-def test_a_run_whose_steps_are_mostly_not_finite_stops(trainer, monkeypatch):
-    monkeypatch.setattr(training_loop, "MIN_STEPS", 1)
+def test_signs_that_every_process_counted_are_in_rank_0s_state_and_counted_once_when_it_goes_on(options, monkeypatch):
+    trainers = [Trainer(options, CPU) for _ in range(2)]
+    signs = torch.tensor([[1.0, 4.0], [3.0, 4.0]])
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor.copy_(signs.sum(dim=0)))
+    for rank, trainer in enumerate(trainers):
+        trainer.rank = rank
+        trainer.parts.ada.copy_(signs[rank])
+        trainer.gather_ada()
+    state = copy.deepcopy(trainers[0].state_dict())
+    for trainer in trainers:
+        trainer.start(state)
+    assert [trainer.parts.ada.tolist() for trainer in trainers] == [[4, 8], [0, 0]]
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+    result = run(outdir=tmp_path, **{**SMALL, **data, "glr": 1e30, "dlr": 1e30, "kimg": 0.004})
+    assert result.exit_code == 2 and "Error: weights are not finite (G." in result.output, result.output
+    (folder,) = tmp_path.iterdir()
+    assert not list(folder.glob("training-state*")) + list(folder.glob("network-snapshot*"))
+
+
+@pytest.mark.parametrize(("ends", "steps"), [(10, 19), (0.002, 6)])
+def test_a_run_whose_steps_are_mostly_not_finite_stops_however_short_its_ticks_and_itself_are(trainer, ends, steps):
+    trainer.options = replace(trainer.options, kimg_per_tick=0.002, total_kimg=ends)
     trainer.parts.networks["G"].decoder.net_semantic[0].bias.data.fill_(float("nan"))
-    with Interruption("") as interruption, pytest.raises(TrainingError, match=r"of the last \d+ steps .* not finite"):
+    with (
+        Interruption("") as interruption,
+        pytest.raises(TrainingError, match=rf"of the last {steps} steps .* not finite"),
+    ):
         Loop(trainer, interruption).run()
     for name, parameter in trainer.parts.networks["D"].named_parameters():
         assert parameter.isfinite().all(), name  # NaN gradients became 0
@@ -300,6 +423,16 @@ def test_debug_stops_at_the_first_gradient_that_is_not_finite(trainer):
     trainer.options = replace(trainer.options, debug=True)
     with pytest.raises(TrainingError, match="Dmain at 0 images: 3 gradients"):
         trainer._note(trainer.parts.phases[2], torch.tensor(3))
+
+
+def test_debug_names_the_phase_in_which_a_gradient_became_nan(trainer):
+    trainer.options = replace(trainer.options, debug=True)
+    anomaly = "Function 'DivBackward0' returned nan values in its 0th output."
+    message = "--debug: Gmain at 0 images: Function 'DivBackward0' returned nan values"
+    with pytest.raises(TrainingError, match=message), trainer._debugged(trainer.parts.phases[0]):
+        raise RuntimeError(anomaly)
+    with pytest.raises(RuntimeError, match="no anomaly"), trainer._debugged(trainer.parts.phases[0]):
+        raise RuntimeError("no anomaly")
 
 
 # --------------------------------------------------------------------------- warm start

@@ -47,6 +47,7 @@ class ImageGrid:
     def draw(self, G: TriPlane, number: int) -> Pictures:
         """The generator's: "fakesNNNNNN" with endings (_raw, _depth, ...), "fakes_front...", "fakes_turn..."."""
         own, front, turn = {}, {}, []
+        turning = min(TURN_SAMPLES, self.columns)
         z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))
         centre = {"radius": G.rendering_kwargs["avg_camera_radius"], "pivot": G.rendering_kwargs["avg_camera_pivot"]}
         ahead = front_pose(self.preset, **centre, device=self.device)
@@ -59,13 +60,15 @@ class ImageGrid:
             scene = {"noise_mode": "const", "planes": G.planes(ws, noise_mode="const"), "jitter": False}
             _collect(own, G.synthesis(ws, pose, **scene), self.data_type)
             _collect(front, G.synthesis(ws, ahead.expand_as(pose), **scene), self.data_type)
-            if start < min(TURN_SAMPLES, self.columns):
-                views = [G.synthesis(ws, view.expand_as(pose), **scene)["image"] for view in around]
+            if start < turning:
+                few = slice(turning - start)
+                scene |= {"planes": scene["planes"][few], "wanted": {"image"}}
+                views = [G.synthesis(ws[few], view.expand_as(pose[few]), **scene)["image"] for view in around]
                 turn.append(np.stack([draw_image(view) for view in views], axis=1))  # N,views,H,W,3
         front.pop("_weight", None)
         pictures = {f"fakes{number:06d}{ending}": self._tile(_drawn(parts)) for ending, parts in own.items()}
         pictures |= {f"fakes_front{number:06d}{ending}": self._tile(_drawn(parts)) for ending, parts in front.items()}
-        shown = np.concatenate(turn)[: min(TURN_SAMPLES, self.columns)]
+        shown = np.concatenate(turn)
         return pictures | {f"fakes_turn{number:06d}": _tiled(shown.reshape(-1, *shown.shape[2:]), TURN_VIEWS)}
 
     def _tile(self, pictures: np.ndarray) -> np.ndarray:
@@ -93,9 +96,10 @@ def _collect(parts: dict[str, list], out: dict[str, Tensor], data_type: str) -> 
 
 
 def _drawn(parts: list[np.ndarray]) -> np.ndarray:
-    """Join; numbers are stretched over their own range."""
+    """Join; numbers are stretched over their own range, those that are not finite become 0."""
     values = np.concatenate(parts)
     if values.dtype == np.uint8:
         return values
+    values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
     low, high = values.min(), values.max()
     return ((values - low) / max(high - low, 1e-8) * 255).astype(np.uint8)

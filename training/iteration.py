@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
+from torch_utils.host_memory import keep_freed_memory
 from torch_utils.training_stats import Collector
 from training.augment import adapt_p
 from training.label_maps import from_data_set
@@ -19,6 +21,7 @@ from training.options import TrainingOptions
 from training.parts import Parts, Phase
 from training.perceptual import load_lpips
 from training.sampler import BatchStream
+from training.state import StateError
 from training.status import PhaseClock
 from training.triplane import TriPlane
 
@@ -43,6 +46,16 @@ class Progress:
     tick: int = 0
     tick_start_nimg: int = 0
     seconds: float = 0.0
+
+
+def set_up(options: TrainingOptions, device: torch.device) -> None:
+    """Switches of torch: numbers as published, and what costs nothing but helps."""
+    torch.backends.cudnn.benchmark = not options.nobench
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.autograd.set_detect_anomaly(options.debug)
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 class Trainer:
@@ -83,9 +96,15 @@ class Trainer:
         """Take up a state (of rank 0), or the weights of --resume; without either keep rank 0's own. Says which."""
         state = distributed.from_rank_0(state)
         if state is not None:
-            self.parts.load_state_dict(state["parts"])
-            self.stream.load_state_dict(state["stream"])
-            self.progress = Progress(**state["progress"])
+            try:
+                self.parts.load_state_dict(state["parts"])
+                self.stream.load_state_dict(state["stream"])
+                self.progress = Progress(**state["progress"])
+            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+                what = " ".join(str(error).split())
+                raise StateError(f"the state does not fit the options of its folder: {what:.200}") from error
+            if self.rank:
+                self.parts.ada.zero_()  # rank 0 has the sums of all
             return f"Going on at {self.progress.cur_nimg} images, tick {self.progress.tick}"
         source, said = self.options.resume_pkl, "Starting from random weights"
         if source and self.rank == 0:
@@ -94,8 +113,14 @@ class Trainer:
             distributed.copy_from_rank_0(module)
         return said
 
+    def gather_ada(self) -> None:
+        """Bring the signs that all processes counted to rank 0, whose state is saved; the sum stays what it is."""
+        distributed.all_reduce(self.parts.ada)
+        if self.rank:
+            self.parts.ada.zero_()
+
     def state_dict(self) -> dict[str, Any]:
-        """All that `start` needs to go on as if nothing had been."""
+        """All that `start` needs to go on as if nothing had been; after `gather_ada`."""
         return {"parts": self.parts.state_dict(), "stream": self.stream.state_dict(), "progress": asdict(self.progress)}
 
     def iterate(self) -> None:
@@ -108,7 +133,8 @@ class Trainer:
             optimizer = self.parts.optimizers[phase.network]
             with self.clock.measure(phase.name):
                 optimizer.zero_grad(set_to_none=True)
-                self.accumulate(phase, number, batch)
+                with self._debugged(phase):
+                    self.accumulate(phase, number, batch)
                 bad = distributed.average_gradients(self.parts.networks[phase.network].parameters())
                 self._note(phase, bad)
                 optimizer.step()
@@ -153,6 +179,16 @@ class Trainer:
         signs = values.get("Loss/signs/real")
         if signs is not None:
             self.parts.ada += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
+
+    @contextmanager
+    def _debugged(self, phase: Phase) -> Iterator[None]:
+        """What torch's anomaly mode found, in one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not (self.options.debug and "returned nan values" in str(error)):
+                raise
+            raise TrainingError(f"--debug: {phase.name} at {self.progress.cur_nimg} images: {error}") from error
 
     def _note(self, phase: Phase, bad: Tensor) -> None:
         self.steps += 1

@@ -93,10 +93,15 @@ class Parts:
         if self.options.ema_rampup is not None:
             half_life = min(half_life, cur_nimg * self.options.ema_rampup)
         keep = 0.5 ** (self.options.batch_size / max(half_life, 1e-8))
-        for average, current in zip(self.average.parameters(), self.networks["G"].parameters(), strict=True):
-            average.copy_(current.lerp(average, keep))
-        for average, current in zip(self.average.buffers(), self.networks["G"].buffers(), strict=True):
-            average.copy_(current)
+        current = self.networks["G"]
+        torch._foreach_lerp_(list(self.average.parameters()), list(current.parameters()), 1 - keep)
+        torch._foreach_copy_(list(self.average.buffers()), list(current.buffers()))
+
+    def not_finite(self) -> str | None:
+        """Name of a parameter or buffer with a value that is not finite, None if all are."""
+        tensors = {f"{n}.{key}": t for n, module in self.all_modules.items() for key, t in module.state_dict().items()}
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        return None if finite.all() else list(tensors)[int(finite.int().argmin())]
 
     def warm_start(self, source: str) -> str:
         """Start from the networks of a weights file of any kind; a table of what was taken.

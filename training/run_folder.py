@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import re
+import secrets
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -17,10 +20,15 @@ import numpy as np
 
 from dnnlib.util import whole_file
 from training.options import TrainingOptions
+from training.state import StateError
 
 OPTIONS_FILE = "training_options.json"
 STATS_FILE = "stats.jsonl"
 LOG_FILE = "log.txt"
+LOCK_FILE = ".lock"
+WANDB_ID_FILE = "wandb_id.txt"
+TORCHRUN_ID_FILE = "torchrun_id.txt"
+TORCHRUN_ID = "TORCHELASTIC_RUN_ID"  # environment variable, the same when torchrun starts a run again
 WANDB_PROJECT = "pix2pix3d"
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
 
@@ -42,17 +50,42 @@ def create_run_folder(outdir: str | os.PathLike[str], run_name: str) -> Path:
             if not folder.is_dir():
                 raise
             continue  # another run was started in the same moment
+        if TORCHRUN_ID in os.environ:
+            (folder / TORCHRUN_ID_FILE).write_text(os.environ[TORCHRUN_ID])
         return folder
 
 
 def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path | None:
-    """The last run of the same options in outdir; one of the same name may be another run."""
+    """The last run in outdir that this torchrun started with the same options, but for what its data gave to them.
+
+    Its number alone would not tell: without --rdzv-id all runs of several machines have the same.
+    """
     for _, name, folder in sorted(_runs(Path(outdir)), reverse=True):
         if name == options.run_name:
             with suppress(OSError, ValueError):  # a run that was stopped before it wrote them
-                if read_options(folder) == options:
+                same = replace(read_options(folder), class_counts=options.class_counts) == options
+                if same and (folder / TORCHRUN_ID_FILE).read_text() == os.environ.get(TORCHRUN_ID):
                     return folder
     return None
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder; where the system cannot, do nothing.
+
+    Raises:
+        StateError: another one does.
+    """
+    with (folder / LOCK_FILE).open("w") as file:
+        with suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited: workers may live a little longer
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise StateError(f"{folder}: another process trains in this folder") from error
+        yield
 
 
 def _runs(outdir: Path) -> list[tuple[int, str, Path]]:
@@ -94,22 +127,29 @@ class RunLog:
     """Statistics and pictures of a run, written where people look for them; to be used as a context.
 
     Args:
-        folder: of the run. use_wandb: log to Weights & Biases too (offline where WANDB_MODE says so).
+        folder, options: of the run; options.wandb_log: to Weights & Biases too (offline where WANDB_MODE says so).
+        cur_nimg: where it goes on; what was written of later images is cut off.
     """
 
-    def __init__(self, folder: Path, options: TrainingOptions):
-        self.folder, self.options = folder, options
+    def __init__(self, folder: Path, options: TrainingOptions, cur_nimg: int = 0):
+        self.folder, self.options, self.cur_nimg = folder, options, cur_nimg
 
     def __enter__(self) -> RunLog:
         path = self.folder / STATS_FILE
-        drop_half_line(path)
+        cut_stats(path, self.cur_nimg)
         self._file = path.open("a", encoding="utf-8")
         tensorboard = loggers()
-        self._events = tensorboard.SummaryWriter(str(self.folder)) if tensorboard else None
+        events = {"log_dir": str(self.folder), "purge_step": self.cur_nimg + 1}
+        self._events = tensorboard.SummaryWriter(**events) if tensorboard else None
         self._wandb = None
         if self.options.wandb_log:
             wandb = importlib.import_module("wandb")
-            about = {"project": WANDB_PROJECT, "name": self.folder.name, "id": self.folder.name, "resume": "allow"}
+            about = {
+                "project": WANDB_PROJECT,
+                "name": self.folder.name,
+                "id": _wandb_id(self.folder),
+                "resume": "allow",
+            }
             self._wandb = wandb.init(dir=str(self.folder), config=self.options.to_plain(), **about)
         return self
 
@@ -139,11 +179,25 @@ class RunLog:
             self._wandb.log({name: wandb.Image(picture) for name, picture in pictures.items()}, step=cur_nimg)
 
 
-def drop_half_line(path: Path) -> None:
-    """Remove what a killed run may have left of its last line."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+def cut_stats(path: Path, cur_nimg: int) -> None:
+    """Remove what a killed run wrote after its last state, and what it left of a line."""
+    if not path.exists():
+        return
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or json.loads(line)["Progress/kimg"]["mean"] > cur_nimg / 1000:
+            break
+        kept += len(line)
+    os.truncate(path, kept)
+
+
+def _wandb_id(folder: Path) -> str:
+    """The same whenever the run goes on, another for a run of the same name in another folder."""
+    path = folder / WANDB_ID_FILE
+    if not path.exists():
+        with whole_file(path) as file:
+            file.write(secrets.token_hex(8).encode())
+    return path.read_text()
 
 
 def single(value: float) -> dict[str, Any]:

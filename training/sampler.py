@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from torch_utils.distributed import STOP_SIGNALS, ProcessError
 from training.archive import DataError
 
 REPLAY_BLOCK = 1 << 14  # random numbers drawn at once
@@ -91,8 +93,20 @@ def _collate(samples: list) -> dict[str, torch.Tensor] | DataError:
 
 def _leave_signals_alone(_worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; what it means is for the one to decide that takes the batches."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Around all that is done with batches: torch tells the death of a worker at any moment, by a signal's handler."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        ways_on = "if memory was short: fewer --workers; --continue goes on from the last state"
+        raise ProcessError(f"a process that reads data was killed; {ways_on}") from error
 
 
 class BatchStream:

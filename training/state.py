@@ -36,10 +36,11 @@ def save_state(folder: Path, cur_nimg: int, contents: Mapping[str, Any], keep: i
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that can be read, on the CPU; None if none was saved.
+    """The newest state that can be read, on the CPU; None if none was saved. Says which damaged ones it passed over.
 
     Raises:
-        StateError: there are some, and none can be read; the message names the newest.
+        StateError: there are some, and all are damaged; the message names the newest.
+        OSError, MemoryError: a state that may be good cannot be read now.
     """
     problems = []
     for path in _states(folder):
@@ -48,8 +49,11 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             if contents.get("format") != FORMAT or contents.get("version") != VERSION:
                 raise ValueError(f"not a training state of version {VERSION}")
             return contents
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # damaged bytes make IndexError, KeyError, ... too
-            problems.append(f"{path}: {str(error).partition(chr(10))[0]}")
+            problems.append(f"{path}: {str(error).partition(chr(10))[0] or type(error).__name__}")
+            print(f"Passed over {problems[-1]}", flush=True)
     if problems:
         raise StateError(problems[0])
     return None

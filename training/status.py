@@ -50,6 +50,18 @@ class PhaseClock:
         return start.elapsed_time(end) / 1000 if self._cuda else end - start
 
 
+def timing(total: float, tick: float, kimg: float, maintenance: float) -> dict[str, float]:
+    """Seconds under their public names."""
+    return {
+        "Timing/total_sec": total,
+        "Timing/sec_per_tick": tick,
+        "Timing/sec_per_kimg": kimg,
+        "Timing/maintenance_sec": maintenance,
+        "Timing/total_hours": total / 3600,
+        "Timing/total_days": total / 86400,
+    }
+
+
 def status_line(values: dict[str, float], seconds_left: float) -> str:
     """One line for people; `values` are the statistics of one value each, by name."""
     return "  ".join(

@@ -12,20 +12,21 @@ import torch
 
 from dnnlib.util import Logger
 from torch_utils import distributed
-from torch_utils.host_memory import keep_freed_memory
 from training.image_grids import ImageGrid, Pictures
 from training.interruption import Interrupted, Interruption
-from training.iteration import Trainer, TrainingError
+from training.iteration import Trainer, TrainingError, set_up
 from training.options import TrainingOptions
 from training.pictures import write_png
-from training.run_folder import LOG_FILE, RunLog, create_run_folder, single, write_options
+from training.run_folder import LOG_FILE, RunLog, create_run_folder, lock, single, write_options
+from training.sampler import lost_workers
 from training.snapshot import save_snapshot
 from training.state import load_state, remove_parts, save_state
-from training.status import memory, status_line
+from training.status import memory, status_line, timing
 
+WAYS_ON = "Try a larger --gamma, a smaller --glr and --dlr, or --d_num_fp16_res=0 --sr_num_fp16_res=0."
 SNAPSHOT = "network-snapshot-{:06d}.pkl"
-MAX_BAD_SHARE = 0.5  # of a tick's steps that may have had gradients that are not finite ...
-MIN_STEPS = 16  # ... if there were so many
+MAX_BAD_SHARE = 0.5  # of the steps of some ticks that may have had gradients that are not finite ...
+MIN_STEPS = 16  # ... together so many at least, or all that a run has
 
 
 def train(
@@ -43,39 +44,29 @@ def train(
         judge: `metrics.snapshots.judge_snapshot`, where the options ask for metrics.
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
-        TrainingError: most steps had gradients that are not finite.
+        TrainingError: most steps had gradients that are not finite, or weights became so.
+        StateError: no state can be read, it does not fit the options, or another process trains in the folder.
+        ProcessError: a process that reads data was killed.
     """
     options = distributed.from_rank_0(options)
     set_up(options, device)
     trainer = Trainer(options, device)
     notice = "" if distributed.rank() else "Finishing this iteration, then saving; once more to stop at once.\n"
-    with Interruption(notice) as interruption:
+    with Interruption(notice) as interruption, lost_workers():
         if distributed.rank() > 0:
             trainer.start(None)
             Loop(trainer, interruption, judge=judge).run()
             return
-        state = None
-        if folder:
+        folder = folder or create_run_folder(outdir, options.run_name)
+        with lock(folder), Logger(folder / LOG_FILE):
             remove_parts(folder)
-            state = load_state(folder)  # None: it was stopped before there was one
-        else:
-            folder = create_run_folder(outdir, options.run_name)
-        write_options(folder, options)
-        with Logger(folder / LOG_FILE), RunLog(folder, options) as log:
-            print(json.dumps(options.to_plain(), indent=2))
-            print(f"Run folder: {folder}")
-            print(trainer.start(state), flush=True)
-            Loop(trainer, interruption, folder, log, judge).run()
-
-
-def set_up(options: TrainingOptions, device: torch.device) -> None:
-    """Switches of torch: numbers as published, and what costs nothing but helps."""
-    torch.backends.cudnn.benchmark = not options.nobench
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.autograd.set_detect_anomaly(options.debug)
-    if device.type == "cpu":
-        keep_freed_memory()
+            state = load_state(folder)  # None: a new run, or it was stopped before there was one
+            write_options(folder, options)
+            with RunLog(folder, options, state["progress"]["cur_nimg"] if state else 0) as log:
+                print(json.dumps(options.to_plain(), indent=2))
+                print(f"Run folder: {folder}")
+                print(trainer.start(state), flush=True)
+                Loop(trainer, interruption, folder, log, judge).run()
 
 
 class Loop:
@@ -96,7 +87,10 @@ class Loop:
     ):
         self.trainer, self.options, self.progress = trainer, trainer.options, trainer.progress
         self.interruption, self.folder, self.log, self.judge = interruption, folder, log, judge
-        self.started = time.monotonic() - self.progress.seconds
+        self.started = self.tick_ended = time.monotonic()
+        self.started -= self.progress.seconds
+        self.steps = self.bad_steps = 0  # since they were last judged
+        self.saved_at = -1  # images
         if log:
             o = self.options
             self.grid = ImageGrid(trainer.dataset, o.grid, o.cfg, trainer.device, o.batch_gpu)
@@ -107,62 +101,72 @@ class Loop:
         """Train to the end, see `train`."""
         o, p = self.options, self.progress
         images = o.total_kimg * 1000
-        tick_ended = tick_began = time.monotonic()
+        self._begin_count()
         while p.cur_nimg < images:
             self.trainer.iterate()
             done = p.cur_nimg >= images
             if done or p.tick == 0 or p.cur_nimg >= p.tick_start_nimg + o.kimg_per_tick * 1000:
-                maintenance, tick_ended = tick_began - tick_ended, time.monotonic()
-                self._report(tick_ended - tick_began, maintenance)
+                self._report(done)
                 saving = done or p.tick % o.snapshot_ticks == 0
                 p.tick, p.tick_start_nimg = p.tick + 1, p.cur_nimg
-                if saving and self.log:
-                    self._write_pictures(self.grid.draw(self.trainer.average(), p.cur_nimg // 1000))
+                if saving:
+                    self._draw()
                     self._save()
                 if saving and o.evaluate:
                     self._judge()
-                tick_began = time.monotonic()
+                self._begin_count()
             if distributed.any_process(self.interruption.signal is not None) and not done:
                 self._leave()
         if self.log:
             print(f"Done: {p.cur_nimg / 1000:g} kimg. The weights are in {self.folder}.", flush=True)
 
-    def _report(self, seconds: float, maintenance: float) -> None:
-        """Statistics of the tick that ends, by all processes; TrainingError if most of its steps went wrong."""
+    def _begin_count(self) -> None:
+        """Of seconds and images: with the tick, but for one that was interrupted."""
+        self.counted_from, self.tick_began = self.progress.cur_nimg, time.monotonic()
+
+    def _report(self, done: bool = False) -> None:
+        """Statistics since the last time, by all processes; TrainingError if most steps went wrong."""
         o, p, t = self.options, self.progress, self.trainer
         stats = {**t.stats.as_dict(), **t.clock.read()}
         bad, steps = int(t.bad_steps), t.steps
         t.reset_steps()
-        p.seconds = time.monotonic() - self.started
-        per_kimg = seconds / (p.cur_nimg - p.tick_start_nimg) * 1000
+        maintenance, self.tick_ended = self.tick_began - self.tick_ended, time.monotonic()
+        seconds, p.seconds = self.tick_ended - self.tick_began, self.tick_ended - self.started
+        per_kimg = seconds / (p.cur_nimg - self.counted_from) * 1000
         values = {
             "Progress/tick": p.tick,
             "Progress/kimg": p.cur_nimg / 1000,
             "Progress/augment": t.augment_p(),
             "Progress/nonfinite_steps": bad,
-            "Timing/total_sec": p.seconds,
-            "Timing/sec_per_tick": seconds,
-            "Timing/sec_per_kimg": per_kimg,
-            "Timing/maintenance_sec": maintenance,
-            "Timing/total_hours": p.seconds / 3600,
-            "Timing/total_days": p.seconds / 86400,
+            **timing(p.seconds, seconds, per_kimg, maintenance),
             **memory(t.device),
         }
         if self.log:
-            print(status_line(values, (o.total_kimg - p.cur_nimg / 1000) * per_kimg), flush=True)
+            print(status_line(values, max(o.total_kimg - p.cur_nimg / 1000, 0) * per_kimg), flush=True)
             if bad:
                 print(f"{bad} of {steps} steps had gradients that are not finite; these were set to 0", flush=True)
             self.log.write({**stats, **{name: single(value) for name, value in values.items()}}, p.cur_nimg)
-        if steps >= MIN_STEPS and bad > MAX_BAD_SHARE * steps:
+        self._check_steps(bad, steps, done)
+
+    def _check_steps(self, bad: int, steps: int, done: bool) -> None:
+        self.bad_steps, self.steps = self.bad_steps + bad, self.steps + steps
+        if self.bad_steps > MAX_BAD_SHARE * self.steps and (self.steps >= MIN_STEPS or done):
             raise TrainingError(
-                f"{bad} of the last {steps} steps had gradients that are not finite: training has diverged. "
-                f"Try a larger --gamma, a smaller --glr and --dlr, or --d_num_fp16_res=0 --sr_num_fp16_res=0."
+                f"{self.bad_steps} of the last {self.steps} steps had gradients that are not finite: training has "
+                f"diverged. {WAYS_ON}"
             )
+        if self.steps >= MIN_STEPS:
+            self.bad_steps = self.steps = 0
 
     def _save(self) -> None:
-        """Weights for everybody, and the state to go on from."""
+        """Weights for everybody, and the state to go on from; all processes take part, rank 0 writes."""
         p, t, o = self.progress, self.trainer, self.options
-        p.seconds = time.monotonic() - self.started
+        t.gather_ada()
+        if not self.log or self.saved_at == p.cur_nimg:
+            return
+        if broken := t.parts.not_finite():
+            raise TrainingError(f"weights are not finite ({broken}); the state before is kept. {WAYS_ON}")
+        self.saved_at, p.seconds = p.cur_nimg, time.monotonic() - self.started
         t.average()
         extra = {"cfg": o.cfg, "kimg": p.cur_nimg / 1000, "training_options": o.to_plain()}
         path = self.folder / SNAPSHOT.format(p.cur_nimg // 1000)
@@ -178,11 +182,17 @@ class Loop:
 
     def _leave(self) -> None:
         number = self.interruption.signal or signal.SIGTERM  # another process may have got it
+        self._save()
+        if self.progress.cur_nimg > self.counted_from:  # in the middle of a tick
+            self._report()
         if self.log:
-            self._save()
             print(f"Stopped by {number.name} at {self.progress.cur_nimg} images. Go on with --continue {self.folder}")
         distributed.barrier()  # until rank 0 has saved: whoever leaves first ends all
         raise Interrupted(number)
+
+    def _draw(self) -> None:
+        if self.log:
+            self._write_pictures(self.grid.draw(self.trainer.average(), self.progress.cur_nimg // 1000))
 
     def _write_pictures(self, pictures: Pictures) -> None:
         for name, picture in pictures.items():
