@@ -6,7 +6,8 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,12 @@ from torch_utils.distributed import ProcessError, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
 from training.archive import DataError
 from training.configs import RENDERING
-from training.dataset import DATA_TYPES
+from training.dataset import DATA_TYPES, PosedImageDataset
 from training.interruption import Interrupted
 from training.iteration import TrainingError
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
-from training.resolve import read_data, resolve
+from training.resolve import AS_GIVEN, examine_data, idle, open_data, resolve
 from training.run_folder import latest_run, read_options
 from training.snapshot import read_weights
 from training.state import StateError
@@ -62,6 +63,15 @@ class Number(click.FloatRange):
         return number
 
 
+class Place(click.Path):
+    """A path that is not empty, which would be the folder that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class GridSize(click.ParamType):
     """Pictures across and down, like 8x4."""
 
@@ -82,13 +92,13 @@ def option(name: str, kind: Any, default: Any = None, text: str = "", **extra: A
 
 
 NOT_NEGATIVE, POSITIVE, SHARE = Number(min=0), Number(min=0, min_open=True), Number(0, 1)
-PATH = click.Path(path_type=Path)
+PATH, PLACE = Place(path_type=Path), Place()
 OPTIONS = (
     # what is trained on what
     option("outdir", PATH, None, "Where runs are saved; this one gets a numbered folder there."),
     option("cfg", click.Choice(list(RENDERING)), None, "Cameras and rendering by kind of object."),
-    option("data", click.Path(), None, "Images and poses, zip or folder."),
-    option("mask_data", click.Path(), None, "Label maps of the same names, zip or folder."),
+    option("data", PLACE, None, "Images and poses, zip or folder."),
+    option("mask_data", PLACE, None, "Label maps of the same names, zip or folder."),
     option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes, or drawings of edges."),
     option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
     option("data_resolution", click.IntRange(0), 0, "Size that the images must have; 0 takes any."),
@@ -130,7 +140,7 @@ OPTIONS = (
     option("random_c_prob", SHARE, 0.0, "Share of steps that render from the pose of another sample."),
     option("lambda_l1", NOT_NEGATIVE, 0.0, "Weight of reconstruction: smooth L1 ..."),
     option("lambda_lpips", NOT_NEGATIVE, 10.0, "... and LPIPS, which needs the package lpips ..."),
-    option("lpips_weights", click.Path(), None, "... and VGG16's file, if it cannot be fetched."),
+    option("lpips_weights", PLACE, None, "... and VGG16's file, if it cannot be fetched."),
     option("only_raw_recons", bool, False, "Reconstruct the rendered image only, not the enlarged one too."),
     option("lambda_d_semantic", NOT_NEGATIVE, 1.0, "Weight of the second discriminator in the generator's loss."),
     option("lambda_cross_view", NOT_NEGATIVE, 0.0, "Weight of consistency between views."),
@@ -162,7 +172,7 @@ OPTIONS = (
     option("grid", GridSize(), "8x4", "Pictures across and down in the grids.", metavar="WxH"),
     option("metrics", str, "fid50k_full", "Comma-separated metrics, or none ..."),
     option("no_eval", bool, True, "... not computed; False: at every snapshot, of the training data."),
-    option("wandb_log", bool, False, "Log to Weights & Biases too (pip install pix2pix3d[log])."),
+    option("wandb_log", bool, False, "Log to Weights & Biases too (pip install -e .[wandb])."),
     # machine
     option("seed", click.IntRange(0, MAX_SEED), 0, "Of weights, order of the data and everything drawn."),
     option("workers", click.IntRange(0, 64), 3, "Processes that read data, for each GPU; 0: none."),
@@ -172,11 +182,11 @@ OPTIONS = (
     click.option("-n", "--dry-run", is_flag=True, help="Check everything, print what would be trained, and stop."),
     *(click.option(f"--{name}", type=str, hidden=True) for name in NO_EFFECT),
 )  # fmt: skip
-# Options that --continue takes beside it, and the names of what they change.
-CHANGEABLE = {
-    "kimg": "total_kimg", "tick": "kimg_per_tick", "snap": "snapshot_ticks", "keep_states": "keep_states",
-    "grid": "grid", "gpus": "num_gpus", "batch_gpu": "batch_gpu", "workers": "workers", "wandb_log": "wandb_log",
-    "nobench": "nobench", "debug": "debug",
+CHANGEABLE = {  # options that --continue takes beside it, and their names in TrainingOptions
+    "batch_gpu": "batch_gpu",
+    **{option: field for field, option in AS_GIVEN.items() if option in (
+        "kimg", "tick", "snap", "keep_states", "grid", "gpus", "workers", "wandb_log", "nobench", "debug"
+    )},
 }  # fmt: skip
 
 
@@ -203,34 +213,58 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
             click.echo(f"--{name}: does nothing in this model; taken so that old command lines run.")
     folder = values.pop("continue")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options, processes = None, int(os.environ.get("WORLD_SIZE", 1))
+    options, dataset, processes = None, None, int(os.environ.get("WORLD_SIZE", 1))
     if int(os.environ.get("RANK", 0)) == 0:  # under torchrun the others get the options from there
-        options = _new_options(values) if folder is None else _continued_options(folder, values, given)
+        options, dataset, folder = _what_to_train(folder, values, given)
         processes = options.num_gpus
+    if not dry_run:
+        device = _check_machine(device, processes, options, new=folder is None)
+    if dataset:
+        bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
+        with _one_line():
+            options = examine_data(options, dataset, values, bar)
     if dry_run:
         if options:
             where = folder or values["outdir"] / f"NNNNN-{options.run_name}"
             click.echo(json.dumps(options.to_plain(), indent=2))
             click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
         return
-    with user_errors("--device"):
-        kind = choose_device(device).type
-    with user_errors("--gpus"):
-        check_processes(kind, processes)
-    if options:
-        _check_extras(options, new=folder is None)
-        if folder is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
-            folder = latest_run(values["outdir"], options)
     try:
-        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=kind)
+        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=device)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
-    except (DataError, StateError, WeightsError, TrainingError, ProcessError, OSError) as error:
+    except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{where}{error.strerror or error}") from error
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """ValueErrors that say themselves which option is to blame."""
+    try:
+        yield
+    except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def _new_options(values: dict[str, Any]) -> TrainingOptions:
-    """Options of a new run, checked against its data.
+def _what_to_train(
+    folder: Path | None, values: dict[str, Any], given: set[str]
+) -> tuple[TrainingOptions, PosedImageDataset | None, Path | None]:
+    """Options; the data set of a new run, whose files are still to be opened, or the folder of one that goes on."""
+    if folder is not None:
+        return _continued_options(folder, values, given), None, folder
+    dataset, options = _new_options(values, given)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
+        folder = latest_run(values["outdir"], options)
+    if folder is not None:
+        return read_options(folder), None, folder
+    return options, dataset, None
+
+
+def _new_options(values: dict[str, Any], given: set[str]) -> tuple[PosedImageDataset, TrainingOptions]:
+    """Options of a new run, checked as far as the data set's first file goes; says which given ones do nothing.
 
     Raises:
         InputError: anything that is missing, wrong, or does not go together.
@@ -240,19 +274,19 @@ def _new_options(values: dict[str, Any]) -> TrainingOptions:
         raise InputError(f"missing {', '.join(missing)}")
     with user_errors("--outdir"):
         check_outdir(values["outdir"])
-    bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
-    with user_errors("--data"):
-        data, histogram = read_data(values, bar)
-    try:
-        options = resolve(values, data, histogram)
-        if options.metrics:
-            with user_errors("--metrics"):
-                parsed = parse_metrics(options.metrics)
-        if options.evaluate:
+    with _one_line():
+        dataset, data = open_data(values)
+        options = resolve(values, data)
+    if options.metrics:
+        with user_errors("--metrics"):
+            parsed = parse_metrics(options.metrics)
+    if options.evaluate:
+        with _one_line():
             check_metrics(parsed, plain_data(options.data), ToolOptions(), None)
-        return options
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    for name, why in idle(values).items():
+        if name in given:
+            click.echo(f"--{name}: does nothing here, {why}")
+    return dataset, options
 
 
 def _continued_options(folder: Path, values: dict[str, Any], given: set[str]) -> TrainingOptions:
@@ -266,34 +300,40 @@ def _continued_options(folder: Path, values: dict[str, Any], given: set[str]) ->
     if stray := sorted(given - CHANGEABLE.keys()):
         allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
         raise InputError(f"--{stray[0]}: belongs to the run that goes on; with --continue can be changed: {allowed}")
-    try:
+    with _one_line():
         changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
         changed.check_batch()
-    except ValueError as error:
-        raise InputError(str(error)) from error
     with user_errors("--continue"):
         options.data.open()
     return changed
 
 
-def _check_extras(options: TrainingOptions, new: bool) -> None:
-    """Refuse what needs packages and files that cannot be had, before anything is made."""
+def _check_machine(device: str | None, processes: int, options: TrainingOptions | None, new: bool) -> str:
+    """Refuse what this machine has not: devices, packages and files; before anything is made.
+
+    Returns:
+        The kind of device.
+    """
+    with user_errors("--device"):
+        kind = choose_device(device).type
+    with user_errors("--gpus"):
+        check_processes(kind, processes)
+    if options is None:
+        return kind
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
-        raise InputError("--wandb_log: needs wandb (pip install pix2pix3d[log])")
-    if options.loss.lambda_lpips > 0:
-        with user_errors("--lambda_lpips"):
+        raise InputError("--wandb_log: needs wandb (pip install -e .[wandb])")
+    with _one_line():
+        if options.loss.lambda_lpips > 0:
             load_lpips(options.lpips_weights)
-    if options.evaluate:
-        try:
+        if options.evaluate:
             dataset, classes = plain_data(options.data), options.generator.channels
             load_tools(ToolOptions(), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
-        except ValueError as error:
-            raise InputError(str(error)) from error
     if options.resume_pkl and new:  # a run that goes on has its own
         try:
             read_weights(options.resume_pkl)
         except WeightsError as error:
             raise InputError(f"--resume {error}") from error
+    return kind
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 from click.testing import CliRunner
-from small_data import image_files, label_files, write_zip
+from small_data import image_files, label_files, name_of, png, write_zip
 
 import train
 from training import registry
@@ -21,12 +22,21 @@ SMALL = {
 }  # fmt: skip
 
 
-def small_data(folder: Path, count: int = 5, size: int = 128, classes: int = 4) -> dict[str, Path]:
+def small_data(folder: Path, count: int = 5, size: int = 128, classes: int = 4, edges: bool = False) -> dict[str, Path]:
     """A data set as options of the command."""
+    labels = edge_files(count, size) if edges else label_files(count, size, classes)
     return {
         "data": write_zip(folder / "pictures.zip", image_files(count, size)),
-        "mask_data": write_zip(folder / "labels.zip", label_files(count, size, classes)),
+        "mask_data": write_zip(folder / "labels.zip", labels),
     }
+
+
+def edge_files(count: int, size: int) -> dict[str, bytes]:
+    """Drawings: white, a tenth of the rows dark."""
+    rng = np.random.default_rng(3)
+    dark = rng.random((count, size, 1)) < 0.1
+    drawings = np.where(dark, 40, 255).astype(np.uint8).repeat(size, axis=2)
+    return {name_of(i): png(drawing) for i, drawing in enumerate(drawings)}
 
 
 def arguments(options: dict) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from golden import golden
 from small_data import dataset_json, good_poses, image_files, label_files, name_of, png, write_zip
-from small_training import SMALL, run, small_data
+from small_training import SMALL, arguments, run, small_data
 
 import train
 from training.options import AUGMENTATIONS, TrainingOptions
@@ -42,13 +42,14 @@ NOT_HERE = {  # of the published configuration, with the reason why ours has not
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Function from a size in pixels to a tiny data set, as options."""
+    """Function from a size in pixels and a type to a tiny data set, as options."""
     folder = tmp_path_factory.mktemp("data")
 
     @functools.cache
-    def make(size=128):
-        (folder / str(size)).mkdir(exist_ok=True)
-        return small_data(folder / str(size), count=2, size=size)
+    def make(size=128, data_type="seg"):
+        place = folder / f"{data_type}{size}"
+        place.mkdir(exist_ok=True)
+        return small_data(place, count=2, size=size, edges=data_type == "edge")
 
     yield make
     shutil.rmtree(folder)
@@ -116,7 +117,8 @@ def as_published(o: TrainingOptions) -> dict:
 
 
 def options_of(case: dict, data) -> dict:
-    return dict(word.split("=") for word in case["args"].split()) | data(case["data_resolution"])
+    options = dict(word.split("=") for word in case["args"].split())
+    return options | data(case["data_resolution"], options.get("--data_type", options.get("data_type", "seg")))
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -140,21 +142,25 @@ def test_command_lines_that_the_published_command_refuses_are_refused(name, data
 
 BASE = {**SMALL, "resume": "x.pkl"}
 BACKGROUND = {"use_bg": True}
+EDGES = {"data_type": "edge"}
 LARGE_ENOUGH = {"neural_rendering_resolution_initial": 16}  # for LPIPS
 CHANGES = {  # option: another value, and what it needs beside it
     "cfg": "ffhq", "data_type": "edge", "semantic_channels": 5, "mirror": True, "gpus": 2, "batch": 4,
     "batch_gpu": 1, "kimg": 5, "cond": False, "gen_pose_cond": True, "render_mask": (False, {"dis_mask": False}),
     "use_bg": True, "geometry_layer": 9, "cbase": 1024, "cmax": 16, "map_depth": 3, "decoder_lr_mul": 0.5,
-    "c_scale": 0.5, "encoder_width": 0.05, "sr_width": 0.5, "plane_resolution": 128,
+    "c_scale": (0.5, {"gen_pose_cond": True}), "encoder_width": 0.05, "sr_width": 0.5, "plane_resolution": 128,
     "depth_resolution": 8, "sr_module": "SuperresolutionHybrid2X", "sr_noise_mode": "random",
     "neural_rendering_resolution_initial": 16, "neural_rendering_resolution_final": 32,
-    "neural_rendering_resolution_fade_kimg": 5, "g_num_fp16_res": 2, "sr_num_fp16_res": 0, "d_num_fp16_res": 0,
+    "neural_rendering_resolution_fade_kimg": (5, {"neural_rendering_resolution_final": 32}),
+    "g_num_fp16_res": 2, "sr_num_fp16_res": 0, "d_num_fp16_res": 0,
     "dis_mask": False, "gamma": 2, "mbstd_group": 2, "freezed": 2, "disc_c_noise": 0.1, "random_c_prob": 0.1,
-    "lambda_l1": 3, "lambda_lpips": (1, LARGE_ENOUGH), "lpips_weights": "vgg.pth",
+    "lambda_l1": 3, "lambda_lpips": (1, LARGE_ENOUGH),
+    "lpips_weights": ("vgg.pth", {"lambda_lpips": 1, **LARGE_ENOUGH}),
     "only_raw_recons": True, "lambda_d_semantic": 0.5,
-    "lambda_cross_view": 0.1, "seg_weight": "auto", "edge_weight": 3, "silhouette_loss": (True, BACKGROUND),
+    "lambda_cross_view": 0.1, "seg_weight": "auto", "edge_weight": (3, EDGES), "silhouette_loss": (True, BACKGROUND),
     "density_reg": 0, "density_reg_every": 8, "density_reg_p_dist": 0.1, "reg_type": "monotonic-fixed",
-    "blur_fade_kimg": 7, "resume_blur": True, "glr": 0.1, "dlr": 0.1, "aug": "ada", "p": (0.3, {"aug": "fixed"}),
+    "blur_fade_kimg": (7, {"resume_blur": True}),
+    "resume_blur": True, "glr": 0.1, "dlr": 0.1, "aug": "ada", "p": (0.3, {"aug": "fixed"}),
     "target": (0.3, {"aug": "ada"}), "resume": "y.pkl", "desc": "note", "tick": 1, "snap": 3, "keep_states": 5,
     "grid": "2x2", "metrics": "none", "wandb_log": True, "seed": 3, "workers": 1, "nobench": True, "debug": True,
     "no_eval": (False, {"metrics": "miou"}),
@@ -171,8 +177,33 @@ def test_the_table_of_changes_has_every_option():
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_option_changes_what_is_trained(name, data, tmp_path):
     value, needed = CHANGES[name] if isinstance(CHANGES[name], tuple) else (CHANGES[name], {})
-    before = resolved(outdir=tmp_path, **{**BASE, **data(), **needed})
-    assert resolved(outdir=tmp_path, **{**BASE, **data(), **needed, name: value}) != before
+    options = {"outdir": tmp_path, **BASE, **needed}
+    changed = options | {name: value}
+    before, after = (resolved(**each, **data(128, each.get("data_type", "seg"))) for each in (options, changed))
+    files = {field: getattr(before.data, field) for field in ("path", "mask_path")}
+    assert replace(after, data=replace(after.data, **files)) != before
+    said = run("-n", **changed, **data(128, changed.get("data_type", "seg"))).output
+    assert f"--{name}: does nothing" not in said, "changed in the configuration alone"
+
+
+IDLE = {  # options that do nothing beside the others, and why
+    "edge_weight": ({"edge_weight": 3}, "it needs --data_type=edge"),
+    "seg_weight": ({"seg_weight": "auto", "render_mask": False, "dis_mask": False}, "it needs --render_mask=True"),
+    "lambda_cross_view": ({"lambda_cross_view": 1, "render_mask": False, "dis_mask": False}, "it needs --render_mask"),
+    "p": ({"p": 0.3}, "it needs --aug=fixed"),
+    "lpips_weights": ({"lpips_weights": "vgg.pth"}, "--lambda_lpips is 0"),
+    "blur_fade_kimg": ({"blur_fade_kimg": 7}, "after --resume it needs --resume_blur=True"),
+    "c_scale": ({"c_scale": 2}, "it needs --gen_pose_cond=True"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_option_that_does_nothing_beside_the_others_is_told(name, data, tmp_path):
+    changes, why = IDLE[name]
+    options = {"outdir": tmp_path, **BASE, **data(), **changes}
+    assert f"--{name}: does nothing here, {why}" in run("-n", **options).output
+    del options[name]
+    assert f"--{name}:" not in run("-n", **options).output
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.stem)
@@ -185,7 +216,7 @@ def test_scripts_give_options_that_train(script, data, tmp_path):
     for size in sizes:
         words = [word for word in shlex.split(command.replace("$SIZE", size)) if word != "$@"]
         pixels = 128 if "shapenet" in command or "toy" in script.stem else 512
-        options = resolved(*words, outdir=tmp_path, **data(pixels))
+        options = resolved(*words, outdir=tmp_path, **data(pixels, "edge" if "edge" in script.stem else "seg"))
         assert options.generator.render_labels and options.label_discriminator and options.loss.random_c_prob == 0.5
         assert options.resume_pkl or options.loss.lambda_lpips == 0
 
@@ -243,15 +274,44 @@ def _one_parameter():
     return torch.nn.Linear(1, 1)
 
 
-def test_a_restart_goes_on_with_the_last_run_of_the_same_options(data, tmp_path):
-    options = resolved(outdir=tmp_path, **{**SMALL, **data()})
+def test_a_restart_goes_on_with_the_last_run_of_the_same_torchrun_and_the_same_options(data, tmp_path, monkeypatch):
+    options = resolved(outdir=tmp_path, **{**SMALL, **data(), "seg_weight": "auto"})
+    opened = replace(options, class_counts=None)  # what is known before all files were read
     other = replace(options, g_lr=0.1)  # of the same name
-    assert latest_run(tmp_path / "none", options) is None
-    for one in (options, options, other):
+    assert latest_run(tmp_path / "none", opened) is None
+    for one, started_by in ((options, "a"), (options, "a"), (other, "a"), (options, "b"), (options, None)):
+        if started_by is None:
+            monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+        else:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", started_by)
         write_options(create_run_folder(tmp_path, one.run_name), one)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     create_run_folder(tmp_path, options.run_name)  # stopped before its options were written
-    assert latest_run(tmp_path, options).name == f"00001-{options.run_name}"
-    assert latest_run(tmp_path, replace(options, desc="else")) is None
+    assert latest_run(tmp_path, opened).name == f"00001-{options.run_name}"
+    assert latest_run(tmp_path, replace(opened, desc="else")) is None
+
+
+def test_options_are_checked_before_the_files_of_the_data_set_and_a_restart_opens_none(data, tmp_path, monkeypatch):
+    def opened(*_args):
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr("training.resolve.examine", opened)
+    options = {"outdir": tmp_path, **SMALL, **data()}
+    for changes in ({"batch": 3, "gpus": 2}, {"desc": "a/b"}, {"resume": "none.pkl"}, {"mbstd_group": 4},
+                    {"gpus": 200, "batch": 400}):  # fmt: skip
+        refused(**{**options, **changes})
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = []
+    monkeypatch.setattr(train, "launch", lambda *args, **how: done.append(args[3]))
+    known = TrainingOptions.from_plain({**resolved_without_data(options).to_plain()})
+    write_options(create_run_folder(tmp_path, known.run_name), known)
+    assert run(**options).exit_code == 0 and done == [tmp_path / f"00000-{known.run_name}"]
+
+
+def resolved_without_data(options):
+    _, made = train._new_options(train.main.make_context("train.py", arguments(options)).params, set())
+    return made
 
 
 # --------------------------------------------------------------------------- wrong inputs
@@ -277,13 +337,20 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "unknown cfg": ({"cfg": "dogs"}, "'--cfg': 'dogs' is not one of 'afhq'"),
     "unknown option": ({"colour": "red"}, "No such option '?--colour"),
     "data that is not there": ({"data": "none.zip"}, "--data none.zip: -: no such file"),
-    "label maps that are not there": ({"mask_data": "none.zip"}, "--data none.zip: -: no such file"),
+    "label maps that are not there": ({"mask_data": "none.zip"}, "Error: --mask_data none.zip: -: no such file"),
+    "class ids as drawings": ({**EDGES, "semantic_channels": None}, "Error: --mask_data .*labels.zip: .*half of its "
+                              "pixels are darker than [0-9]+ of 255; expected dark lines on white, not class ids"),
+    "an empty outdir": ({"outdir": ""}, "'--outdir': it is empty"),
+    "an empty mask_data": ({"mask_data": ""}, "'--mask_data': it is empty"),
+    "an outdir that cannot be": ({"outdir": "/proc/x"}, "Error: /proc/x: No such file or directory$"),
+    "more processes than cores": ({"gpus": 2000, "batch": 4000}, "--gpus 2000: .* CPU cores are there"),
     "no zip": (lambda folder: {"data": _written(folder / "a.zip", b"hello")}, "--data .*a.zip"),
     "images without poses": (made(data={"dataset.json": None}), "dataset.json: missing"),
     "a pose too few": (made(data={"dataset.json": dataset_json(good_poses(1))}), "no pose in dataset.json"),
     "an image without label map": (made(mask_data={name_of(1): None}), "no label map of that name"),
     "a damaged image": (made(data={name_of(1): b"\x89PNG"}), "img00000001.png: not a PNG"),
-    "a class too many": (made(mask_data={name_of(1): png(GREY)}), "class 9 found, 4 classes are 0 to 3"),
+    "a class too many": (made(mask_data={name_of(1): png(GREY)}),
+                         "Error: --mask_data .*class 9 found, 4 classes are 0 to 3"),
     "label maps of another size": (made(mask_data={name_of(0): png(GREY[:64, :64] // 9)}), "64x64 pixels"),
     "64 pixels": (lambda folder: small_data(folder, 2, 64), "Error: --data [^:]*: its images have 64 pixels, allowed"),
     "another size than asked for": ({"data_resolution": 512}, "Error: --data_resolution 512: the images have 128"),
@@ -298,8 +365,8 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "background without labels": ({"render_mask": False, "dis_mask": False, **BACKGROUND}, "--use_bg: needs"),
     "silhouette without background": ({"silhouette_loss": True}, "--silhouette_loss: needs --use_bg=True"),
     "pose without pose": ({"gen_pose_cond": True, "cond": False}, "--gen_pose_cond: needs --cond=True"),
-    "published weights, other classes": ({"seg_weight": 2}, "seg_weight 2: .*19 classes, .* 4"),
-    "weights of edges": ({"seg_weight": 1, "data_type": "edge"}, "--seg_weight 1: edges have no classes"),
+    "published weights, other classes": ({"seg_weight": 2}, "Error: --seg_weight 2: .*19 classes, .* 4"),
+    "weights of edges": ({"seg_weight": 1, **EDGES}, "--seg_weight 1: edges have no classes"),
     "too many geometry layers": ({"geometry_layer": 14, "plane_resolution": 256}, "_layer 14: expected 1 to 13"),
     "too many for small planes": ({"geometry_layer": 10}, "--geometry_layer 10: expected 1 to 9"),
     "planes of an odd size": ({"plane_resolution": 100}, "--plane_resolution 100: expected a power of two"),
@@ -315,7 +382,8 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "a file in the place of outdir": (lambda folder: {"outdir": _written(folder / "taken", b"")}, "taken: is a file"),
     "weights that are none": (lambda folder: {"resume": _written(folder / "x.pkl", b"hi")}, "--resume .*x.pkl: not a"),
     "no such device": ({"device": "mps"}, "--device mps: no such device"),
-    "no lpips weights": ({**LPIPS, "lpips_weights": "none.pth"}, "--lambda_lpips .*--lambda_lpips=0"),
+    "no lpips weights": ({**LPIPS, "lpips_weights": "none.pth"},  # or no torchvision that fits this torch
+                         "Error: (--lpips_weights [^:]*none.pth|--lambda_lpips): .*--lambda_lpips=0"),
     "raw images too small for lpips": ({**LPIPS, "neural_rendering_resolution_final": 8}, "_final 8: LPIPS takes 16"),
     "no channels": ({"cbase": 64, "plane_resolution": 64}, "--cbase 64: no channels are left at 128 pixels"),
     "no channels of the planes": ({"plane_resolution": 256, "cbase": 128}, "--cbase 128: no channels are left at 256"),
@@ -324,6 +392,7 @@ WRONG = {  # options, or a function from a folder to them; what the line says
         "--neural_rendering_resolution_final 160: super-resolution to 256 pixels takes 128 at most",
     ),
     "a note that is a path": ({"desc": "../b"}, "--desc '../b': a part of a folder's name"),
+    "a note too long": ({"desc": "\u6f22" * 80}, "--desc: .* folder would have a name of 274 bytes, at most 240"),
     "a note of two lines": ({"desc": "a\nb"}, r"--desc 'a\\nb': a part of a folder's name"),
     "weights without a name": ({"resume": ""}, "--resume: no file is named"),
     "more images than a life is long": ({"kimg": "1e308"}, "'--kimg': 1e[+]308 is not in the range"),

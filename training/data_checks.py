@@ -9,6 +9,7 @@ import numpy as np
 
 from training.archive import Archive, DataError, Problem
 from training.data_index import Index
+from training.label_maps import DARKEST_PAPER
 from training.pictures import decode_class_ids, decode_edges, decode_image
 
 
@@ -56,7 +57,7 @@ def examine(
             elif data_type == "seg":
                 _examine_class_ids(report, content, semantic_channels)
             else:
-                decode_edges(content, report.resolution)
+                _examine_drawing(decode_edges(content, report.resolution))
         except DataError as error:
             report.problems += error.problems
         except ValueError as error:
@@ -72,6 +73,12 @@ def _examine_image(report: Report, content: bytes) -> None:
         raise ValueError(f"{width}x{height} pixels, images must be square and a power of two (dataset_tool.py pack)")
     if width != report.resolution:
         raise ValueError(f"{width}x{height} pixels, the first image has {report.resolution}")
+
+
+def _examine_drawing(stored: np.ndarray) -> None:
+    if (paper := 255 - np.median(stored)) < DARKEST_PAPER:
+        what = f"half of its pixels are darker than {paper:.0f} of 255; expected dark lines on white"
+        raise ValueError(f"{what}, not class ids (--data_type=seg), a photo or white lines on black")
 
 
 def _examine_class_ids(report: Report, content: bytes, semantic_channels: int | None) -> None:

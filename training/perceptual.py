@@ -21,22 +21,21 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
     Args:
         weights: file of torchvision's VGG16 (vgg16-397923af.pth); None lets the package fetch it at its first use.
     Raises:
-        ValueError: the package or the weights cannot be had; says why and how to train without.
+        ValueError: the package or the weights cannot be had; says which option of train.py is to blame, why, and how
+            to train without.
     """
     try:
         import lpips
     except (ImportError, OSError, RuntimeError) as error:  # the last two: a torchvision that does not fit this torch
-        raise ValueError(
-            f"lambda_lpips: the package lpips cannot be used ({error}); install it, or {WAY_ON}"
-        ) from error
+        way_on = f"pip install -e .[train] to install it, or {WAY_ON}"
+        raise ValueError(f"--lambda_lpips: the package lpips cannot be used ({error}); {way_on}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls torchvision in an old way
             network = lpips.LPIPS(net="vgg", version="0.1", pnet_rand=weights is not None, verbose=False)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"lambda_lpips: VGG16's weights cannot be fetched ({error}); give their file, or {WAY_ON}"
-        ) from error
+        way_on = f"--lpips_weights takes their file, or {WAY_ON}"
+        raise ValueError(f"--lambda_lpips: VGG16's weights cannot be fetched ({error}); {way_on}") from error
     if weights is not None:
         _fill_trunk(network, Path(weights))
     return network.eval().requires_grad_(False).to(device)
@@ -50,6 +49,7 @@ def _fill_trunk(network: nn.Module, path: Path) -> None:
             for name, tensor in network.net.named_parameters():
                 tensor.copy_(stored[f"features.{name.split('.', 1)[1]}"])
     except OSError as error:
-        raise ValueError(f"LPIPS weights {path}: {error.strerror}; give torchvision's VGG16, or {WAY_ON}") from error
+        raise ValueError(f"--lpips_weights {path}: {error.strerror}; give torchvision's VGG16, or {WAY_ON}") from error
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"LPIPS weights {path}: not torchvision's VGG16 (vgg16-397923af.pth); or {WAY_ON}") from error
+        what = "not torchvision's VGG16 (vgg16-397923af.pth)"
+        raise ValueError(f"--lpips_weights {path}: {what}; or {WAY_ON}") from error

@@ -5,10 +5,11 @@ All ValueErrors start with the option that is to blame.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from training.archive import DataError
 from training.backbone import count_ws
@@ -25,97 +26,129 @@ EMA_KIMG_AT_REFERENCE = 10
 EMA_RAMPUP = 0.05  # the average's half-life is at most this share of the images seen
 BLUR_INIT_SIGMA = 10  # pixels
 ADA_KIMG, ADA_KIMG_RESUMED = 500, 100  # over which p can grow by 1
-MAX_DESC = 100  # characters: file systems take 255 for the whole name
+MAX_RUN_NAME = 240  # bytes: file systems take 255 with the number
+AS_GIVEN = {  # field of TrainingOptions: the option that it is
+    "cfg": "cfg", "label_discriminator": "dis_mask", "num_gpus": "gpus", "batch_size": "batch", "g_lr": "glr",
+    "d_lr": "dlr", "resume_pkl": "resume", "total_kimg": "kimg", "kimg_per_tick": "tick", "snapshot_ticks": "snap",
+    "grid": "grid", "keep_states": "keep_states", "random_seed": "seed", "workers": "workers",
+    "wandb_log": "wandb_log", "nobench": "nobench", "debug": "debug", "desc": "desc",
+}  # fmt: skip
 
 # --------------------------------------------------------------------------- data
 
 
-def read_data(
-    values: Mapping[str, Any], progress: Callable[[Iterable], Iterable] = iter
-) -> tuple[DataOptions, np.ndarray]:
-    """Open the data set and every file in it once.
+def open_data(values: Mapping[str, Any]) -> tuple[PosedImageDataset, DataOptions]:
+    """A data set as far as its names, poses and first image tell.
 
-    Returns:
-        Its options; pixels of each class id over all label maps, int64 256 (zeros for edges).
     Raises:
-        DataError: anything that training would stumble over later, class ids out of range included.
+        ValueError: anything that is wrong with these.
     """
-    data_type = values["data_type"]
-    dataset = PosedImageDataset(values["data"], values["mask_data"], data_type)
-    classes = values["semantic_channels"] if data_type == "seg" else None
-    report = examine(dataset.images, dataset.label_maps, dataset.index, data_type, classes, progress)
-    if report.problems:
-        raise DataError(values["data"], report.problems)
-    paths = {"path": str(values["data"]), "mask_path": str(values["mask_data"])}
+    try:
+        dataset = PosedImageDataset(values["data"], values["mask_data"], values["data_type"])
+    except DataError as error:
+        raise _blamed(values, error) from error
     options = DataOptions(
         dataset.name,
-        **paths,
-        data_type=data_type,
+        path=os.path.abspath(values["data"]),  # --continue is given from any folder
+        mask_path=os.path.abspath(values["mask_data"]),
+        data_type=dataset.data_type,
         resolution=dataset.resolution,
         max_size=len(dataset),
         xflip=values["mirror"],
     )
-    return options, report.histogram
+    return dataset, options
+
+
+def examine_data(
+    options: TrainingOptions,
+    dataset: PosedImageDataset,
+    values: Mapping[str, Any],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> TrainingOptions:
+    """Decode every file of the data set once; the options with what that gives to them.
+
+    Raises:
+        ValueError: anything that training would stumble over later, class ids out of range included.
+    """
+    classes = values["semantic_channels"] if dataset.data_type == "seg" else None
+    report = examine(dataset.images, dataset.label_maps, dataset.index, dataset.data_type, classes, progress)
+    if report.problems:
+        raise _blamed(values, DataError(values["data"], report.problems))
+    counts = report.histogram[:classes].tolist() if options.loss.seg_weight == "auto" else None
+    return replace(options, class_counts=counts)
+
+
+def _blamed(values: Mapping[str, Any], error: DataError) -> ValueError:
+    """With the option whose files are at fault."""
+    label_maps, first = Path(values["mask_data"]), error.problems[0].file
+    theirs = first.startswith(f"{label_maps.name}/") and label_maps.name != Path(values["data"]).name
+    if theirs or Path(error.path) == label_maps:
+        return ValueError(f"--mask_data {DataError(values['mask_data'], error.problems)}")
+    return ValueError(f"--data {error}")
 
 
 # --------------------------------------------------------------------------- everything
 
 
-def resolve(values: Mapping[str, Any], data: DataOptions, histogram: np.ndarray) -> TrainingOptions:
-    """
+def resolve(values: Mapping[str, Any], data: DataOptions) -> TrainingOptions:
+    """Everything but what `examine_data` adds.
+
     Args:
         values: of the training command, by name with underscores.
-        data, histogram: of `read_data`.
     Raises:
         ValueError: values that do not go together.
     """
-    _check_size(values, data)
-    _check_model(values)
-    _check_widths(values, data)
-    _check_rendering(values, data)
-    _check_names(values)
-    resumed = values["resume"] is not None
-    batch, gpus = values["batch"], values["gpus"]
-    if batch % gpus:
-        raise ValueError(f"--batch {batch}: expected a multiple of --gpus {gpus}")
-    loss, counts = _loss(values), histogram[: values["semantic_channels"]].tolist()
-    if data.data_type == "seg":
-        class_weights(loss.seg_weight, values["semantic_channels"], counts)  # says what does not fit
+    for check in (_check_size, _check_model, _check_widths, _check_rendering):
+        check(values, data)
+    resumed, batch = values["resume"] is not None, values["batch"]
+    weights = values["lpips_weights"]
     options = TrainingOptions(
-        cfg=values["cfg"],
         generator=_generator(values, data),
         discriminator=_discriminator(values, data),
-        loss=loss,
+        loss=_loss(values),
         data=data,
         augment=_augment(values),
-        label_discriminator=values["dis_mask"],
-        class_counts=counts if loss.seg_weight == "auto" else None,
-        lpips_weights=values["lpips_weights"],
-        num_gpus=gpus,
-        batch_size=batch,
-        batch_gpu=values["batch_gpu"] or batch // gpus,
-        g_lr=values["glr"],
-        d_lr=values["dlr"],
+        class_counts=None,
+        lpips_weights=weights and os.path.abspath(weights),
+        batch_gpu=values["batch_gpu"] or batch // values["gpus"],
         g_reg_interval=values["density_reg_every"] if values["density_reg"] > 0 else None,
         ema_kimg=batch * EMA_KIMG_AT_REFERENCE / REFERENCE_BATCH,
         ema_rampup=None if resumed else EMA_RAMPUP,
-        resume_pkl=values["resume"],
-        total_kimg=values["kimg"],
-        kimg_per_tick=values["tick"],
-        snapshot_ticks=values["snap"],
-        grid=values["grid"],
-        keep_states=values["keep_states"],
-        random_seed=values["seed"],
-        workers=values["workers"],
         metrics=_metrics(values),
         evaluate=not values["no_eval"],
-        wandb_log=values["wandb_log"],
-        nobench=values["nobench"],
-        debug=values["debug"],
-        desc=values["desc"],
+        **{field: values[name] for field, name in AS_GIVEN.items()},
     )
     options.check_batch()
+    _check_names(values, options)
     return options
+
+
+def idle(values: Mapping[str, Any]) -> dict[str, str]:
+    """Options that do nothing beside the others, and why."""
+    edges, labels, resumed = values["data_type"] == "edge", values["render_mask"], values["resume"] is not None
+    l1 = values["density_reg"] > 0 and values["reg_type"] == "l1"
+    rules = {
+        "semantic_channels": (edges, "edges are no classes"),
+        "data_resolution": (edges, "it checks data of --data_type=seg alone"),
+        "edge_weight": (not (edges and labels), "it needs --data_type=edge and --render_mask=True"),
+        "seg_weight": (not labels, "it needs --render_mask=True"),
+        "lambda_cross_view": (not labels, "it needs --render_mask=True"),
+        "lambda_d_semantic": (not values["dis_mask"], "it needs --dis_mask=True"),
+        "lpips_weights": (values["lambda_lpips"] == 0, "--lambda_lpips is 0"),
+        "p": (values["aug"] != "fixed", "it needs --aug=fixed"),
+        "target": (values["aug"] != "ada", "it needs --aug=ada"),
+        "resume_blur": (not resumed, "it needs --resume"),
+        "blur_fade_kimg": (resumed and not values["resume_blur"], "after --resume it needs --resume_blur=True"),
+        "neural_rendering_resolution_fade_kimg": (
+            values["neural_rendering_resolution_final"] is None, "it needs --neural_rendering_resolution_final"
+        ),
+        "density_reg_every": (values["density_reg"] == 0, "--density_reg is 0"),
+        "density_reg_p_dist": (not l1, "it needs --reg_type=l1, and --density_reg above 0"),
+        "reg_type": (values["density_reg"] == 0, "--density_reg is 0"),
+        "c_scale": (not values["gen_pose_cond"], "it needs --gen_pose_cond=True"),
+        "disc_c_noise": (not values["cond"], "it needs --cond=True"),
+    }  # fmt: skip
+    return {name: why for name, (does_nothing, why) in rules.items() if does_nothing}
 
 
 def _check_size(values: Mapping[str, Any], data: DataOptions) -> None:
@@ -127,9 +160,9 @@ def _check_size(values: Mapping[str, Any], data: DataOptions) -> None:
         raise ValueError(f"--data_resolution {expected}: the images have {size} pixels")
 
 
-def _check_model(values: Mapping[str, Any]) -> None:
+def _check_model(values: Mapping[str, Any], data: DataOptions) -> None:
     """Refuse parts of the model that need other parts which are off."""
-    seg = values["data_type"] == "seg"
+    seg = data.data_type == "seg"
     needs = {  # option that is on -> what it needs, and whether that is there
         "dis_mask": ("--render_mask=True", values["render_mask"]),
         "use_bg": ("--render_mask=True", values["render_mask"]),
@@ -141,6 +174,11 @@ def _check_model(values: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name}: needs {needed}")
     if values["seg_weight"] != "0" and not seg:
         raise ValueError(f"--seg_weight {values['seg_weight']}: edges have no classes; --edge_weight weighs them")
+    if values["seg_weight"] in ("1", "2"):
+        try:
+            class_weights(int(values["seg_weight"]), values["semantic_channels"])
+        except ValueError as error:
+            raise ValueError(f"--{error}") from error
     planes = values["plane_resolution"]
     if planes & (planes - 1):
         raise ValueError(f"--plane_resolution {planes}: expected a power of two")
@@ -171,10 +209,13 @@ def _check_rendering(values: Mapping[str, Any], data: DataOptions) -> None:
             raise ValueError(f"{given}: LPIPS takes {SMALLEST_IMAGE} or more; or go without: --lambda_lpips=0")
 
 
-def _check_names(values: Mapping[str, Any]) -> None:
+def _check_names(values: Mapping[str, Any], options: TrainingOptions) -> None:
     desc = values["desc"] or ""
-    if not desc.isprintable() or set(desc) & set("/\\") or len(desc) > MAX_DESC:
-        raise ValueError(f"--desc {desc!r}: a part of a folder's name, at most {MAX_DESC} characters without / and \\")
+    if not desc.isprintable() or set(desc) & set("/\\"):
+        raise ValueError(f"--desc {desc!r}: a part of a folder's name, without / and \\")
+    if (size := len(os.fsencode(options.run_name))) > MAX_RUN_NAME:
+        option = "--desc" if desc else "--data"
+        raise ValueError(f"{option}: the run's folder would have a name of {size} bytes, at most {MAX_RUN_NAME}")
     if values["resume"] == "":
         raise ValueError("--resume: no file is named; leave it out to start from random weights")
 
