@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -122,12 +123,17 @@ def _children(pid):
 
 
 SIZES = ("cbase", "cmax", "plane_resolution", "depth_resolution")
-README = """
-    --cfg=afhq --data_type seg --semantic_channels 6 --render_mask=True --dis_mask=True
-    --neural_rendering_resolution_initial=128 --gpus=1 --batch=4 --mbstd-group=2 --gamma=5.0 --gen_pose_cond=True
-    --random_c_prob=0.5 --lambda_d_semantic=0.1 --lambda_lpips=1 --lambda_cross_view=1e-4 --only_raw_recons=True
-    --wandb_log=False
-"""
+
+
+def published() -> list[str]:
+    """The first command of docs/training.md, on one process and without its paths."""
+    page = (ROOT / "docs" / "training.md").read_text()
+    python, script, *words = shlex.split(page.split("```")[1].replace("\\\n", " "))
+    assert [python, script] == ["python", "train.py"]
+    options = dict(word.split("=", 1) for word in words)
+    paths = [options.pop(f"--{name}") for name in ("outdir", "data", "mask_data", "resume")]
+    assert len(options) == 16 and all("/" in path for path in paths[1:])
+    return [f"{name}={value}" for name, value in {**options, "--gpus": 1}.items()]
 
 
 def test_the_published_command_for_cats_trains_on_a_toy_data_set(tmp_path):
@@ -135,8 +141,8 @@ def test_the_published_command_for_cats_trains_on_a_toy_data_set(tmp_path):
     widths = {name: SMALL[name] for name in SMALL if "width" in name or name in SIZES}
     same_size = trained(**{**SMALL, **files, "kimg": 0.002, "dis_mask": False, "semantic_channels": 6})
     resume = eg3d_like(tmp_path / "afhqcats512-128.pkl", read_options(same_size))
-    assert run(*README.split(), "-n", **files, resume=resume).exit_code == 0
+    assert run(*published(), "-n", **files, resume=resume).exit_code == 0
     shorter = {"kimg": 0.008, "tick": 0.004, "lambda_lpips": 0, "grid": "1x1", "workers": 1}  # no VGG16 weights here
-    process = start(*README.split(), **files, **widths, **shorter, resume=resume)
+    process = start(*published(), **files, **widths, **shorter, resume=resume)
     output = finished(process)
     assert "D_semantic, from its D" in output and output.count("\ntick ") == 2

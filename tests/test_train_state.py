@@ -15,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from small_training import small_data
 
 import dnnlib.util
+from training import curves
+from training.curves import read_curves
 from training.dataset import PosedImageDataset
 from training.interruption import Interruption
 from training.run_folder import STATS_FILE, create_run_folder, cut_stats, lock
@@ -246,6 +250,27 @@ def test_statistics_of_what_came_after_the_state_and_half_a_line_are_cut_off(tmp
     cut_stats(path, cur_nimg)
     assert path.read_text() == "".join(lines[:kept])
     cut_stats(tmp_path / "none", cur_nimg)
+
+
+def test_curves_show_statistics_and_metrics_of_runs_over_thousands_of_images(tmp_path):
+    for run, values in (("a", (1.0, 3.0)), ("b", (2.0, None))):
+        (tmp_path / run).mkdir()
+        means = [{"Progress/kimg": {"mean": kimg}, "Loss/G/loss": {"mean": kimg}} for kimg in (0.0, 2.0)]
+        (tmp_path / run / STATS_FILE).write_text("".join(json.dumps(line) + "\n" for line in means))
+        lines = [
+            {"snapshot_pkl": f"x/network-snapshot-{n:06d}.pkl", "results": {"miou": v}} for n, v in enumerate(values)
+        ]
+        (tmp_path / run / "metric-miou.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_curves(tmp_path / "a", ["Loss/G/loss"]) == {"Loss/G/loss": [(0, 0), (2, 2)], "miou": [(0, 1), (1, 3)]}
+    assert read_curves(tmp_path / "b", ["Loss/none"]) == {"miou": [(0, 2)]}
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "curves.png")]
+    assert CliRunner().invoke(curves.main, words).exit_code == 0
+    drawn = np.array(Image.open(tmp_path / "curves.png"))
+    panel = drawn[curves.TOP : curves.HEIGHT - curves.BOTTOM, curves.LEFT : curves.WIDTH - curves.RIGHT].astype(int)
+    rows, columns = np.nonzero(abs(panel[..., 2] - panel[..., 0]) > 50)
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # a straight line upwards
+    result = CliRunner().invoke(curves.main, [str(tmp_path)])
+    assert result.exit_code == 2 and "no such statistics" in result.output
 
 
 # --------------------------------------------------------------------------- one process in a folder

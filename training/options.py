@@ -6,7 +6,8 @@ Values and names as of the published training command; `TrainingOptions.to_plain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from training.configs import CLAMP_WITH_FP16, GeneratorOptions
@@ -154,6 +155,11 @@ class TrainingOptions:
     def to_plain(self) -> dict[str, Any]:
         """Nested dicts, lists, strings and numbers."""
         return asdict(self)
+
+    def for_others(self) -> TrainingOptions:
+        """As weights hold them, which are given away: without the folders of the machine they were made on."""
+        data = replace(self.data, path=Path(self.data.path).name, mask_path=Path(self.data.mask_path).name)
+        return replace(self, data=data, lpips_weights=self.lpips_weights and Path(self.lpips_weights).name)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TrainingOptions:

@@ -87,10 +87,9 @@ class Loop:
     ):
         self.trainer, self.options, self.progress = trainer, trainer.options, trainer.progress
         self.interruption, self.folder, self.log, self.judge = interruption, folder, log, judge
-        self.started = self.tick_ended = time.monotonic()
-        self.started -= self.progress.seconds
-        self.steps = self.bad_steps = 0  # since they were last judged
-        self.saved_at = -1  # images
+        self.tick_ended = time.monotonic()
+        self.started = self.tick_ended - self.progress.seconds
+        self.saved_at, self.steps, self.bad_steps = -1, 0, 0  # images; steps since they were last judged
         if log:
             o = self.options
             self.grid = ImageGrid(trainer.dataset, o.grid, o.cfg, trainer.device, o.batch_gpu)
@@ -168,9 +167,9 @@ class Loop:
             raise TrainingError(f"weights are not finite ({broken}); the state before is kept. {WAYS_ON}")
         self.saved_at, p.seconds = p.cur_nimg, time.monotonic() - self.started
         t.average()
-        extra = {"cfg": o.cfg, "kimg": p.cur_nimg / 1000, "training_options": o.to_plain()}
-        path = self.folder / SNAPSHOT.format(p.cur_nimg // 1000)
-        save_snapshot(path, t.parts.all_modules, o.data.kwargs(), extra)
+        told = o.for_others()
+        extra = {"cfg": o.cfg, "kimg": p.cur_nimg / 1000, "training_options": told.to_plain()}
+        save_snapshot(self.folder / SNAPSHOT.format(p.cur_nimg // 1000), t.parts.all_modules, told.data.kwargs(), extra)
         save_state(self.folder, p.cur_nimg, t.state_dict(), o.keep_states)
 
     def _judge(self) -> None:
