@@ -1,12 +1,9 @@
-"""The first application: what it writes, what it refuses, and its commands in the README."""
+"""The first application: what it writes, what it refuses, and the conveniences of the command line."""
 
 import pickle
 import re
 import shlex
-import subprocess
-import sys
 import zipfile
-from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -112,29 +109,6 @@ def stand_in(folder, cfg, count=5):
     drawings = {name: png(255 - 255 * np.eye(16, k=i, dtype=np.uint8)) for i, name in enumerate(label_files(count))}
     write_zip(folder / data.label_maps, drawings if data.data_type == "edge" else label_files(count))
     return folder
-
-
-APPLICATION = re.compile(r"^python applications/generate_samples\.py(?:.*\\\n)*.*$", re.MULTILINE)
-README_COMMANDS = [
-    shlex.split(command.replace("\\\n", " ")) for command in APPLICATION.findall((ROOT / "README.md").read_text())
-]
-
-
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(command, marks=[pytest.mark.slow] if "seg2cat" in command else []) for command in README_COMMANDS],
-)
-def test_the_commands_in_the_readme_work_as_they_stand(command, untrained, tmp_path):
-    cfg = command[command.index("--cfg") + 1]
-    network, outdir = (command.index(option) + 1 for option in ("--network", "--outdir"))
-    command = [sys.executable, *command[1:]]
-    command[network], command[outdir] = str(untrained(cfg)), str(tmp_path / "out")
-    if "--data_dir" in command:
-        command[command.index("--data_dir") + 1] = str(stand_in(tmp_path, cfg, int(command[-1]) + 1))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    seeds = len(list(takewhile(str.isdigit, command[command.index("--random_seed") + 1 :])))
-    assert len(list((tmp_path / "out").iterdir())) == 1 + 2 * seeds
 
 
 def test_a_sample_of_a_data_set_is_seen_from_its_own_pose(tmp_path, untrained):

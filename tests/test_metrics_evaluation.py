@@ -164,7 +164,7 @@ def test_names_with_numbers_take_that_many_and_go_around_the_data_again(evaluati
 
 
 def test_the_mesh_of_a_network_is_compared_with_the_true_points(evaluation, G):
-    pytest.importorskip("skimage", reason="needs scikit-image (pip install pix2pix3d[mesh])")
+    pytest.importorskip("skimage", reason="needs scikit-image (pip install -e .[mesh])")
     guess = constant_guess(evaluation, range(ALL), torch.zeros(3))
     own, constant = (figures(evaluation, source, "chamfer") for source in (Generator(G), guess))
     assert constant["chamfer_mean"] < 0.03  # points of the same three cats

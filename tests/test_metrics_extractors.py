@@ -167,7 +167,7 @@ def mislabelled(images, label_maps, share):
     ("damage", "levels"), [(blurred, (1, 3, 9)), (noisy, (8, 24, 72)), (mislabelled, (0.25, 0.5, 1.0))]
 )
 def test_the_distance_of_real_features_grows_with_the_damage(toys, damage, levels):
-    pytest.importorskip("h5py", reason="needs h5py (pip install pix2pix3d[edges])")
+    pytest.importorskip("h5py", reason="needs h5py (pip install -e .[edges])")
     features = load_extractor(str(edge_weights()), CPU, 64).features
     real = statistics(features(toys[0]))
     distances = [frechet_distance(real, statistics(features(damage(*toys, level)))) for level in levels]

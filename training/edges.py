@@ -59,7 +59,7 @@ class EdgeNetwork(nn.Module):
         try:
             import h5py
         except ImportError as error:
-            raise ImportError("reading .h5 weights needs h5py: pip install pix2pix3d[edges]") from error
+            raise ImportError("reading .h5 weights needs h5py: pip install -e '.[edges]'") from error
         network = cls().eval().requires_grad_(False)
         try:
             with h5py.File(path) as file:
@@ -96,7 +96,7 @@ def classical_detector(sigma: float) -> Detector:
     try:
         from skimage.feature import canny
     except ImportError as error:
-        raise ImportError("edges without --weights need scikit-image: pip install pix2pix3d[edges]") from error
+        raise ImportError("edges without --weights need scikit-image: pip install -e '.[edges]'") from error
     grey_of_rgb = np.array([0.299, 0.587, 0.114], np.float32)
 
     def detect(image: np.ndarray) -> np.ndarray:

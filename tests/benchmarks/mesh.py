@@ -1,58 +1,90 @@
-"""Time the density grid against the field point by point: python tests/benchmarks/mesh.py [--resolution 512].
+"""Time and memory of meshes.
 
-A field of the published size with random weights. Point by point takes too long to do in full: a few slabs are done
-and the rest is reckoned. One line a form, then their ratio and largest difference on these slabs.
+python tests/benchmarks/mesh.py grid      the density grid against the field point by point
+python tests/benchmarks/mesh.py whole     all of extract_mesh.py but its film, with random weights of the published size
 """
 
 from __future__ import annotations
 
-import argparse
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import click
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+import legacy
 from training.decoders import Decoder
 from training.density_grid import density_grid
 from training.fields import TriplaneField
 
+ROOT = Path(__file__).resolve().parents[2]
 BOX = 1.0
 
 
+@click.group()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--resolution", type=int, default=512, help="points on a side (default: 512)")
-    parser.add_argument("--slabs", type=int, default=4, help="slabs done point by point (default: 4)")
-    parser.add_argument("--scale", type=float, default=1.0, help="standard deviation of the planes (default: 1)")
-    parser.add_argument("--axes", choices=("published", "corrected"), default="published")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda (default: cpu)")
-    args = parser.parse_args()
+    """Time and memory of meshes."""
+
+
+@main.command()
+@click.option("--resolution", default=512, show_default=True, help="Points on a side.")
+@click.option("--slabs", default=4, show_default=True, help="Slabs done point by point; the rest is reckoned.")
+@click.option("--scale", default=1.0, show_default=True, help="Standard deviation of the planes.")
+@click.option("--axes", type=click.Choice(["published", "corrected"]), default="published", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def grid(resolution: int, slabs: int, scale: float, axes: str, device: str) -> None:
+    """A field of the published size with random weights: seconds by both ways, ratio, largest difference."""
     torch.manual_seed(0)
     options = {"decoder_output_dim": 32, "semantic_channels": 6}
-    decoder = Decoder(32, options, "OSGDecoder_semantic_lateSeparate").requires_grad_(False).to(args.device)
-    planes = args.scale * torch.randn(1, 3, 32, 256, 256, device=args.device)
-    field = TriplaneField(planes, decoder, BOX, args.axes)
+    decoder = Decoder(32, options, "OSGDecoder_semantic_lateSeparate").requires_grad_(False).to(device)
+    field = TriplaneField(scale * torch.randn(1, 3, 32, 256, 256, device=device), decoder, BOX, axes)
 
     density_grid(field, 32)  # wakes the device up
     start = time.perf_counter()
-    grid = density_grid(field, args.resolution)
+    found = density_grid(field, resolution)
     quick = time.perf_counter() - start
-    print(f"grid      {quick:.1f} s for {args.resolution}^3 points")
+    print(f"grid      {quick:.1f} s for {resolution}^3 points")
 
-    line = torch.linspace(-BOX / 2, BOX / 2, args.resolution, device=args.device)
+    line = torch.linspace(-BOX / 2, BOX / 2, resolution, device=device)
     y, z = torch.meshgrid(line, line, indexing="ij")
-    chosen = torch.linspace(0, args.resolution - 1, args.slabs).long().tolist()
+    chosen = torch.linspace(0, resolution - 1, slabs).long().tolist()
     start, difference = time.perf_counter(), 0.0
     for i in chosen:
         points = torch.stack([line[i].expand_as(y), y, z], dim=-1).view(1, -1, 3)
         sigma = field.reference(points)[1].view(y.shape).cpu()
-        difference = max(difference, (sigma - grid[i]).abs().max().item())
-    plain = (time.perf_counter() - start) * args.resolution / args.slabs
-    print(f"by points {plain:.1f} s, reckoned from {args.slabs} slabs")
-    print(f"ratio {plain / quick:.0f}, largest difference {difference / grid.std().item():.1e} standard deviations")
+        difference = max(difference, (sigma - found[i]).abs().max().item())
+    plain = (time.perf_counter() - start) * resolution / slabs
+    print(f"by points {plain:.1f} s, reckoned from {slabs} slabs")
+    print(f"ratio {plain / quick:.0f}, largest difference {difference / found.std().item():.1e} standard deviations")
+
+
+@main.command()
+@click.option("--cfg", default="seg2cat", show_default=True, type=click.Choice(["seg2cat", "edge2car"]))
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def whole(cfg: str, more: tuple[str, ...]) -> None:
+    """The command as a user runs it, in a process of its own; what follows -- is added to its options."""
+    picture = ROOT / "applications" / "assets" / ("cat.png" if cfg == "seg2cat" else "car.png")
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "random.pt"
+        legacy.main(["init", str(network), "--cfg", cfg], standalone_mode=False)
+        command = [sys.executable, ROOT / "applications" / "extract_mesh.py", "--network", network, "--cfg", cfg]
+        command += ["--outdir", folder, "--input", picture, "--no-film", "--threshold", "auto", *more]
+        start = time.perf_counter()
+        subprocess.run([str(word) for word in command], check=True)
+        seconds = time.perf_counter() - start
+    print(f"extract_mesh {seconds:.1f} s, {_peak_bytes() / 1e9:.2f} GB at its peak")
+
+
+def _peak_bytes() -> int:
+    """Most memory that a process started from here has held."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""The README's commands, run as they stand but for smaller films and meshes; ours in the place of released weights.
+
+Its commands of calc_metrics.py are run by test_calc_metrics.py, of legacy.py by test_legacy.py, of make by
+test_house.py.
+"""
+
+import os
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from test_generate_samples import stand_in
+
+import dataset_tool
+from applications import edit, extract_mesh, generate_samples, generate_video
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+LINES = [line for kind, text in BLOCKS if not kind for line in text.replace("\\\n", " ").splitlines()]
+COMMANDS = [shlex.split(line, comments=True) for line in LINES]
+APPLICATIONS = {
+    "generate_samples": (generate_samples.main, []),
+    "generate_video": (generate_video.main, ["--frames", "2"]),
+    "extract_mesh": (extract_mesh.main, ["--frames", "1", "--resolution", "32", "--threshold", "auto"]),
+}
+ELSEWHERE = {"calc_metrics.py", "legacy.py"}
+
+
+def name_of(command):
+    return Path(command[1]).stem if command[0] == "python" else command[0]
+
+
+OURS = [command for command in COMMANDS if name_of(command) in APPLICATIONS]
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, id=f"{name_of(c)}-{i}") for i, c in enumerate(OURS)])
+def test_the_applications_do_what_the_readme_says(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    main, small = APPLICATIONS[name_of(command)]
+    words = [word.replace("pix2pix3d_seg2cat.pkl", "toy_seg2cat.safetensors") for word in command[2:]]
+    words[words.index("--outdir") + 1] = str(tmp_path / "out")
+    if "--data_dir" in words:
+        number = int(words[words.index("--input_id") + 1])
+        words[words.index("--data_dir") + 1] = str(stand_in(tmp_path, "seg2cat", number + 1))
+    result = CliRunner().invoke(main, [*words, *small])
+    assert result.exit_code == 0, result.output
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    if main is extract_mesh.main:
+        assert {"semantic_mesh.ply", "rendered_mesh.gif"} <= made
+    elif main is generate_video.main:
+        assert {"seg2cat_1.gif", "seg2cat_1_label.gif"} <= made
+    else:
+        seeds = len(list(takewhile(str.isdigit, words[words.index("--random_seed") + 1 :])))
+        assert len(made) == 1 + 2 * seeds
+        if seeds == 2:  # the command under which the text names its files
+            assert set(re.findall(r"`(seg2cat_toy_cat_\w+\.png)`", README)) <= made
+
+
+def test_every_other_command_of_the_readme_is_there():
+    for command in COMMANDS:
+        words = [*takewhile(lambda word: "=" in word, command)]
+        command = command[len(words) :]
+        name = name_of(command)
+        if command[0] == "make":
+            assert f"\n{command[1]}:" in (ROOT / "Makefile").read_text()
+        elif command[0] == "python":
+            assert name in APPLICATIONS or command[1] in ELSEWHERE | {"applications/edit.py", "dataset_tool.py"}
+        elif command[0] == "source":
+            assert command[1] == ".venv/bin/activate"
+        else:
+            assert os.access(ROOT / command[0], os.X_OK), command
+    assert CliRunner().invoke(edit.main, ["--help"]).exit_code == 0
+    (toy,) = [command for command in COMMANDS if command[:2] == ["python", "dataset_tool.py"]]
+    tool = dataset_tool.main.commands[toy[2]]
+    assert {word for word in toy if word.startswith("--")} <= {name for option in tool.params for name in option.opts}
+
+
+def test_the_python_of_the_readme_draws_a_picture(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (code,) = [text for kind, text in BLOCKS if kind == "python"]
+    names = {}
+    exec(code, names)
+    assert Image.fromarray(names["picture"]).size == (128, 128)
+
+
+def test_every_option_that_the_readme_names_is_there():
+    commands = [generate_samples.main, generate_video.main, extract_mesh.main, edit.main]
+    known = {name for command in commands for option in command.params for name in option.opts + option.secondary_opts}
+    tables = re.findall(r"^\| (`--.*?`) \|", README, re.MULTILINE)
+    named = {option for cell in tables for option in re.findall(r"--[\w-]+", cell)}
+    assert len(named) > 10 and named <= known
