@@ -24,6 +24,7 @@ from applications import common, edit, generate_samples
 from applications.editor.classes import CLASS_NAMES, class_names
 from applications.editor.guard import Place, listen
 from applications.editor.protocol import View, unpack
+from applications.editor.session_file import read_drawing_file
 from applications.editor.studio import PLANES_KEPT, orbit_of
 from camera_utils import CAMERAS, orbit_angles
 from training.label_maps import draw_image, draw_semantic, read_label_map
@@ -390,6 +391,14 @@ def test_a_message_above_the_limit_ends_one_connection_and_not_the_server(studio
 
 def run(*words):
     return CliRunner().invoke(edit.main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize(("network", "cfg"), [("toy_x.pt", "seg2cat"), ("x.pkl", "seg2cat"), ("x.pkl", "edge2car")])
+def test_the_drawing_to_begin_with_fits_the_network(network, cfg, studio):
+    given = studio if cfg == "seg2cat" else tiny_studio(cfg)
+    drawing = read_drawing_file(edit.example(network, cfg), given.G.data_type, given.bounds)
+    assert 0.01 < (drawing > 0).mean() < 0.9
+    assert edit.example(network, "seg2face") is None
 
 
 @pytest.mark.parametrize(
