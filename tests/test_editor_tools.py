@@ -96,10 +96,13 @@ def pointer(page, name, x, y, **values):
 
 
 def test_a_finger_paints_turns_and_two_come_nearer(opened):
-    page = opened(820, 1180, has_touch=True)
+    page = opened(820, 700, has_touch=True)
     with new_picture(page):
         fingers(page, [position(page, 64, 64)], [position(page, 80, 64)], [])
+    page.locator("#strip figure").wait_for()
+    assert page.evaluate("scrollY") == 0, "the strip of results below shows the new one without moving the page"
     assert drawing(page)[64, 64:80].all()
+    page.evaluate("scrollTo(0, 0)")
     box = page.locator("#orbit").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     with new_picture(page):
