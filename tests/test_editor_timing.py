@@ -265,7 +265,7 @@ def test_after_a_restart_of_the_server_the_page_goes_on_with_its_drawing(opened,
             pass
         found = drawing(page)
         assert not np.array_equal(found, cat) and found.tobytes() in fresh.drawings.items
-        sync_api.expect(page.locator("#notes")).to_contain_text("started anew")
+        sync_api.expect(page.locator("#notes")).to_contain_text("made again from the drawing")
         with new_picture(page):
             stroke(page, (20, 20), (110, 20))
         assert page.locator("#status").inner_text() == ""

@@ -97,7 +97,7 @@ function error(header) {
   downloads.ended(header.id);
   if (scenes.refuse(header.id)) state.taking = null;
   if (header.lost) {
-    say("The server was started anew: the object is made again from the drawing.");
+    say("The server does not know this object any more: it is made again from the drawing.");
     work.forgotten();
   } else {
     say(files.named(header), true);
