@@ -1,15 +1,16 @@
 """Fixtures that several test files share."""
 
 import functools
-import shutil
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-import legacy
+from training.configs import CONFIGS
+from training.registry import construct
+from training.snapshot import UNTRAINED, save_snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +22,21 @@ def same_random_numbers_every_time():
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """Function from a config to the path of its untrained network with a narrow backbone, made once."""
+    """Function from a config to the path of its untrained network, as narrow as they get, made once."""
     folder = tmp_path_factory.mktemp("networks")
+    narrow = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
 
     @functools.cache
     def make(cfg):
-        path = folder / f"{cfg}.pt"
-        narrow = ["--channel-base", "1024", "--channel-max", "16"]
-        result = CliRunner().invoke(legacy.main, ["init", str(path), "--cfg", cfg, *narrow])
-        assert result.exit_code == 0, result.output
+        options = replace(CONFIGS[cfg], **narrow, depth_resolution=6)
+        save_snapshot(
+            path := folder / f"{cfg}.pt",
+            {"G_ema": construct(options.class_name, options.kwargs())},
+            extra={UNTRAINED: True},
+        )
         return path
 
-    yield make
-    shutil.rmtree(folder)  # the label encoder is full-size in every network: 200 MB each
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ def small(tmp_path, monkeypatch):
         G.neural_rendering_resolution = 16
         save_snapshot(path := tmp_path / f"{name}.pt", {"G_ema": G}, extra={"training_options": {}})
         part = getattr(demo, name)
+        monkeypatch.setattr(demo, "MESH_FRAMES", 4)
         monkeypatch.setattr(demo, name, replace(part, network=str(path), mesh=f"{part.mesh} --resolution 24"))
 
 

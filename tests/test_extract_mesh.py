@@ -60,7 +60,8 @@ def run(*flags, **options):
 
 def test_a_run_writes_input_mesh_and_film_and_nothing_else(network, tmp_path):
     outdir = tmp_path / "made" / "here"
-    result = run(network=network("seg2cat"), outdir=outdir, cfg="seg2cat", input=ASSETS / "cat.png", **SMALL)
+    options = {"network": network("seg2cat"), "outdir": outdir, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    result = run(**options, **SMALL, frames=5, fps=25)
     assert result.exit_code == 0, result.output
     names = ["rendered_mesh.gif", "seg2cat_cat_input.png", "semantic_mesh.ply"]
     assert sorted(path.name for path in outdir.iterdir()) == names
@@ -70,7 +71,8 @@ def test_a_run_writes_input_mesh_and_film_and_nothing_else(network, tmp_path):
     colours = {tuple(colour) for colour in np.unique(mesh.visual.vertex_colors[:, :3], axis=0).tolist()}
     assert colours <= {tuple(colour) for colour in PALETTE[:6].tolist()}
     film = Image.open(outdir / names[0])
-    assert (film.size, film.n_frames) == ((512, 512), 120)
+    assert (film.size, film.n_frames, film.info["duration"]) == ((512, 512), 5, 40)
+    assert (extract_mesh.PATH_FRAMES, extract_mesh.FPS) == (120, 60)  # unless told otherwise
     said = re.search(r"--threshold auto: took (\S+)", result.output)[1]
     assert f"density threshold {said}".encode() in (outdir / names[2]).read_bytes()[:600]
 
@@ -251,14 +253,13 @@ def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(netwo
     trimesh.load(tmp_path / "semantic_mesh.ply")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(gl_problem() is not None, reason="no OpenGL to take away")
 def test_without_opengl_the_film_is_made_all_the_same_and_it_is_said(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
     options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
-    result = run(**options, **(SMALL | {"resolution": 8}))
+    result = run(**options, **(SMALL | {"resolution": 8}), frames=2)
     assert result.exit_code == 0, result.output
     assert re.search(
         r"^No off-screen OpenGL \(.*moderngl.*\): numpy draws the film, which takes longer.$", result.output, re.M
     )
-    assert Image.open(tmp_path / "rendered_mesh.gif").n_frames == 120
+    assert Image.open(tmp_path / "rendered_mesh.gif").n_frames == 2

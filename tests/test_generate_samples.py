@@ -87,7 +87,8 @@ def test_a_seed_is_its_z_from_the_front_without_truncation_or_chance(cars, untra
 
 
 def test_label_maps_come_out_in_the_colours_that_they_go_in_with(tmp_path):
-    options = GeneratorOptions("afhq", 128, semantic_channels=6, channel_base=1024, channel_max=16)
+    narrow = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
+    options = GeneratorOptions("afhq", 128, semantic_channels=6, depth_resolution=6, **narrow)
     G = construct(options.class_name, options.kwargs())
     save_snapshot(tmp_path / "small.pt", {"G_ema": G})
     coloured = tmp_path / "coloured.png"

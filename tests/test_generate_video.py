@@ -42,7 +42,9 @@ def network(tmp_path_factory):
     cars = GeneratorOptions("shapenet", 128, data_type="edge", depth_resolution=4, **tiny)
     for cfg, options in {"seg2cat": cats, "edge2car": cars}.items():
         torch.manual_seed(0)
-        save_snapshot(folder / f"{cfg}.pt", {"G_ema": construct(options.class_name, options.kwargs())})
+        G = construct(options.class_name, options.kwargs())
+        G.neural_rendering_resolution = 32
+        save_snapshot(folder / f"{cfg}.pt", {"G_ema": G}, extra={"training_options": {}})  # ours: rendered as it says
     return lambda cfg: folder / f"{cfg}.pt"
 
 
