@@ -218,9 +218,7 @@ def test_a_signal_reaches_every_process_once_and_lets_it_end_well(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)]
-)
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_while_processes_start_ends_them_as_it_ends_one_alone(number, error, tmp_path, capfd):
     def send():
         while not multiprocessing.active_children():

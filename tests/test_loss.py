@@ -8,7 +8,8 @@ import pytest
 import torch
 from golden import golden
 
-from training.loss import PHASES, Loss, LossOptions, cross_entropy2d
+from training.loss import PHASES, Loss, cross_entropy2d
+from training.loss_options import LossOptions
 from training.registry import construct
 
 NETWORKS = ("G", "D", "D_semantic")

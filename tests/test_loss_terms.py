@@ -17,7 +17,8 @@ from training.augment import AugmentPipe
 from training.conditioning import Encoder
 from training.configs import GeneratorOptions
 from training.density_regularisation import DensityRegularisation
-from training.loss import CLASS_WEIGHTS, Loss, LossOptions, blur, class_weights, r1_penalty, silhouette
+from training.loss import CLASS_WEIGHTS, Loss, blur, class_weights, r1_penalty, silhouette
+from training.loss_options import LossOptions
 from training.perceptual import load_lpips
 from training.registry import construct
 
@@ -329,6 +330,11 @@ def test_without_its_weight_lpips_is_not_even_imported(monkeypatch):
 def test_missing_lpips_is_one_line_with_the_way_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ValueError, match=r"lpips.*install it, or train without it: --lambda_lpips=0 --lambda_l1="):
+        load_lpips()
+
+
+def test_a_loss_with_a_distance_of_images_must_be_given_one():
+    with pytest.raises(ValueError, match="lambda_lpips: needs a distance of images"):
         Loss(replace(OPTIONS, lambda_lpips=1), small_generator(), small_discriminator())
 
 

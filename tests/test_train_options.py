@@ -206,6 +206,12 @@ def test_an_option_that_does_nothing_beside_the_others_is_told(name, data, tmp_p
     assert f"--{name}:" not in run("-n", **options).output
 
 
+def test_the_page_lists_what_goes_with_continue():
+    page = (Path(train.__file__).parent / "docs" / "training.md").read_text()
+    listed = re.findall(r"`--([a-z_-]+)`", page.partition("given another")[2].partition("anything else")[0])
+    assert {name.replace("-", "_") for name in listed} == train.CHANGEABLE.keys() | {"device"}
+
+
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.stem)
 def test_scripts_give_options_that_train(script, data, tmp_path):
     text = script.read_text()
@@ -336,8 +342,8 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "nothing at all": (dict.fromkeys(("outdir", "data", "gamma")), "missing --outdir, --data, --gamma"),
     "unknown cfg": ({"cfg": "dogs"}, "'--cfg': 'dogs' is not one of 'afhq'"),
     "unknown option": ({"colour": "red"}, "No such option '?--colour"),
-    "data that is not there": ({"data": "none.zip"}, "--data none.zip: -: no such file"),
-    "label maps that are not there": ({"mask_data": "none.zip"}, "Error: --mask_data none.zip: -: no such file"),
+    "data that is not there": ({"data": "none.zip"}, "--data none.zip: no such file or folder"),
+    "label maps that are not there": ({"mask_data": "none.zip"}, "Error: --mask_data none.zip: no such file or folder"),
     "class ids as drawings": ({**EDGES, "semantic_channels": None}, "Error: --mask_data .*labels.zip: .*half of its "
                               "pixels are darker than [0-9]+ of 255; expected dark lines on white, not class ids"),
     "an empty outdir": ({"outdir": ""}, "'--outdir': it is empty"),

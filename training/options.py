@@ -12,7 +12,7 @@ from typing import Any
 
 from training.configs import CLAMP_WITH_FP16, GeneratorOptions
 from training.dataset import PosedImageDataset
-from training.loss import LossOptions
+from training.loss_options import LossOptions
 
 POSE_NUMBERS = 25
 IMAGE_CHANNELS = 3

@@ -16,7 +16,8 @@ from training.backbone import count_ws
 from training.configs import SUPER_RESOLUTION, GeneratorOptions
 from training.data_checks import examine
 from training.dataset import PosedImageDataset
-from training.loss import LossOptions, class_weights
+from training.loss import class_weights
+from training.loss_options import LossOptions
 from training.options import AdaptOptions, DataOptions, DiscriminatorOptions, TrainingOptions
 from training.perceptual import SMALLEST_IMAGE
 from training.superresolution import LAYOUTS
