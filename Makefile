@@ -7,6 +7,7 @@ DEMO   := out/demo
 export XDG_CACHE_HOME  := $(CURDIR)/.cache
 export PIP_CACHE_DIR   ?= $(CURDIR)/.cache/pip
 export PIX2PIX3D_CACHE := $(CURDIR)/.cache/pix2pix3d
+export OMP_WAIT_POLICY ?= passive# threads that wait do not keep a busy machine busier
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 # One process for each core with one thread each: on small tensors two threads are hardly faster than one.
 PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.cache/pytest \
