@@ -38,6 +38,8 @@ LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
 BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, with some room
 MOST_SMOOTHING = 1000
 FILM_SIZE = 512  # pixels
+LOOKS = 12  # cameras of the published orbit, of which one says how a place of the surface looks
+CAMERA_POSITION = [3, 7, 11]  # in a pose
 
 
 class Threshold(click.ParamType):
@@ -189,6 +191,8 @@ def main(
     colour = colour or ("label" if G.data_type == "seg" else "none")
     options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
     options["colour"] = None if colour == "none" else colour
+    orbit = {key: G.rendering_kwargs.get(f"avg_camera_{key}") for key in ("radius", "pivot")}
+    options["cameras"] = path_poses("orbit", CAMERAS[cfg], LOOKS, **orbit)[:, CAMERA_POSITION]
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     try:
         with tqdm(total=resolution, desc="density", unit="slab", delay=2, disable=None) as bar:

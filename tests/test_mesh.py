@@ -277,6 +277,21 @@ def test_colours_of_a_vertex_are_those_of_the_picture_that_the_model_renders_the
         assert mesh.colours[near, 0] == pytest.approx(red, abs=12)
 
 
+def test_a_place_has_the_colour_that_the_camera_sees_which_faces_it():
+    G, planes = under_a_skin()
+    planes[0, 0, 1] *= torch.linspace(-1, 1, 32).sign()[:, None]  # the upper half alone is red and of class 5
+    above, below = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.0, -1, 0]])
+    of_cameras = [
+        extract_mesh(G, planes, 33, 0.0, "shown_label", cameras=c) for c in (above, below, torch.cat([above, below]))
+    ]
+    x, y, z = of_cameras[0].vertices.T
+    top, bottom = (abs(x) < 0.3) & (abs(z) < 0.3) & (y > 0.1), (abs(x) < 0.3) & (abs(z) < 0.3) & (y < -0.1)
+    assert (of_cameras[0].colours[top] == PALETTE[5]).all() and (of_cameras[1].colours[bottom] == PALETTE[3]).all()
+    np.testing.assert_array_equal(of_cameras[2].colours[top], of_cameras[0].colours[top])
+    np.testing.assert_array_equal(of_cameras[2].colours[bottom], of_cameras[1].colours[bottom])
+    assert (of_cameras[0].colours[bottom] != of_cameras[1].colours[bottom]).any()
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("largest", [False, True])
 def test_a_class_can_be_left_out(largest, closed):

@@ -124,6 +124,7 @@ def extract_mesh(
     without: int | None = None,
     on_slabs: Callable[[int], object] | None = None,
     grid: Tensor | None = None,
+    cameras: Tensor | None = None,
 ) -> Mesh:
     """The surface of the scene that planes hold.
 
@@ -140,6 +141,8 @@ def extract_mesh(
         on_slabs: see `density_grid`.
         grid: what `density_grid` gave for these planes, in place of `resolution` and `on_slabs`. What is changed about
             it (closed, without) is changed in a copy.
+        cameras: P,3 positions from which the model is usually seen, for shown_label and image: a vertex has the colour
+            that the one which faces it most directly sees there. None: a camera right over each vertex.
     Raises:
         NoSurface: nothing lies above the threshold, or everything does, or nothing is left.
         ValueError: an argument outside what is said here.
@@ -163,7 +166,7 @@ def extract_mesh(
     mesh = surface(grid, field.box_warp, threshold, closed)
     del grid, inside  # half a gigabyte at resolution 512
     mesh = finished(mesh, largest, smooth)
-    return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh, colour, without))
+    return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh, colour, without, cameras))
 
 
 def _turn_to_air(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:
@@ -190,14 +193,18 @@ def _turn_to_air(grid: Tensor, field: TriplaneField, threshold: float, classes: 
 # --------------------------------------------------------------------------- colours
 
 
-def _colours(G: TriPlane, field: TriplaneField, mesh: Mesh, colour: str, without: int | None) -> np.ndarray:
+def _colours(
+    G: TriPlane, field: TriplaneField, mesh: Mesh, colour: str, without: int | None, cameras: Tensor | None
+) -> np.ndarray:
     """K,3 uint8."""
-    vertices, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals())
+    vertices = torch.from_numpy(mesh.vertices)
     if colour == "label":
         values = _labels(field, vertices, G.semantic_channels)
     else:
         image, labels = slice(RGB_CHANNELS), slice(FEATURES, FEATURES + G.semantic_channels)
-        values = _shown(field, vertices, normals, image if colour == "image" else labels)
+        normals = torch.from_numpy(mesh.normals())
+        outwards = normals if cameras is None else _towards(cameras.cpu(), vertices, normals)
+        values = _shown(field, vertices, outwards, image if colour == "image" else labels)
     if colour == "image" or G.data_type == "edge":
         return to_uint8(values * 2 - 1).expand(-1, 3).numpy()
     if without is not None:
@@ -211,17 +218,28 @@ def _labels(field: TriplaneField, points: Tensor, classes: int) -> Tensor:
     return torch.cat([field.labels(piece[None].to(field.planes.device))[0, :, :classes].cpu() for piece in pieces])
 
 
-def _shown(field: TriplaneField, vertices: Tensor, normals: Tensor, channels: slice) -> Tensor:
-    """K,C features that a ray blends which meets the surface head-on, as a share of what it meets; on the CPU.
+def _towards(cameras: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
+    """K,3 unit vectors from each vertex to the camera (P,3) that looks at it most directly."""
+    best, outwards = torch.full((len(vertices),), -torch.inf), normals.clone()
+    for camera in cameras:
+        direction = F.normalize(camera - vertices, dim=1)
+        cosine = (direction * normals).sum(1)
+        better = cosine > best
+        best[better], outwards[better] = cosine[better], direction[better]
+    return outwards
 
-    Planes are thin on the outside: a ray goes on through the level set, and what a picture shows there lies beneath.
+
+def _shown(field: TriplaneField, vertices: Tensor, outwards: Tensor, channels: slice) -> Tensor:
+    """K,C features that a ray blends which comes from `outwards` K,3, as a share of what it meets; on the CPU.
+
+    Matter is thin on the outside: a ray goes on through the level set, and what a picture shows there lies beneath.
     """
     device = field.planes.device
     depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)
     rows = POINTS_PER_PIECE // INWARD_SAMPLES
     shown = []
-    for start, inwards in zip(vertices.split(rows), normals.split(rows), strict=True):
-        points = start.to(device)[:, None] - inwards.to(device)[:, None] * depths[:, None]  # k,T,3
+    for start, direction in zip(vertices.split(rows), outwards.split(rows), strict=True):
+        points = start.to(device)[:, None] - direction.to(device)[:, None] * depths[:, None]  # k,T,3
         parts, sigma = field.parts(points.view(1, -1, 3))
         weights = sample_weights(sigma.view(1, len(start), -1), depths.expand(1, len(start), -1))
         weights[..., 0] += torch.finfo(weights.dtype).tiny  # where there is nothing at all: the surface itself
