@@ -22,14 +22,13 @@ from training.film import FPS
 from training.label_maps import draw_label_map
 from training.mesh import (
     COLOURS,
-    MESH_WRITERS,
     PUBLISHED_THRESHOLD,
     Mesh,
     NoSurface,
     check_libraries,
     extract_mesh,
-    write_mesh,
 )
+from training.mesh_files import MESH_WRITERS, write_mesh
 from training.mesh_film import FILM_VIEWS, gl_problem, half_width_of, render_mesh
 from training.pictures import write_png
 from training.triplane import TriPlane

@@ -15,7 +15,8 @@ from training.decoders import Decoder
 from training.density_grid import AIR, INTERPOLATION_ERROR, density_grid, sum_of_softplus
 from training.fields import TriplaneField
 from training.label_maps import PALETTE
-from training.mesh import NoSurface, auto_threshold, extract_mesh, finished, linear_from_srgb, surface, write_mesh
+from training.mesh import NoSurface, auto_threshold, extract_mesh, finished, surface
+from training.mesh_files import linear_from_srgb, write_mesh
 from training.registry import construct
 from training.volumetric_rendering.renderer import render
 

@@ -1,4 +1,4 @@
-"""Triangle meshes of level sets of the density, with colours, and the files that hold them.
+"""Triangle meshes of level sets of the density, with colours.
 
 World units are the network's own: the scene fills a cube of side box_warp about the origin. x points to the right of
 somebody who looks at the scene from the front, y up, z at them (right-handed, as in glTF).
@@ -7,10 +7,8 @@ somebody who looks at the scene from the front, y up, z at them (right-handed, a
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dnnlib.util import whole_file
 from training.decoders import RGB_CHANNELS
 from training.density_grid import AIR, density_grid
 from training.fields import TriplaneField
@@ -27,7 +24,6 @@ from training.triplane import FEATURES, TriPlane
 from training.volumetric_rendering.compositing import sample_weights
 
 if TYPE_CHECKING:  # an extra: imported where they are used
-    import trimesh
     from scipy import sparse
 
 LIBRARIES = ("scipy", "skimage", "trimesh")
@@ -43,7 +39,6 @@ POINTS_PER_AXIS = 128  # that the histogram looks at: two million are plenty for
 # approach to fair surface design); these let pass what is larger than about ten triangles.
 SHRINK, SWELL = 0.5, -0.53
 MOST_VOLUME_CHANGE = 0.01  # of smoothing, as a share of the volume
-SRGB_LINEAR_BELOW, SRGB_OFFSET, SRGB_POWER = 0.04045, 0.055, 2.4  # IEC 61966-2-1
 
 
 class NoSurface(ValueError):
@@ -355,71 +350,3 @@ def _in_largest_piece(faces: np.ndarray) -> np.ndarray:
     _, piece = connected_components(_neighbours(faces, faces.max() + 1), directed=False)
     by_face = piece[faces[:, 0]]
     return by_face == np.bincount(by_face).argmax()
-
-
-# --------------------------------------------------------------------------- files
-
-
-def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
-    """Write a mesh as its name's ending says; scale and axes stand in a PLY or OBJ comment or in a GLB's extras.
-
-    Raises:
-        OSError: it cannot be written; nothing is left then.
-        ValueError: another ending than .ply, .obj or .glb.
-    """
-    path = Path(path)
-    if path.suffix not in MESH_WRITERS:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(MESH_WRITERS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.write(MESH_WRITERS[path.suffix](mesh))
-
-
-def _solid(mesh: Mesh, colours: np.ndarray | None) -> trimesh.Trimesh:
-    import trimesh
-
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colours, process=False)
-
-
-def _ply(mesh: Mesh) -> bytes:
-    from trimesh.exchange.ply import export_ply
-
-    content = export_ply(_solid(mesh, mesh.colours), vertex_normal=False)
-    intro = b"format binary_little_endian 1.0\n"
-    return content.replace(intro, intro + f"comment {mesh.description}\n".encode(), 1)
-
-
-def _obj(mesh: Mesh) -> bytes:
-    from trimesh.exchange.obj import export_obj
-
-    return export_obj(_solid(mesh, mesh.colours), include_normals=False, header=mesh.description).encode()
-
-
-def linear_from_srgb(colours: np.ndarray) -> np.ndarray:
-    """uint8 of pictures to float32 in [0, 1], proportional to light."""
-    values = colours.astype(np.float32) / 255
-    curved = ((values + SRGB_OFFSET) / (1 + SRGB_OFFSET)) ** SRGB_POWER
-    return np.where(values <= SRGB_LINEAR_BELOW, values / 12.92, curved).astype(np.float32)
-
-
-def _glb(mesh: Mesh) -> bytes:
-    """glTF takes vertex colours as linear; trimesh writes those of a mesh as they are, so they go as an attribute."""
-    from trimesh.exchange.gltf import export_glb
-
-    solid = _solid(mesh, None)
-    if mesh.colours is not None:
-        solid.vertex_attributes["colour"] = np.pad(linear_from_srgb(mesh.colours), ((0, 0), (0, 1)), constant_values=1)
-
-    def complete(tree: dict) -> None:
-        tree["asset"]["extras"] = {"description": mesh.description}
-        matt = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
-        tree["materials"] = [{"pbrMetallicRoughness": matt, "doubleSided": True}]
-        (primitive,) = tree["meshes"][0]["primitives"]
-        primitive["material"] = 0
-        if mesh.colours is not None:
-            primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_colour")
-
-    return export_glb(solid.scene(), include_normals=True, tree_postprocessor=complete)
-
-
-MESH_WRITERS = {".ply": _ply, ".obj": _obj, ".glb": _glb}

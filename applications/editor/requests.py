@@ -28,7 +28,8 @@ from camera_utils import path_poses
 from training.density_grid import density_slabs
 from training.film import FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image
-from training.mesh import check_libraries, extract_mesh, write_mesh
+from training.mesh import check_libraries, extract_mesh
+from training.mesh_files import write_mesh
 from training.pictures import encode_png
 
 FRONT = View(np.pi / 2, np.pi / 2)
