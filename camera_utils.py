@@ -215,6 +215,7 @@ def turn_angles(preset: CameraPreset, frame: int, frames: int = PATH_FRAMES) -> 
 
 
 PATHS = {"orbit": orbit_angles, "turn": turn_angles}
+ORBIT_POSITIONS = 12
 
 
 def path_poses(
@@ -228,6 +229,13 @@ def path_poses(
     """Poses frames,25 of one of PATHS; both are loops, so the last frame is the one before the first."""
     angles = [PATHS[name](preset, frame, frames) for frame in range(frames)]
     return _poses_at(preset, torch.tensor(angles, device=device), radius, pivot)
+
+
+def orbit_positions(
+    preset: CameraPreset, radius: float | None = None, pivot: tuple[float, float, float] | None = None
+) -> Tensor:
+    """ORBIT_POSITIONS,3 places of the published orbit's camera, from which a scene is usually seen."""
+    return split_pose(path_poses("orbit", preset, ORBIT_POSITIONS, radius, pivot))[0][:, :3, 3]
 
 
 def view_angles(pose: Tensor) -> tuple[Tensor, Tensor]:

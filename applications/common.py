@@ -256,8 +256,7 @@ def fit(source: Input, G: TriPlane, cfg: str, device: torch.device) -> tuple[Ten
 
 def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> Tensor:
     """1,25 the front view: the network's own orbit, the config's lens."""
-    own = G.rendering_kwargs
-    return front_pose(CAMERAS[cfg], own.get("avg_camera_radius"), own.get("avg_camera_pivot"), device)
+    return front_pose(CAMERAS[cfg], **G.orbit, device=device)
 
 
 # --------------------------------------------------------------------------- scenes

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
-from camera_utils import CAMERAS, PATH_FRAMES, path_poses
+from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
 from torch_utils.host_memory import free_memory
 from training.configs import CONFIGS
@@ -37,8 +37,6 @@ LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
 BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, with some room
 MOST_SMOOTHING = 1000
 FILM_SIZE = 512  # pixels
-LOOKS = 12  # cameras of the published orbit, of which one says how a place of the surface looks
-CAMERA_POSITION = [3, 7, 11]  # in a pose
 
 
 class Threshold(click.ParamType):
@@ -79,8 +77,7 @@ def check_memory(resolution: int) -> None:
 def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: int) -> None:
     """Film a mesh on the config's orbit; says so where there is no OpenGL."""
     view = FILM_VIEWS[CONFIGS[cfg].camera]
-    pivot = G.rendering_kwargs.get("avg_camera_pivot")
-    poses = path_poses("orbit", CAMERAS[cfg], frames, radius=view.radius, pivot=pivot)
+    poses = path_poses("orbit", CAMERAS[cfg], frames, **{**G.orbit, "radius": view.radius})
     problem = gl_problem()
     if problem:
         click.echo(f"No off-screen OpenGL ({problem}): numpy draws the film, which takes longer.")
@@ -190,8 +187,7 @@ def main(
     colour = colour or ("label" if G.data_type == "seg" else "none")
     options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
     options["colour"] = None if colour == "none" else colour
-    orbit = {key: G.rendering_kwargs.get(f"avg_camera_{key}") for key in ("radius", "pivot")}
-    options["cameras"] = path_poses("orbit", CAMERAS[cfg], LOOKS, **orbit)[:, CAMERA_POSITION]
+    options["cameras"] = orbit_positions(CAMERAS[cfg], **G.orbit)
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     try:
         with tqdm(total=resolution, desc="density", unit="slab", delay=2, disable=None) as bar:

@@ -244,8 +244,7 @@ def main(
     given = read_inputs(cfg, seeds, interpolated, to, source)  # before the weights, which can be a long download
     G = common.load_generator(network, cfg, chosen, precision)
     label_maps, (pose, *_) = zip(*(common.fit(item, G, cfg, chosen) for item in given), strict=True)
-    orbit = {name: G.rendering_kwargs.get(f"avg_camera_{name}") for name in ("radius", "pivot")}
-    poses = path_poses(path, CAMERAS[cfg], count, **orbit) if own_poses is None else own_poses
+    poses = path_poses(path, CAMERAS[cfg], count, **G.orbit) if own_poses is None else own_poses
 
     sample = "" if source["input_id"] is None else f"_{source['input_id']}"
     with user_errors("--outdir"):

@@ -49,9 +49,8 @@ class ImageGrid:
         own, front, turn = {}, {}, []
         turning = min(TURN_SAMPLES, self.columns)
         z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))
-        centre = {"radius": G.rendering_kwargs["avg_camera_radius"], "pivot": G.rendering_kwargs["avg_camera_pivot"]}
-        ahead = front_pose(self.preset, **centre, device=self.device)
-        around = path_poses("orbit", self.preset, TURN_VIEWS, **centre, device=self.device).split(1)
+        ahead = front_pose(self.preset, **G.orbit, device=self.device)
+        around = path_poses("orbit", self.preset, TURN_VIEWS, **G.orbit, device=self.device).split(1)
         for start in range(0, len(z), self.batch):
             chosen = slice(start, start + self.batch)
             pose = self.poses[chosen].to(self.device)

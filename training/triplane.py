@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,11 @@ class TriPlane(nn.Module):
         self.decoder = Decoder(2 * FEATURES if parts.split else FEATURES, options, parts.decoder)
         if parts.split:
             self.decoder_semantic = Decoder(FEATURES, options, "OSGDecoder_semantic")
+
+    @property
+    def orbit(self) -> dict[str, Any]:
+        """Radius and pivot of its own cameras, each None where the rendering options do not say."""
+        return {name: self.rendering_kwargs.get(f"avg_camera_{name}") for name in ("radius", "pivot")}
 
     @property
     def conditional(self) -> bool:

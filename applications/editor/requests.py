@@ -24,7 +24,7 @@ from applications.editor.session_file import (
 )
 from applications.editor.studio import Picture, Studio
 from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
-from camera_utils import path_poses
+from camera_utils import orbit_positions, path_poses
 from training.density_grid import density_slabs
 from training.film import FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image
@@ -174,9 +174,7 @@ class Requests:
         with _said_to_page():
             check_film_format(film_form)
         studio, name = self.studio, self._scene(page, scene)
-        own = studio.G.rendering_kwargs
-        orbit = (own.get("avg_camera_radius"), own.get("avg_camera_pivot"), studio.device)
-        poses = path_poses("orbit", studio.preset, FILM_FRAMES, *orbit)
+        poses = path_poses("orbit", studio.preset, FILM_FRAMES, **studio.G.orbit, device=studio.device)
         views = render_views(studio.G, studio.ws(name).to(studio.device), studio.scene_planes(name), poses)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"film.{film_form}"
@@ -195,9 +193,10 @@ class Requests:
         for part, slabs in density_slabs(G.field(planes), MESH_RESOLUTION):
             grid[part] = slabs
             yield pack(type="progress", id=id, done=part.stop / MESH_RESOLUTION)
-        colour = "label" if self.data_type == "seg" else "image"
+        look = {"colour": "shown_label" if self.data_type == "seg" else "image"}
+        look["cameras"] = orbit_positions(self.studio.preset, **G.orbit)
         with _said_to_page():
-            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", colour=colour)
+            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", **look)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"mesh.{mesh_form}"
             write_mesh(mesh, path)

@@ -88,9 +88,7 @@ class Studio:
 
     def pose(self, view: View) -> Tensor:
         """1,25: on the network's own orbit, with the configuration's lens times the zoom."""
-        own = self.G.rendering_kwargs
-        radius, pivot = own.get("avg_camera_radius"), own.get("avg_camera_pivot")
-        pose = pose_at(self.preset, view.azimuth, view.polar, radius, pivot, self.device)
+        pose = pose_at(self.preset, view.azimuth, view.polar, **self.G.orbit, device=self.device)
         pose[:, [16, 20]] *= view.zoom  # both focal lengths
         return pose
 
