@@ -250,7 +250,7 @@ class Logger:
 
 
 class _Tee:
-    """A text stream that also writes to a file; everything else is the stream's own."""
+    """A text stream, as long as it takes anything, that also writes to a file; everything else is the stream's own."""
 
     def __init__(self, stream: TextIO, file: TextIO):
         self._stream, self._file = stream, file
@@ -258,7 +258,13 @@ class _Tee:
     def write(self, text: str) -> int:
         if not self._file.closed:  # a log handler may keep this object longer than the context lasts
             self._file.write(text)
-        return self._stream.write(text)
+        with suppress(OSError):  # its terminal may be gone; the file has it
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -9,8 +9,10 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import click
 import pytest
@@ -20,6 +22,7 @@ import dnnlib
 from dnnlib.cli import Command
 from dnnlib.util import ATTEMPTS, EasyDict, Logger, default_cache_dir, format_time, open_url, whole_file
 
+ROOT = Path(__file__).parents[1]
 CONTENT = bytes(range(256)) * 4000  # 1 MB: more than one read
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -272,6 +275,30 @@ def test_the_console_is_restored_after_an_error_and_late_handlers_still_write(tm
     handler.emit(logging.makeLogRecord({"msg": "late"}))
     assert capsys.readouterr().err == "late\n"
     assert (tmp_path / "log.txt").read_text() == ""
+
+
+WITHOUT_TERMINAL = """
+import sys; from dnnlib.util import Logger
+with Logger(sys.argv[1]):
+    print("before", flush=True)
+    sys.stdin.read()
+    print("after", flush=True)
+    print("error", file=sys.stderr)
+sys.exit(129)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind there")
+def test_a_terminal_that_is_lost_costs_neither_the_log_nor_the_exit_code(tmp_path):
+    ours, its = os.openpty()
+    command = [sys.executable, "-c", WITHOUT_TERMINAL, str(tmp_path / "log.txt")]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    with open(ours, "rb") as terminal:
+        assert terminal.readline() == b"before\r\n"
+    process.communicate(timeout=60)
+    assert process.returncode == 129
+    assert (tmp_path / "log.txt").read_text() == "before\nafter\nerror\n"
 
 
 @pytest.mark.parametrize(

@@ -94,15 +94,17 @@ def test_what_makes_it_another_run_cannot_be_changed(whole_run, options, message
 
 
 def test_sigterm_ends_the_iteration_saves_and_says_how_to_go_on(data, tmp_path):
+    ended, deadline = threading.Event(), time.monotonic() + 300
+
     def stop_once_there_is_a_tick():
-        while not list(tmp_path.glob("*/stats.jsonl")) or not max(tmp_path.glob("*/stats.jsonl")).read_text():
-            time.sleep(0.01)
+        while not any(path.read_text() for path in tmp_path.glob("*/stats.jsonl")) and time.monotonic() < deadline:
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGTERM)
 
-    watcher = threading.Thread(target=stop_once_there_is_a_tick)
-    watcher.start()
+    threading.Thread(target=stop_once_there_is_a_tick, daemon=True).start()
     result = run(outdir=tmp_path, **{**SMALL, **data, "dis_mask": False})
-    watcher.join()
+    ended.set()
     assert result.exit_code == 128 + signal.SIGTERM, result.output
     (folder,) = tmp_path.iterdir()
     images = load_state(folder)["progress"]["cur_nimg"]
@@ -412,6 +414,18 @@ def test_a_run_whose_steps_are_mostly_not_finite_stops_however_short_its_ticks_a
         Loop(trainer, interruption).run()
     for name, parameter in trainer.parts.networks["D"].named_parameters():
         assert parameter.isfinite().all(), name  # NaN gradients became 0
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_few_bad_steps_at_the_end_of_a_long_run_do_not_cost_its_last_weights(trainer, goes_on):
+    trainer.progress.iteration = 100 * goes_on
+    with Interruption("") as interruption:
+        loop = Loop(trainer, interruption)
+        if not goes_on:
+            loop._check_steps(bad=0, steps=16, done=False)
+        loop._check_steps(bad=3, steps=5, done=True)
+        with pytest.raises(TrainingError, match="13 of the last 21 steps"):
+            loop._check_steps(bad=10, steps=16, done=True)
 
 
 def test_debug_stops_at_the_first_gradient_that_is_not_finite(trainer):

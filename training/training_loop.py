@@ -89,7 +89,8 @@ class Loop:
         self.interruption, self.folder, self.log, self.judge = interruption, folder, log, judge
         self.tick_ended = time.monotonic()
         self.started = self.tick_ended - self.progress.seconds
-        self.saved_at, self.steps, self.bad_steps = -1, 0, 0  # images; steps since they were last judged
+        self.saved_at, self.steps, self.bad_steps = -1, 0, 0  # images; steps since they were last checked
+        self.checked = self.progress.iteration > 0  # once at least; by whoever trained before, if it goes on
         if log:
             o = self.options
             self.grid = ImageGrid(trainer.dataset, o.grid, o.cfg, trainer.device, o.batch_gpu)
@@ -149,13 +150,11 @@ class Loop:
 
     def _check_steps(self, bad: int, steps: int, done: bool) -> None:
         self.bad_steps, self.steps = self.bad_steps + bad, self.steps + steps
-        if self.bad_steps > MAX_BAD_SHARE * self.steps and (self.steps >= MIN_STEPS or done):
-            raise TrainingError(
-                f"{self.bad_steps} of the last {self.steps} steps had gradients that are not finite: training has "
-                f"diverged. {WAYS_ON}"
-            )
+        if self.bad_steps > MAX_BAD_SHARE * self.steps and (self.steps >= MIN_STEPS or (done and not self.checked)):
+            what = f"{self.bad_steps} of the last {self.steps} steps had gradients that are not finite"
+            raise TrainingError(f"{what}: training has diverged. {WAYS_ON}")
         if self.steps >= MIN_STEPS:
-            self.bad_steps = self.steps = 0
+            self.bad_steps, self.steps, self.checked = 0, 0, True
 
     def _save(self) -> None:
         """Weights for everybody, and the state to go on from; all processes take part, rank 0 writes."""
