@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-import time
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 WAIT_MS = 30_000  # a machine that does other things too
+sync_api.expect.set_options(timeout=WAIT_MS)
 NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.OWN_NETWORK))
 TRAINED = NETWORK.exists()
 
@@ -92,17 +93,33 @@ def is_fault(message):
     return message.type == "error" and "ERR_CONNECTION_REFUSED" not in message.text  # a server that was ended
 
 
+class Gate:
+    """What pictures of the given qualities wait at while it is shut."""
+
+    def __init__(self):
+        self.opened = {quality: threading.Event() for quality in ("full", "preview")}
+        self.open()
+
+    def open(self):
+        for event in self.opened.values():
+            event.set()
+
+    def shut(self, *qualities):
+        for quality in qualities or self.opened:
+            self.opened[quality].clear()
+
+
 @pytest.fixture
-def slow(studio, monkeypatch):
-    """Seconds that pictures take longer, by their quality, to be set by a test."""
-    seconds, picture = {"full": 0, "preview": 0}, studio.picture
+def gate(studio, monkeypatch):
+    gate, picture = Gate(), studio.picture
 
     def late(scene, view, quality):
-        time.sleep(seconds[quality])
+        assert gate.opened[quality].wait(WAIT_MS / 1e3)
         return picture(scene, view, quality)
 
     monkeypatch.setattr(studio, "picture", late)
-    return seconds
+    yield gate
+    gate.open()
 
 
 # --------------------------------------------------------------------------- hands
@@ -155,11 +172,12 @@ def drag(page, right, down, steps=4, release=True):
         page.mouse.up()
 
 
-def saved(page, what):
+def saved(page, what, meanwhile=lambda: None):
     """Bytes of the file that the page saves."""
     page.select_option("#save-what", what)
     with page.expect_download() as download:
         page.click("[data-action=save]")
+        meanwhile()
     return Path(download.value.path()).read_bytes()
 
 

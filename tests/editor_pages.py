@@ -1,7 +1,9 @@
 """What the tests of the editor share: a tiny network, a page without a browser, a server in this process."""
 
+import errno
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -101,7 +103,7 @@ def page_of(client):
 @contextmanager
 def real_server(studio, names=None, example=None, port=0):
     """Address of a real server, in a thread of this process."""
-    with listen(HOST, port) as listening:
+    with _listen(port) as listening:
         server = make_server(app_of(studio, names=names, example=example))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -109,7 +111,19 @@ def real_server(studio, names=None, example=None, port=0):
             yield f"http://{HOST}:{listening.getsockname()[1]}/"
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(30)
+
+
+def _listen(port):
+    """`listen`, also where the connections of the server before are not all gone yet."""
+    for _ in range(50):
+        try:
+            return listen(HOST, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            time.sleep(0.1)
+    return listen(HOST, port)
 
 
 def json_line(**header):

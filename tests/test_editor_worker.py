@@ -47,7 +47,7 @@ def running():
     worker.start()
     gate, replies = Gate(), queue.Queue()
     worker.submit(Page(replies.put), LOOK, Task(0, gate.job()))
-    gate.reached.wait(10)
+    assert gate.reached.wait(10)
     yield worker, gate, replies
     gate.opened.set()
     worker.stop()
@@ -124,7 +124,7 @@ def test_a_cancelled_film_says_nothing_after_that_and_is_let_go(running):
 
     worker.submit(page, LONG_FILE, Task(1, job()))
     gate.opened.set()
-    film.reached.wait(10)
+    assert film.reached.wait(10)
     worker.cancel(page)
     film.opened.set()
     worker.submit(page, FILE, Task(2, reply("image")))

@@ -12,6 +12,7 @@ export class Board {
   constructor(canvas, cursor, tools, { ended, picked }) {
     Object.assign(this, { canvas, cursor, tools, ended, picked });
     this.stroke = null;
+    this.waiting = []; // to do once no stroke is under way
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     for (const name of ["pointerup", "lostpointercapture"]) canvas.addEventListener(name, (event) => this.up(event));
@@ -106,15 +107,28 @@ export class Board {
   up(event) {
     if (!this.holds(event)) return;
     const { before } = this.stroke;
-    this.stroke = null;
+    this.release();
     if (this.drawing.ids.some((id, i) => id !== before[i])) this.ended(before);
   }
 
   abort() {
     if (!this.stroke) return;
     this.drawing.ids.set(this.stroke.before);
-    this.stroke = null;
+    this.release();
     this.draw();
+  }
+
+  // What waited follows when all that the end of the stroke brings about is done; the next stroke may have begun by then.
+  release() {
+    this.stroke = null;
+    queueMicrotask(() => {
+      while (!this.stroke && this.waiting.length) this.waiting.shift()();
+    });
+  }
+
+  whenFree(run) {
+    if (this.stroke) this.waiting.push(run);
+    else run();
   }
 
   showCursor(event) {

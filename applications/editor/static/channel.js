@@ -24,9 +24,13 @@ export class Channel {
     };
   }
 
+  get isOpen() {
+    return this.socket.readyState === WebSocket.OPEN;
+  }
+
   // The id under which the answer comes, or 0 where the line is broken.
   send(type, header = {}, payload = new Uint8Array(0)) {
-    if (this.socket.readyState !== WebSocket.OPEN) return 0;
+    if (!this.isOpen) return 0;
     const id = ++this.id;
     this.socket.send(new Blob([`${JSON.stringify({ type, id, ...header })}\n`, payload]));
     return id;

@@ -9,16 +9,24 @@ export class Files {
   constructor(channel, work, scenes, stage, downloads, say) {
     Object.assign(this, { channel, work, scenes, stage, downloads, say });
     this.opening = new Map(); // what the server reads: id to name
+    this.sessions = new Map(); // that the server writes: id to how many changes they have
+  }
+
+  // Whether the server can be asked for a file; says so where not.
+  get possible() {
+    if (!this.channel.isOpen) this.say("Files need the server, and there is no connection to it: try again later.", true);
+    return this.channel.isOpen;
   }
 
   // What is kept of a scene waits until it is that of the drawing, and shows it as it is seen now.
   save(what) {
+    if (!this.possible) return;
     const { channel, work, scenes, downloads, stage: { view } } = this;
     const [kind, form] = what.split("-");
     const send = {
       image: (scene) => channel.send("save_image", { scene, view }),
       view: (scene) => channel.send("save_labels", { scene, view, png_form: form }),
-      session: (scene) => channel.send("save_session", { scene, ...this.session(), view }, work.board.ids),
+      session: (scene) => this.saveSession(scene, view),
       film: (scene) => channel.send("save_film", { scene, film_form: form }),
       mesh: (scene) => channel.send("save_mesh", { scene, mesh_form: form }),
     };
@@ -27,18 +35,21 @@ export class Files {
     else this.say("There is nothing to save yet: paint something first.", true);
   }
 
-  session() {
-    const { place, seed } = this.work;
-    return { place, seed, keep_style: this.work.keepsStyle() };
+  saveSession(scene, view) {
+    const { place, seed, changes, board } = this.work;
+    const header = { scene, place, seed, keep_style: this.work.keepsStyle(), view };
+    const id = this.channel.send("save_session", header, board.ids);
+    this.sessions.set(id, changes);
+    return id;
   }
 
   deliver(header, bytes) {
     this.downloads.deliver(header, bytes);
-    if (header.name.endsWith("_session.json")) this.work.unsaved = false;
+    this.work.saved = Math.max(this.work.saved, this.sessions.get(header.id) ?? 0);
   }
 
   async open(chosen) {
-    if (!chosen) return;
+    if (!chosen || !this.possible) return;
     if (chosen.size > MAX_MESSAGE_BYTES - HEADER_BYTES) {
       const [size, limit] = [chosen.size, MAX_MESSAGE_BYTES].map((bytes) => Math.round(bytes / 2 ** 20));
       this.say(`${chosen.name}: ${size} MB; files up to ${limit} MB are opened`, true);

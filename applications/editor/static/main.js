@@ -33,6 +33,8 @@ const state = {
   id: 1, // of the chosen class
   tool: "brush",
   taking: null, // the view whose label map becomes the drawing when it has come
+  awaited: undefined, // id of the question that the page waits for
+  patience: null, // timer after which it says so
 };
 
 // ---------------------------------------------------------------------------- server
@@ -40,8 +42,8 @@ const state = {
 const receivers = {
   hello, error,
   picture: (header, bytes) => scenes.answer(header, bytes),
-  drawing: (_header, bytes) => work.change({ ids: bytes, scene: null }),
-  session: openedSession,
+  drawing: (_header, bytes) => board.whenFree(() => work.change({ ids: bytes, scene: null })),
+  session: (header, bytes) => board.whenFree(() => openedSession(header, bytes)),
   file: (header, bytes) => files.deliver(header, bytes),
   progress: (header) => downloads.progress(header),
   cancelled: (header) => downloads.ended(header.id),
@@ -63,11 +65,10 @@ function hello(header, bytes) {
     begin(header, bytes);
   } else if (JSON.stringify({ ...before, network: "" }) !== JSON.stringify({ ...header, network: "" })) {
     say("The server shows another network now, which this drawing does not fit. Reload the page to begin anew.", true);
-  } else if (before.network !== header.network && scenes.shown) {
-    state.hello = header;
-    work.forgotten();
   } else {
-    scenes.refresh(); // what was drawn meanwhile
+    state.hello = header;
+    if (before.network !== header.network && scenes.shown) work.forgotten();
+    else scenes.refresh(); // what was drawn meanwhile
   }
 }
 
@@ -95,13 +96,14 @@ function begin(header, example) {
 
 function error(header) {
   downloads.ended(header.id);
-  if (scenes.refuse(header.id)) state.taking = null;
   if (header.lost) {
     say("The server does not know this object any more: it is made again from the drawing.");
     work.forgotten();
   } else {
     say(files.named(header), true);
   }
+  scenes.refuse(header.id);
+  if (scenes.failed) state.taking = null;
 }
 
 // ---------------------------------------------------------------------------- what is shown
@@ -111,7 +113,7 @@ const stage = new Stage(at("orbit"), at("image"), at("labels"), () => {
   showPlaces();
   scenes.refresh();
 });
-const scenes = new Scenes(channel, stage, picture, showWaiting);
+const scenes = new Scenes(channel, stage, picture, showWaiting, (run) => board.whenFree(run));
 
 const board = new Board(at("drawing"), at("cursor"), tools, {
   ended: (before) => work.stroked(before),
@@ -146,10 +148,12 @@ function picture(header, bytes, made) {
 
 function showWaiting() {
   at("orbit").dataset.busy = scenes.busy;
+  const awaited = scenes.asked?.id;
+  if (awaited === state.awaited) return;
+  state.awaited = awaited;
   clearTimeout(state.patience);
-  if (channel.socket.readyState !== WebSocket.OPEN) return;
-  if (scenes.busy) state.patience = setTimeout(() => (at("status").textContent = "rendering…"), PATIENCE_MS);
-  else at("status").textContent = "";
+  if (awaited) state.patience = setTimeout(() => (at("status").textContent = "rendering…"), PATIENCE_MS);
+  else if (channel.isOpen) at("status").textContent = "";
 }
 
 function showWork() {
@@ -236,7 +240,7 @@ function keepStyle() {
 }
 
 function newStyle(seed) {
-  scenes.whenMade(() => work.change({ seed: seed(), style: null, scene: null }, scenes.scene));
+  scenes.whenMade(() => work.change({ seed: seed(), style: null, geometry: scenes.scene, scene: null }));
 }
 
 function typedSeed() {
@@ -263,7 +267,7 @@ function openedSession(header, bytes) {
   if (!header.scene) say("This session was saved with other weights: the object is made anew from its drawing.");
   const { place, seed, scene } = header;
   work.change({ ids: bytes, place, seed, scene, style: scene });
-  work.unsaved = false;
+  work.saved = work.changes;
 }
 
 // ---------------------------------------------------------------------------- buttons and keys
@@ -329,8 +333,9 @@ for (const button of at("tool-choice").children) button.addEventListener("click"
 at("size").addEventListener("input", () => setSize(at("size").value));
 at("keep-style").addEventListener("change", keepStyle);
 at("seed").addEventListener("change", () => {
-  if (scenes.scene || scenes.making) newStyle(typedSeed);
-  else work.seed = typedSeed();
+  const seed = typedSeed();
+  if (scenes.scene || scenes.making) newStyle(() => seed);
+  else work.seed = seed;
 });
 at("reveal").addEventListener("input", () => stage.reveal(at("reveal").value));
 at("overlay-share").addEventListener("input", showOverlay);

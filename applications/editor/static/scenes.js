@@ -9,15 +9,16 @@ export const same = (a, b) => ["azimuth", "polar", "zoom"].every((key) => Math.a
 const SLOW_MS = 400; // where a full picture takes longer, a preview is shown first
 
 export class Scenes {
-  // arrived(header, bytes, made) is called for each picture that is still of use; made: its scene is new.
-  constructor(channel, stage, arrived, changed) {
-    Object.assign(this, { channel, stage, arrived, changed });
+  // arrived(header, bytes, made) is called for each picture that is still of use; made: its scene is the wanted one, and
+  // new. whenFree(run) runs something once no stroke is under way.
+  constructor(channel, stage, arrived, changed, whenFree) {
+    Object.assign(this, { channel, stage, arrived, changed, whenFree });
     this.scene = null; // name of the scene that is wanted; null while it is being made, or where there is none
     this.making = null; // function that gives the message by which it is made: [type, fields, payload]
-    this.asked = null; // {id, making}: the question that is not answered yet
+    this.asked = null; // {id, making, header}: the question that is not answered yet
     this.shown = null; // header of the newest picture
     this.failed = false; // the server could not answer: nothing is asked until something changes
-    this.held = []; // to do with the scene that is being made
+    this.held = []; // to do with the wanted scene once it is made and no stroke is under way
     this.fullMs = Infinity; // that the newest full picture took
   }
 
@@ -48,21 +49,29 @@ export class Scenes {
 
   // Do something with the wanted scene, which may have to be made first.
   whenMade(run) {
-    if (!this.making) {
-      run();
-      return;
-    }
     this.held.push(run);
-    this.refresh();
+    if (this.making) this.refresh();
+    else this.runHeld();
+  }
+
+  runHeld() {
+    this.whenFree(() => {
+      while (!this.making && this.held.length) this.held.shift()();
+    });
   }
 
   ask() {
     if (!this.asked && !this.failed) {
-      const message = this.making ? this.making() : this.look();
+      const message = this.wanted();
       const id = message && this.channel.send(...message);
-      this.asked = id ? { id, making: this.making } : null;
+      this.asked = id ? { id, making: this.making, header: JSON.stringify(message[1]) } : null;
     }
     this.changed();
+  }
+
+  // The message to send next, if any.
+  wanted() {
+    return this.making ? this.making() : this.look();
   }
 
   look() {
@@ -80,25 +89,26 @@ export class Scenes {
   answer(header, bytes) {
     if (header.id !== this.asked?.id) return;
     const { making } = this.asked;
+    const made = Boolean(making) && making === this.making;
     this.asked = null;
     if (header.quality === "full") this.fullMs = header.ms;
-    if (making && making === this.making) Object.assign(this, { scene: header.scene, making: null });
+    if (made) Object.assign(this, { scene: header.scene, making: null });
     if (this.making || header.scene === this.scene) {
       this.shown = header;
-      this.arrived(header, bytes, Boolean(making));
+      this.arrived(header, bytes, made);
     }
-    while (!this.making && this.held.length) this.held.shift()();
+    this.runHeld();
     this.ask();
   }
 
-  // The server could not answer what was asked under this id; whether that was a question of ours.
+  // The server could not answer what was asked under this id. The same is not asked again.
   refuse(id) {
-    if (id !== this.asked?.id) return false;
-    this.failed = this.asked.making === this.making;
+    if (id !== this.asked?.id) return;
+    const { making, header } = this.asked;
     this.asked = null;
+    this.failed = making === this.making && header === JSON.stringify(this.wanted()?.[1]);
     if (this.failed) this.held = [];
     this.ask();
-    return true;
   }
 
   // What was asked will not be answered.

@@ -10,8 +10,14 @@ export class Work {
     this.undo = new Undo();
     this.seed = 0;
     this.style = null; // the scene whose texture is kept
+    this.geometry = null; // the scene whose form the one that is being made takes, instead of the drawing's
     this.before = null; // the state from before a blend that is not settled yet
-    this.unsaved = false;
+    this.changes = 0;
+    this.saved = 0; // how many of these a session file has
+  }
+
+  get unsaved() {
+    return this.saved < this.changes;
   }
 
   use(drawing, place) {
@@ -19,21 +25,23 @@ export class Work {
   }
 
   snapshot() {
-    const { board, scenes, place, seed, style } = this;
-    return { ids: board.ids.slice(), place, seed, style, scene: scenes.scene };
+    const { board, scenes, place, seed, style, geometry } = this;
+    return { ids: board.ids.slice(), place, seed, style, geometry, scene: scenes.scene };
   }
 
   // Become another state, as a step that can be undone.
-  change(next, geometry) {
+  change(next) {
     const now = this.snapshot();
-    next = { ...now, ...next };
+    next = { ...now, geometry: null, ...next };
     if (this.before || !equal(now, next)) this.remember(now);
-    this.apply(next, geometry);
+    this.apply(next);
   }
 
   step(back) {
     const next = this.undo.move(back, this.before ?? this.snapshot());
-    if (next) this.apply(next);
+    if (!next) return;
+    this.changes++;
+    this.apply(next);
   }
 
   // A stroke has ended, before which the drawing was `ids`.
@@ -44,10 +52,10 @@ export class Work {
 
   remember(state) {
     this.undo.push(this.before ?? state);
-    this.unsaved = true;
+    this.changes++;
   }
 
-  apply({ ids, place, seed, style, scene }, geometry = null) {
+  apply({ ids, place, seed, style, geometry, scene }) {
     this.board.abort();
     this.drawing.ids.set(ids);
     this.board.draw();
@@ -58,9 +66,9 @@ export class Work {
     this.changed();
   }
 
-  // Have the scene of the drawing made; geometry: the scene whose form to take instead of the drawing's.
+  // Have the scene of the drawing made.
   edit(geometry = null) {
-    this.before = null;
+    Object.assign(this, { geometry, before: null });
     this.scenes.make(() => {
       const { board, stage, scenes, place, seed, style } = this;
       return ["edit", { place, seed, style, geometry, view: stage.view, quality: scenes.quickest }, board.ids];
