@@ -24,7 +24,7 @@ from metrics.names import parse_metrics
 from metrics.snapshots import judge_snapshot, plain_data
 from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.devices import choose_device
-from torch_utils.distributed import ProcessError, check_processes, launch
+from torch_utils.distributed import ProcessError, by_torchrun, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
 from training.archive import DataError
 from training.configs import RENDERING
@@ -213,13 +213,15 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
             click.echo(f"--{name}: does nothing in this model; taken so that old command lines run.")
     folder = values.pop("continue")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options, dataset, processes = None, None, int(os.environ.get("WORLD_SIZE", 1))
-    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun the others get the options from there
+    options = dataset = None
+    if by_torchrun() and os.environ["RANK"] != "0":  # these get the options from rank 0
+        processes = int(os.environ["WORLD_SIZE"])
+    else:
         options, dataset, folder = _what_to_train(folder, values, given)
         processes = options.num_gpus
     if not dry_run:
         device = _check_machine(device, processes, options, new=folder is None)
-    if dataset:
+    if dataset is not None:
         bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
         with _one_line():
             options = examine_data(options, dataset, values, bar)

@@ -305,6 +305,7 @@ def test_edges_cannot_be_segmented_and_have_no_classes(cars, tmp_path):
 
 @pytest.mark.parametrize("started", ["4", "abc"])
 def test_other_processes_than_torchrun_started_are_refused(started, cats, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", started)
     result = run(**cats, metrics="miou", outdir=tmp_path / "out")
     assert result.exit_code == 2 and f"--gpus 1: torchrun started {started} processes" in result.output

@@ -420,6 +420,7 @@ def test_wrong_input_is_one_clear_line_exit_code_2_and_no_folder(case, data, tmp
 
 
 def test_more_processes_than_torchrun_started_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert "--gpus 1: torchrun started 4 processes" in refused(outdir=tmp_path / "runs", **{**SMALL, **data()})
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 TIMEOUT = datetime.timedelta(minutes=30)  # for what rank 0 does alone while the others wait
 GRADIENT_LIMIT = 1e5  # takes the place of infinity
 OTHERS_SECONDS = 0.5  # after a failure: for the process that caused it to be known, if that was another one
+PER_CORE = 4  # processes that compute on the CPU: more is a mistake, not a test
 LEAVING_SECONDS = 10  # for processes that were asked to end
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -33,10 +35,15 @@ class ProcessError(RuntimeError):
     """A process of the run failed or was killed; the message says which and how."""
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun started this process, as one of the run: its environment variables are set."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def launch(function: Callable[..., None], *args: Any, processes: int, device: str) -> None:
     """Call function(device, *args) in every process of the run, and return when all are done.
 
-    Under torchrun (its environment variables are set) this process is one of the run. Else there are `processes` on
+    Under torchrun this process is one of the run. Else there are `processes` on
     this machine: this one if it is one, new ones if it is more. New ones get every signal to stop that this process
     gets, and end when it ends.
 
@@ -50,12 +57,11 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
         KeyboardInterrupt, SystemExit: a signal to stop ended them, as it ends a process alone.
         Exception: that of the first new process that failed, with its traceback as the cause; the others are ended.
     """
-    by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if by_torchrun else 0
     check_processes(device, processes)
     if processes == 1:
         function(_own_device(device, 0), *args)
-    elif by_torchrun:
+    elif by_torchrun():
+        local_rank = _local_rank()
         with _group(device, local_rank):
             function(_own_device(device, local_rank), *args)
     else:
@@ -68,15 +74,24 @@ def check_processes(device: str, processes: int) -> None:
     Raises:
         ValueError: which says what there is.
     """
-    started = os.environ.get("WORLD_SIZE")
-    if started is not None and started != str(processes):
-        raise ValueError(f"{processes}: torchrun started {started} processes")
-    needed = processes if started is None else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, os.cpu_count() or 1)
-    if needed > there:
-        what = "CPU cores" if device == "cpu" else "GPUs"
-        way_on = "" if device == "cpu" else "; --device=cpu computes on the CPU"
-        raise ValueError(f"{processes}: {needed} processes on this machine, {there} {what} are there{way_on}")
+    needed = processes
+    if by_torchrun():
+        if os.environ["WORLD_SIZE"] != str(processes):
+            raise ValueError(f"{processes}: torchrun started {os.environ['WORLD_SIZE']} processes")
+        needed = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _local_rank() + 1)
+    if device == "cpu":
+        there = os.cpu_count() or 1
+        enough, what = needed <= PER_CORE * there, f"CPU cores are there, {PER_CORE} processes for each at most"
+    else:
+        there = torch.cuda.device_count() if device == "cuda" else 1
+        enough, what = needed <= there, "GPUs are there; --device=cpu computes on the CPU"
+    if not enough:
+        raise ValueError(f"{processes}: {needed} processes on this machine, {there} {what}")
+
+
+def _local_rank() -> int:
+    """Number of a process of torchrun on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _own_device(device: str, local_rank: int) -> torch.device:
@@ -99,21 +114,31 @@ def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) 
     started: list[_Started] = []
     with _signals_passed_on(started) as came:
         try:
-            # A signal that comes while a process starts waits until it can end in order: see _run.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-            for rank in range(count):
-                reader, writer = context.Pipe(duplex=False)
-                process = context.Process(target=_run, args=(function, args, rank, count, device, store.port, writer))
-                process.start()
-                writer.close()  # so that the reader sees the end of the process
-                started.append(_Started(rank, process, reader))
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            with _signals_held():
+                for rank in range(count):
+                    reader, writer = context.Pipe(duplex=False)
+                    told = function, args, rank, count, device, store.port, writer
+                    process = context.Process(target=_run, args=told)
+                    process.start()
+                    writer.close()  # so that the reader sees the end of the process
+                    started.append(_Started(rank, process, reader))
             if came:  # not all of them may have got it
                 _stop(came[0])
             if failures := _wait_for_all(started):
                 _raise_first(failures, count, came)
         finally:
             _end(started)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """A signal to stop that comes while processes start waits, in them until they can end in order: see _run."""
+    resource_tracker.ensure_running()  # its start, else that of the first process, would let signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)
