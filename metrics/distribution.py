@@ -103,7 +103,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
 
 
 def _covered(manifold: Tensor, points: Tensor, neighbours: int) -> float:
-    own = [squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS)]
+    own = (squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS))  # one after the other
     radius = torch.cat([rows.kthvalue(neighbours + 1, dim=1).values for rows in own])  # + 1: each is its own nearest
     inside = [(squared_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
     return float(torch.cat(inside).double().mean())

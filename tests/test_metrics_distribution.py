@@ -1,10 +1,13 @@
 """Arithmetic on features: golden numbers, a second implementation, limits."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from golden import golden
 
+from metrics import distribution
 from metrics.distribution import (
     frechet_distance,
     inception_score,
@@ -142,6 +145,22 @@ def test_two_halves_of_one_distribution_are_at_no_kernel_distance():
 
 def test_far_away_samples_are_not_covered_and_cover_nothing():
     assert precision_recall(samples(50), samples(50, seed=1, shift=100)) == (0.0, 0.0)
+
+
+def test_no_more_than_a_few_rows_of_distances_are_held_at_once(monkeypatch):
+    made = []
+
+    def watched(a, b):
+        held = [whole for whole in made if whole() is not None]
+        assert len(held) <= 1  # what was made before, until its name is given to the next
+        distances = squared_distances(a, b)
+        made.append(weakref.ref(distances))
+        return distances
+
+    monkeypatch.setattr(distribution, "DISTANCE_ROWS", 8)
+    monkeypatch.setattr(distribution, "squared_distances", watched)
+    precision_recall(samples(50), samples(40, seed=1))
+    assert len(made) == 2 * (7 + 5)
 
 
 def test_distances_by_products_are_those_by_differences():

@@ -153,6 +153,15 @@ def test_a_state_of_other_networks_is_one_line(whole_run, options):
         Trainer(wider, CPU).start(load_state(whole_run))
 
 
+def test_a_state_that_there_is_no_memory_for_now_is_not_called_another_networks(trainer, monkeypatch):
+    def full(_state):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer.parts, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.start({"parts": {}})
+
+
 # --------------------------------------------------------------------------- what a run writes
 
 

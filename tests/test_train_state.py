@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageColor
 from small_training import small_data
 
 import dnnlib.util
@@ -166,16 +166,20 @@ for count in range(1, 10**6):
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="signals of this kind are POSIX")
 def test_a_kill_in_the_middle_of_writing_leaves_a_whole_state(tmp_path):
     rng = np.random.default_rng(0)
     process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], cwd=ROOT)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("training-state-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for _ in range(1000):  # until the kill comes while a file is being written
+    for _ in range(1000):  # until it is stopped while a file is being written
         time.sleep(rng.uniform(0, 0.005))
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
         if list(tmp_path.glob(".*.part")):
             break
+        process.send_signal(signal.SIGCONT)
     process.kill()
     process.wait()
     assert list(tmp_path.glob(".*.part")), "nothing was being written"
@@ -252,6 +256,14 @@ def test_statistics_of_what_came_after_the_state_and_half_a_line_are_cut_off(tmp
     cut_stats(tmp_path / "none", cur_nimg)
 
 
+@pytest.mark.parametrize("damaged", [b"\0\0\0\n", b"{\n", b"{}\n", b"[]\n", b"\xff\n"])
+def test_statistics_end_before_a_line_that_cannot_be_read(tmp_path, damaged):
+    path, line = tmp_path / STATS_FILE, b'{"Progress/kimg": {"mean": 0.002}}\n'
+    path.write_bytes(line + damaged + line)
+    cut_stats(path, 8)
+    assert path.read_bytes() == line
+
+
 def test_curves_show_statistics_and_metrics_of_runs_over_thousands_of_images(tmp_path):
     for run, values in (("a", (1.0, 3.0)), ("b", (2.0, None))):
         (tmp_path / run).mkdir()
@@ -269,8 +281,25 @@ def test_curves_show_statistics_and_metrics_of_runs_over_thousands_of_images(tmp
     panel = drawn[curves.TOP : curves.HEIGHT - curves.BOTTOM, curves.LEFT : curves.WIDTH - curves.RIGHT].astype(int)
     rows, columns = np.nonzero(abs(panel[..., 2] - panel[..., 0]) > 50)
     assert np.corrcoef(rows, columns)[0, 1] < -0.99  # a straight line upwards
+    with (tmp_path / "a" / STATS_FILE).open("a") as file:
+        file.write('{"Progress')  # a run that is writing just now
+    assert read_curves(tmp_path / "a", ["Loss/G/loss"])["Loss/G/loss"] == [(0, 0), (2, 2)]
     result = CliRunner().invoke(curves.main, [str(tmp_path)])
     assert result.exit_code == 2 and "no such statistics" in result.output
+
+
+def test_runs_of_one_name_in_two_places_and_single_points_are_all_drawn(tmp_path):
+    for place in ("a", "b"):
+        folder = tmp_path / place / "00000-run"
+        folder.mkdir(parents=True)
+        line = {"snapshot_pkl": "network-snapshot-000004.pkl", "results": {"miou": 0.5 if place == "a" else 0.7}}
+        (folder / "metric-miou.jsonl").write_text(json.dumps(line) + "\n")
+    words = [str(path) for path in tmp_path.glob("*/*")] + ["--output", str(tmp_path / "curves.png")]
+    assert CliRunner().invoke(curves.main, words).exit_code == 0
+    drawn = np.array(Image.open(tmp_path / "curves.png"))
+    assert drawn.shape[0] == curves.HEIGHT + 2 * 16
+    for colour in curves.COLOURS[:2]:
+        assert (drawn[: curves.HEIGHT] == ImageColor.getrgb(colour)).all(-1).any()
 
 
 # --------------------------------------------------------------------------- one process in a folder

@@ -25,6 +25,7 @@ SHOWN = ",".join(f"Loss/{name}" for name in (
 SNAPSHOT_KIMG = re.compile(r"(\d{6,})\.\w+$")
 WIDTH, HEIGHT, COLUMNS = 320, 200, 3  # pixels of a panel; panels in a row
 LEFT, TOP, RIGHT, BOTTOM = 52, 22, 12, 20  # around a panel's axes
+DOT = 2  # radius of a curve of one point
 COLOURS = ("#1f5fbf", "#c03028", "#2e8b57", "#8b5fbf")  # of the runs, in turn
 
 Points = list[tuple[float, float]]  # kimg, value
@@ -47,8 +48,10 @@ def read_curves(folder: Path, names: list[str]) -> dict[str, Points]:
 
 
 def _lines(path: Path) -> Iterator[dict]:
+    """But for a last one that is just being written."""
     if path.exists():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        yield from (json.loads(line) for line in lines if line.endswith("\n"))
 
 
 def draw_curves(runs: dict[str, dict[str, Points]]) -> Image.Image:
@@ -78,6 +81,9 @@ def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, c
     for number, points in enumerate(curves):
         line = [(x0 + (x1 - x0) * kimg / end, y0 + (y1 - y0) * (value - low) / spread) for kimg, value in points]
         draw.line(line, fill=COLOURS[number % len(COLOURS)], width=2)
+        if len(line) == 1:
+            (x, y), *_ = line
+            draw.ellipse([x - DOT, y - DOT, x + DOT, y + DOT], fill=COLOURS[number % len(COLOURS)])
 
 
 @click.command(cls=Command)
@@ -86,8 +92,8 @@ def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, c
 @click.option("--names", default=SHOWN, show_default=True, help="Statistics of stats.jsonl, separated by commas.")
 def main(runs: tuple[Path, ...], output: Path, names: str) -> None:
     """Draw how runs went, over thousands of images."""
-    curves = {run.name: read_curves(run, names.split(",")) for run in runs}
-    if empty := [str(run) for run in runs if not curves[run.name]]:
+    curves = {str(run): read_curves(run, names.split(",")) for run in runs}
+    if empty := [run for run, found in curves.items() if not found]:
         raise InputError(f"{empty[0]}: no such statistics in {STATS_FILE}, and no metric-*.jsonl")
     write_png(output, np.array(draw_curves(curves)))
 

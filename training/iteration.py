@@ -100,6 +100,8 @@ class Trainer:
                 self.parts.load_state_dict(state["parts"])
                 self.stream.load_state_dict(state["stream"])
                 self.progress = Progress(**state["progress"])
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, LookupError, TypeError, ValueError) as error:
                 what = " ".join(str(error).split())
                 raise StateError(f"the state does not fit the options of its folder: {what:.200}") from error

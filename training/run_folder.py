@@ -180,14 +180,15 @@ class RunLog:
 
 
 def cut_stats(path: Path, cur_nimg: int) -> None:
-    """Remove what a killed run wrote after its last state, and what it left of a line."""
+    """Remove what a killed run wrote after its last state, and what cannot be read, with all that follows."""
     if not path.exists():
         return
     kept = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["Progress/kimg"]["mean"] > cur_nimg / 1000:
-            break
-        kept += len(line)
+    with suppress(ValueError, LookupError, TypeError):  # of a line that is none: the end
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n") or json.loads(line)["Progress/kimg"]["mean"] > cur_nimg / 1000:
+                break
+            kept += len(line)
     os.truncate(path, kept)
 
 
