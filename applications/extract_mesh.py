@@ -21,13 +21,14 @@ from training.configs import CONFIGS
 from training.film import FPS
 from training.label_maps import draw_label_map
 from training.mesh import (
-    COLOURS,
     PUBLISHED_THRESHOLD,
     Mesh,
     NoSurface,
+    NothingLeft,
     check_libraries,
     extract_mesh,
 )
+from training.mesh_colours import COLOURS
 from training.mesh_files import MESH_WRITERS, write_mesh
 from training.mesh_film import FILM_VIEWS, gl_problem, half_width_of, render_mesh
 from training.pictures import write_png
@@ -129,7 +130,7 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     default=0,
     show_default=True,
     metavar="N",
-    help="At most so many rounds of smoothing: as many as keep the volume within 1 %.",
+    help="At most so many rounds of smoothing: as many as keep the volume of a closed mesh within 1 %.",
 )
 @click.option(
     "--without",
@@ -206,7 +207,10 @@ def main(
             write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames or PATH_FRAMES, fps or FPS)
             click.echo(f"Wrote {outdir}/rendered_mesh.gif")
     except NoSurface as error:
-        raise InputError(f"--threshold: {error}; try --threshold auto") from error
+        if isinstance(error, NothingLeft):
+            raise InputError(f"--without {without}: {error}") from error
+        hint = "" if threshold == "auto" else "; try --threshold auto"
+        raise InputError(f"--threshold: {error}{hint}") from error
 
 
 if __name__ == "__main__":

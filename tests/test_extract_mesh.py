@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from applications import extract_mesh, generate_samples, generate_video
 from dnnlib.cli import INTERRUPTED
 from training.configs import GeneratorOptions
 from training.label_maps import PALETTE, read_label_map
-from training.mesh import check_libraries
+from training.mesh import NoSurface, NothingLeft, check_libraries
 from training.mesh_film import gl_problem
 from training.registry import construct
 from training.snapshot import load_network_pkl, save_snapshot
@@ -98,7 +99,9 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
         "image": ([], {"colour": "image"}),
         "closed": (["--closed"], {}),
         "largest": (["--largest"], {}),
-        "smooth": ([], {"smooth": 3}),
+        "solid": (["--closed", "--largest"], {}),
+        "smooth": (["--closed", "--largest"], {"smooth": 3}),
+        "too smooth": ([], {"smooth": 3}),
         "finer": ([], {"resolution": 32}),
     }
     meshes, said = {}, {}
@@ -117,8 +120,12 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
     assert len(meshes["largest"].faces) < len(plain.faces) < len(meshes["finer"].faces)
     assert (meshes["image"].vertices == plain.vertices).all()
     assert (meshes["image"].visual.vertex_colors != plain.visual.vertex_colors).any()
-    assert (meshes["smooth"].faces == plain.faces).all() and (meshes["smooth"].vertices == plain.vertices).all()
-    assert "--smooth 3: made 0 rounds" in said["smooth"]  # scraps of noise, which a single round would wear off
+    assert (meshes["smooth"].faces == meshes["solid"].faces).all() and "--smooth" not in said["smooth"]
+    moved = np.linalg.norm(meshes["smooth"].vertices - meshes["solid"].vertices, axis=1)
+    assert 0.001 < np.median(moved) < 0.04  # a grid step is 0.043
+    assert meshes["smooth"].volume == pytest.approx(meshes["solid"].volume, rel=0.01)
+    assert (meshes["too smooth"].vertices == plain.vertices).all()
+    assert "--smooth 3: made 0 rounds" in said["too smooth"]  # scraps of noise, which a single round would wear off
     assert meshes["seed"].vertices.shape != plain.vertices.shape
 
 
@@ -229,6 +236,20 @@ def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "more", "said"),
+    [
+        (NoSurface("all alike"), {"threshold": "auto"}, "--threshold: all alike"),
+        (NoSurface("all alike"), {"threshold": 3}, "--threshold: all alike; try --threshold auto"),
+        (NothingLeft("all of class 0"), {"threshold": 3, "without": 0}, "--without 0: all of class 0"),
+    ],
+)
+def test_where_there_is_no_surface_the_option_is_named_that_can_help(network, tmp_path, monkeypatch, error, more, said):
+    monkeypatch.setattr(extract_mesh, "extract_mesh", Mock(side_effect=error))
+    result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **more)
+    assert (result.exit_code, result.output) == (2, f"Error: {said}\n")
+
+
 def test_a_library_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)  # what Python itself takes for "not to be found"
     with pytest.raises(ValueError, match=r'meshes need skimage.*pip install -e "\.\[mesh\]"'):
@@ -242,8 +263,9 @@ def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(netwo
     options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     command = [sys.executable, "applications/extract_mesh.py", *words(**options, **SMALL)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not list(tmp_path.glob(".rendered_mesh.gif*")) and process.poll() is None and time.monotonic() < end:
+    end = time.monotonic() + 300
+    while not list(tmp_path.glob(".rendered_mesh.gif*")):
+        assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""Triangle meshes of level sets of the density, with colours.
+"""Triangle meshes of level sets of the density.
 
 World units are the network's own: the scene fills a cube of side box_warp about the origin. x points to the right of
 somebody who looks at the scene from the front, y up, z at them (right-handed, as in glTF).
@@ -16,23 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.decoders import RGB_CHANNELS
 from training.density_grid import AIR, density_grid
 from training.fields import TriplaneField
-from training.label_maps import colourise, to_uint8
-from training.triplane import FEATURES, TriPlane
-from training.volumetric_rendering.compositing import sample_weights
+from training.mesh_colours import COLOURS, colour_pieces, labels_at
+from training.triplane import TriPlane
 
 if TYPE_CHECKING:  # an extra: imported where they are used
     from scipy import sparse
 
 LIBRARIES = ("scipy", "skimage", "trimesh")
 PUBLISHED_THRESHOLD = 50.0
-COLOURS = ("label", "shown_label", "image")
-POINTS_PER_PIECE = 2**14  # that the field is evaluated at at a time: their hidden values stay in a CPU's cache
-# What a picture shows at a place is a blend of what lies beneath the surface: so many samples, so far inwards.
-INWARD_SAMPLES = 24
-INWARD_SHARE = 0.25  # of the cube's side
 HISTOGRAM_BINS = 1024
 POINTS_PER_AXIS = 128  # that the histogram looks at: two million are plenty for a distribution
 # Steps of smoothing that shrink and swell in turn, so that the volume stays (Taubin 1995, A signal processing
@@ -43,6 +36,10 @@ MOST_VOLUME_CHANGE = 0.01  # of smoothing, as a share of the volume
 
 class NoSurface(ValueError):
     """The density does not cross the threshold anywhere."""
+
+
+class NothingLeft(NoSurface):
+    """All that lies above the threshold is of the class that was left out."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def extract_mesh(
         grid: what `density_grid` gave for these planes, in place of `resolution` and `on_slabs`. What is changed about
             it (closed, without) is changed in a copy.
         cameras: P,3 positions from which the model is usually seen, for shown_label and image: a vertex has the colour
-            that the one which faces it most directly sees there. None: a camera right over each vertex.
+            that the one which it faces most directly sees there. None, and where it faces none: a camera right over it.
     Raises:
         NoSurface: nothing lies above the threshold, or everything does, or nothing is left.
         ValueError: an argument outside what is said here.
@@ -161,7 +158,10 @@ def extract_mesh(
     mesh = surface(grid, field.box_warp, threshold, closed)
     del grid, inside  # half a gigabyte at resolution 512
     mesh = finished(mesh, largest, smooth)
-    return mesh if colour is None else replace(mesh, colours=_colours(G, field, mesh, colour, without, cameras))
+    if colour is None:
+        return mesh
+    pieces = colour_pieces(G, field, mesh.vertices, mesh.normals(), colour, without, cameras)
+    return replace(mesh, colours=np.concatenate(list(pieces)))
 
 
 def _turn_to_air(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:
@@ -175,73 +175,14 @@ def _turn_to_air(grid: Tensor, field: TriplaneField, threshold: float, classes: 
     left = False
     for x, slab in zip(line, grid, strict=True):
         y, z = (slab > threshold).nonzero(as_tuple=True)
-        logits = _labels(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)
+        logits = labels_at(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)
         own = logits[:, label].clone()
         logits[:, label] = -torch.inf
-        lead = logits.amax(1) - own if len(y) else own
+        lead = logits.amax(1) - own
         slab[y, z] = torch.minimum(slab[y, z], threshold + (high - low) * lead)
         left = left or bool((lead > 0).any())
     if high > threshold and not left:
-        raise NoSurface(f"what lies above {threshold:g} is all of class {label}, so nothing is left")
-
-
-# --------------------------------------------------------------------------- colours
-
-
-def _colours(
-    G: TriPlane, field: TriplaneField, mesh: Mesh, colour: str, without: int | None, cameras: Tensor | None
-) -> np.ndarray:
-    """K,3 uint8."""
-    vertices = torch.from_numpy(mesh.vertices)
-    if colour == "label":
-        values = _labels(field, vertices, G.semantic_channels)
-    else:
-        image, labels = slice(RGB_CHANNELS), slice(FEATURES, FEATURES + G.semantic_channels)
-        normals = torch.from_numpy(mesh.normals())
-        outwards = normals if cameras is None else _towards(cameras.cpu(), vertices, normals)
-        values = _shown(field, vertices, outwards, image if colour == "image" else labels)
-    if colour == "image" or G.data_type == "edge":
-        return to_uint8(values * 2 - 1).expand(-1, 3).numpy()
-    if without is not None:
-        values[:, without] = -torch.inf
-    return colourise(values.argmax(1).numpy())
-
-
-def _labels(field: TriplaneField, points: Tensor, classes: int) -> Tensor:
-    """K,S label channels of the field at points K,3, on the CPU."""
-    pieces = points.split(POINTS_PER_PIECE)
-    return torch.cat([field.labels(piece[None].to(field.planes.device))[0, :, :classes].cpu() for piece in pieces])
-
-
-def _towards(cameras: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
-    """K,3 unit vectors from each vertex to the camera (P,3) that looks at it most directly."""
-    best, outwards = torch.full((len(vertices),), -torch.inf), normals.clone()
-    for camera in cameras:
-        direction = F.normalize(camera - vertices, dim=1)
-        cosine = (direction * normals).sum(1)
-        better = cosine > best
-        best[better], outwards[better] = cosine[better], direction[better]
-    return outwards
-
-
-def _shown(field: TriplaneField, vertices: Tensor, outwards: Tensor, channels: slice) -> Tensor:
-    """K,C features that a ray blends which comes from `outwards` K,3, as a share of what it meets; on the CPU.
-
-    Matter is thin on the outside: a ray goes on through the level set, and what a picture shows there lies beneath.
-    """
-    device = field.planes.device
-    depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)
-    rows = POINTS_PER_PIECE // INWARD_SAMPLES
-    shown = []
-    for start, direction in zip(vertices.split(rows), outwards.split(rows), strict=True):
-        points = start.to(device)[:, None] - direction.to(device)[:, None] * depths[:, None]  # k,T,3
-        parts, sigma = field.parts(points.view(1, -1, 3))
-        weights = sample_weights(sigma.view(1, len(start), -1), depths.expand(1, len(start), -1))
-        weights[..., 0] += torch.finfo(weights.dtype).tiny  # where there is nothing at all: the surface itself
-        weights = (weights / weights.sum(-1, keepdim=True))[..., None]  # 1,k,T,1
-        blended = [(part.unflatten(1, weights.shape[1:3]) * weights).sum(2) for part in parts]
-        shown.append(field.readout(blended, torch.ones_like(blended[0][..., :1]))[0, :, channels].cpu())
-    return torch.cat(shown)
+        raise NothingLeft(f"what lies above {threshold:g} is all of class {label}, so nothing is left")
 
 
 # --------------------------------------------------------------------------- from a density grid
@@ -313,7 +254,8 @@ def finished(mesh: Mesh, largest: bool = False, smooth: int = 0) -> Mesh:
     Args:
         largest: keep only the connected piece with the most triangles.
         smooth: rounds of smoothing, in each of which a vertex moves by a fraction of a grid step; fewer where the
-            volume would change by more than MOST_VOLUME_CHANGE. Nothing leaves the cube.
+            volume would change by more than MOST_VOLUME_CHANGE, which is a bound for closed meshes only: an open one
+            has no volume of its own, and what is measured depends on where it is open. Nothing leaves the cube.
     """
     mesh = mesh.part(_in_largest_piece(mesh.faces)) if largest else mesh
     if not smooth:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from training.density_grid import density_slabs
 from training.film import FilmWriter, check_film_format, render_views
 from training.label_maps import draw_image
 from training.mesh import check_libraries, extract_mesh
+from training.mesh_colours import colour_pieces
 from training.mesh_files import write_mesh
 from training.pictures import encode_png
 
@@ -37,6 +38,7 @@ FILM_FRAMES = 120  # of the published film
 FILM_FPS = 60
 PROGRESS_FRAMES = 5  # a page hears of a film this often
 MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
+MESH_DENSITY_SHARE = 0.25  # of the time; the rest goes into the colours of the vertices
 
 LANES = {"edit": SCENE, "blend": SCENE, "look": LOOK, "save_film": LONG_FILE, "save_mesh": LONG_FILE}  # others: FILE
 
@@ -189,14 +191,26 @@ class Requests:
         with _said_to_page():
             check_libraries()
         G, planes = self.studio.G, self.studio.scene_planes(self._scene(page, scene))
+        field = G.field(planes)
         grid = torch.empty((MESH_RESOLUTION,) * 3)
-        for part, slabs in density_slabs(G.field(planes), MESH_RESOLUTION):
+        for part, slabs in density_slabs(field, MESH_RESOLUTION):
             grid[part] = slabs
-            yield pack(type="progress", id=id, done=part.stop / MESH_RESOLUTION)
-        look = {"colour": "shown_label" if self.data_type == "seg" else "image"}
-        look["cameras"] = orbit_positions(self.studio.preset, **G.orbit)
+            yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE * part.stop / MESH_RESOLUTION)
         with _said_to_page():
-            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", **look)
+            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", colour=None)
+        yield None
+        colours = np.empty_like(mesh.vertices, np.uint8)
+        colour, cameras = (
+            "shown_label" if self.data_type == "seg" else "image",
+            orbit_positions(self.studio.preset, **G.orbit),
+        )
+        coloured = 0
+        for piece in colour_pieces(G, field, mesh.vertices, mesh.normals(), colour, cameras=cameras):
+            colours[coloured : coloured + len(piece)] = piece
+            coloured += len(piece)
+            share = coloured / len(colours)
+            yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE + (1 - MESH_DENSITY_SHARE) * share)
+        mesh = replace(mesh, colours=colours)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"mesh.{mesh_form}"
             write_mesh(mesh, path)
