@@ -89,11 +89,22 @@ def films(
 
 
 def name_between(seeds: list[int], to: str | None) -> str:
-    """Name of a film through these seeds, and to the label map of that file; other ways have other names."""
+    """Name of a film through these seeds, and to the label map of that file; other ways have other names.
+
+    What a name does not say of a way, because it is too long or in another folder, is in 8 digits at its end.
+    """
     name = "-".join(map(str, seeds))
     if len(name) > NAME_LENGTH:
-        name = f"{seeds[0]}-{seeds[-1]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name if to is None else f"{name}-to-{Path(to).stem[:NAME_LENGTH]}"
+        name = f"{seeds[0]}-{seeds[-1]}-{_digits(name)}"
+    if to is None:
+        return name
+    file = Path(to)
+    whole = file.parent == Path() and len(file.stem) <= NAME_LENGTH
+    return f"{name}-to-{file.stem[:NAME_LENGTH]}{'' if whole else '-' + _digits(str(file))}"
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @torch.inference_mode()
@@ -222,7 +233,7 @@ def main(
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
     --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate SEED is all of them, like 3-9-5,
-    and with --to 3-to-NAME.
+    and with --to 3-to-NAME (of a file in another folder also 8 digits that stand for its path).
 
     \b
     Examples:
