@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -117,7 +117,8 @@ class Command(click.Command):
             with _ended_like_interrupted():
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
+            with suppress(OSError):  # after SIGHUP the terminal may be gone
+                click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
             sys.exit(SIGNALLED + stop.number if isinstance(stop, Ended) else INTERRUPTED)
 
     def _one_value_each(self, args: list[str]) -> list[str]:
