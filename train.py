@@ -21,8 +21,8 @@ from tqdm import tqdm
 from dnnlib.cli import Command, InputError, user_errors
 from dnnlib.util import check_outdir
 from metrics.names import parse_metrics
-from metrics.snapshots import judge_snapshot, plain_data
-from metrics.tools import ToolOptions, check_metrics, load_tools
+from metrics.snapshots import judge_run, plain_data, tool_options
+from metrics.tools import check_metrics, load_tools
 from torch_utils.devices import choose_device
 from torch_utils.distributed import ProcessError, by_torchrun, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
@@ -232,7 +232,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
             click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
         return
     try:
-        launch(train, options, values["outdir"], folder, judge_snapshot, processes=processes, device=device)
+        launch(train, options, values["outdir"], folder, judge_run, processes=processes, device=device)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
@@ -249,6 +249,16 @@ def _one_line() -> Iterator[None]:
         yield
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+@contextmanager
+def _metrics_to_blame() -> Iterator[None]:
+    """ValueErrors of the metrics, whose ways on (what follows the last semicolon) are options of calc_metrics.py."""
+    try:
+        yield
+    except ValueError as error:
+        said = str(error).removeprefix("--").removeprefix("metrics ")
+        raise InputError(f"--metrics: {said.rpartition('; ')[0] or said}; --no_eval=True goes without") from error
 
 
 def _what_to_train(
@@ -283,8 +293,8 @@ def _new_options(values: dict[str, Any], given: set[str]) -> tuple[PosedImageDat
         with user_errors("--metrics"):
             parsed = parse_metrics(options.metrics)
     if options.evaluate:
-        with _one_line():
-            check_metrics(parsed, plain_data(options.data), ToolOptions(), None)
+        with _metrics_to_blame():
+            check_metrics(parsed, plain_data(options.data), tool_options(options), None)
     for name, why in idle(values).items():
         if name in given:
             click.echo(f"--{name}: does nothing here, {why}")
@@ -327,9 +337,10 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     with _one_line():
         if options.loss.lambda_lpips > 0:
             load_lpips(options.lpips_weights)
-        if options.evaluate:
+    if options.evaluate:
+        with _metrics_to_blame():
             dataset, classes = plain_data(options.data), options.generator.channels
-            load_tools(ToolOptions(), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
+            load_tools(tool_options(options), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
     if options.resume_pkl and new:  # a run that goes on has its own
         try:
             read_weights(options.resume_pkl)

@@ -157,6 +157,6 @@ def _turned_views() -> str:
     degrees = ", ".join(f"{yaw:+g}" for yaw in TURNS_RAD)
     return (
         f"the sample's own and turned by {degrees} rad about the vertical axis through the pivot; compared with the "
-        f"own one where depths agree within {DEPTH_AGREEMENT:.0%} and either covers more than {OPAQUE:.0%} of its ray; "
-        "depths enlarged bilinearly"
+        f"own one where depths agree within {DEPTH_AGREEMENT:.0%} and both cover more than {OPAQUE:.0%} of their "
+        "rays; depths enlarged bilinearly"
     )

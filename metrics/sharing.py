@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+import click
 
 from torch_utils.distributed import ProcessError, from_rank_0, gather_objects, rank, world_size
 
@@ -23,12 +26,19 @@ def together(work: Callable[[], T]) -> T:
         found = work()
     except Exception as error:
         failure = error
-    failures = [text for text in gather_objects(failure and str(failure)) if text is not None]
+    failures = [text for text in gather_objects(failure and _told(failure)) if text is not None]
     if failure:
         raise failure
     if failures:
         raise ProcessError(failures[0])
     return found
+
+
+def _told(failure: Exception) -> str:
+    """For the other processes: what a user can put right as it is, a fault of the program with where it is."""
+    if isinstance(failure, OSError | ValueError | click.ClickException):
+        return str(failure)
+    return "".join(traceback.format_exception(failure))
 
 
 def on_rank_0(work: Callable[[], T]) -> T:

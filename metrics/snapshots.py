@@ -17,13 +17,26 @@ from metrics.sharing import on_rank_0, together
 from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.distributed import rank, world_size
 from training.dataset import PosedImageDataset
-from training.options import DataOptions
+from training.options import DataOptions, TrainingOptions
+from training.sampler import is_lost_worker
 from training.triplane import TriPlane
 
 
 def plain_data(data: DataOptions) -> PosedImageDataset:
     """All pictures that a run trains on, each once and as it is: what its networks are judged on."""
     return PosedImageDataset(data.path, data.mask_path, data.data_type, resolution=data.resolution)
+
+
+def tool_options(options: TrainingOptions) -> ToolOptions:
+    """What the metrics of a run need, as far as its options say."""
+    return ToolOptions(lpips_weights=options.lpips_weights)
+
+
+def judge_run(
+    G: TriPlane, options: TrainingOptions, folder: Path | None, snapshot: str, device: torch.device
+) -> dict[str, float]:
+    """`judge_snapshot` as a run's options have it."""
+    return judge_snapshot(G, options.data, options.metrics, folder, snapshot, device, tool_options(options))
 
 
 def judge_snapshot(
@@ -38,7 +51,8 @@ def judge_snapshot(
 ) -> dict[str, float]:
     """Figures of a generator, by name; all processes call it, share the work and get the same.
 
-    Whatever fails is told in one line, and figures known by then are given: training must go on.
+    Whatever fails is told in one line, and figures known by then are given: training must go on. But a process that
+    reads data and was killed, which ends training, comes up wherever this process is just then: that is raised.
 
     Args:
         G: in eval mode, on the device.
@@ -55,6 +69,8 @@ def judge_snapshot(
             on_rank_0(partial(write_result, folder, {"network": result}, snapshot, world_size(), text))
             figures |= result.values
     except Exception as error:  # of networks and files of other people too: any
+        if is_lost_worker(error):
+            raise
         if rank() == 0:
             print(f"Metrics of {snapshot} failed: {' '.join(str(error).split()) or type(error).__name__}", flush=True)
     return figures

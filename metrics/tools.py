@@ -63,7 +63,7 @@ def check_metrics(metrics: Sequence[Metric], dataset: PosedImageDataset, options
             depths = find_depths(options, dataset)
         if any(metric.key == "chamfer" for metric in metrics):
             if depths is None:
-                raise OptionError("--metrics chamfer: needs the depth of the data set's views, --depth_data")
+                raise OptionError("--metrics chamfer: needs the depth of the data set's views; give --depth_data")
             with blamed_on("metrics chamfer:"):
                 check_libraries()
 

@@ -2,13 +2,16 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from metric_data import OBJECTS, VIEWS, Oracle, Thumbnails, noise_data, tiny_network, toy
 
+from metrics import snapshots
 from metrics.diversity import Distance
 from metrics.errors import OptionError
 from metrics.evaluation import Choices, Evaluation, Result, Tools, constant_guess
@@ -203,6 +206,25 @@ def test_a_metric_that_fails_is_told_in_a_line_and_ends_nothing(names, options, 
     assert line.startswith(f"Metrics of a.pkl failed: {reason}")
 
 
+def test_a_run_judges_with_the_weights_of_lpips_that_it_was_given(G, data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(snapshots, "load_tools", lambda options, *_: seen.append(options.lpips_weights) or Tools())
+    run = SimpleNamespace(data=data, metrics=["miou"], lpips_weights="vgg16.pth")
+    assert snapshots.judge_run(G, run, tmp_path, "a.pkl", CPU).keys() == {"miou"}
+    assert seen == ["vgg16.pth"]
+
+
+def test_the_death_of_a_process_that_reads_training_data_is_not_taken_for_a_metric_that_fails(
+    G, data, tmp_path, monkeypatch
+):
+    def interrupted(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(snapshots, "of_network", interrupted)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        judge_snapshot(G, data, ["miou"], tmp_path, "a.pkl", CPU, TOOLS)
+
+
 def test_a_diverged_network_is_told_apart_from_a_bad_one(evaluation, G):
     G = copy.deepcopy(G)
     next(G.superresolution.parameters()).data.fill_(torch.nan)
@@ -216,6 +238,25 @@ def test_what_fails_in_one_process_fails_in_all(monkeypatch):
         together(lambda: 3)
     with pytest.raises(ZeroDivisionError):
         on_rank_0(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError(), r"(?s)Traceback .*in fail\b.*ZeroDivisionError\n"),
+        (OptionError("no such file"), "no such file"),
+    ],
+)
+def test_other_processes_hear_where_a_fault_is_but_of_a_wrong_input_only_what(error, said, monkeypatch):
+    sent = []
+    monkeypatch.setattr("metrics.sharing.gather_objects", lambda mine: sent.append(mine) or sent)
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        together(fail)
+    assert re.fullmatch(said, sent[0])
 
 
 def test_no_more_pictures_than_the_batch_are_drawn_at_once(evaluation, G):

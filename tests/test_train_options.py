@@ -206,6 +206,14 @@ def test_an_option_that_does_nothing_beside_the_others_is_told(name, data, tmp_p
     assert f"--{name}:" not in run("-n", **options).output
 
 
+def test_weights_of_lpips_serve_the_metrics_too(data, tmp_path):
+    options = {"outdir": tmp_path / "runs", **BASE, **data(), "metrics": "sg", "no_eval": False}
+    assert "does nothing" not in run("-n", **options, lpips_weights="none.pth").output
+    line = refused(**options, lpips_weights="none.pth")  # or no torchvision that fits this torch
+    said = r"Error: --metrics: distance lpips: cannot be had \(\S*/none\.pth: .*\); --no_eval=True goes without"
+    assert re.fullmatch(said, line), line
+
+
 def test_the_page_lists_what_goes_with_continue():
     page = (Path(train.__file__).parent / "docs" / "training.md").read_text()
     listed = re.findall(r"`--([a-z_-]+)`", page.partition("given another")[2].partition("anything else")[0])
@@ -381,7 +389,8 @@ WRONG = {  # options, or a function from a folder to them; what the line says
     "super-resolution of another size": ({"sr_module": "SuperresolutionHybrid8X"}, "--sr-module .*: for 128 pixels"),
     "unknown metric": ({"metrics": "beauty"}, "--metrics beauty: no such metric; there are fid"),
     "metrics during training, but none": ({"metrics": "none", "no_eval": False}, "--no_eval: False computes"),
-    "a metric of other data": ({"metrics": "ap", "no_eval": False}, "--metrics ap: "),
+    "a metric of other data": ({"metrics": "ap", "no_eval": False}, "Error: --metrics: ap: is for edge data, this is "
+                               "seg; --no_eval=True goes without"),
     "unknown regulariser": ({"reg_type": "total-variation"}, "'--reg_type': .* is not one of 'l1'"),
     "a grid of nothing": ({"grid": "0x4"}, "'--grid': 0x4: expected pictures across and down"),
     "a run folder that is none": ({"continue": "."}, "--continue training_options.json: No such file"),

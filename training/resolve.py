@@ -128,6 +128,7 @@ def idle(values: Mapping[str, Any]) -> dict[str, str]:
     """Options that do nothing beside the others, and why."""
     edges, labels, resumed = values["data_type"] == "edge", values["render_mask"], values["resume"] is not None
     l1 = values["density_reg"] > 0 and values["reg_type"] == "l1"
+    judged = [] if values["no_eval"] else _metrics(values)
     rules = {
         "semantic_channels": (edges, "edges are no classes"),
         "data_resolution": (edges, "it checks data of --data_type=seg alone"),
@@ -135,7 +136,10 @@ def idle(values: Mapping[str, Any]) -> dict[str, str]:
         "seg_weight": (not labels, "it needs --render_mask=True"),
         "lambda_cross_view": (not labels, "it needs --render_mask=True"),
         "lambda_d_semantic": (not values["dis_mask"], "it needs --dis_mask=True"),
-        "lpips_weights": (values["lambda_lpips"] == 0, "--lambda_lpips is 0"),
+        "lpips_weights": (
+            values["lambda_lpips"] == 0 and not any(name.startswith("sg") for name in judged),
+            "--lambda_lpips is 0, and no metric that is computed takes it",
+        ),
         "p": (values["aug"] != "fixed", "it needs --aug=fixed"),
         "target": (values["aug"] != "ada", "it needs --aug=ada"),
         "resume_blur": (not resumed, "it needs --resume"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torch_utils.distributed import STOP_SIGNALS, ProcessError
 from training.archive import DataError
 
+LOST_WORKER = (
+    "a process that reads data was killed; if memory was short: fewer --workers; --continue goes on from the last state"
+)
+DEATH_KNOWN_SECONDS = 2
 REPLAY_BLOCK = 1 << 14  # random numbers drawn at once
 
 
@@ -97,23 +102,27 @@ def _leave_signals_alone(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether this is what torch raises, by a signal's handler, at any moment: a process that reads data was killed."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Around all that is done with batches: torch tells the death of a worker at any moment, by a signal's handler."""
+    """Around all that is done with batches: the death of a worker as a ProcessError."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not is_lost_worker(error):
             raise
-        ways_on = "if memory was short: fewer --workers; --continue goes on from the last state"
-        raise ProcessError(f"a process that reads data was killed; {ways_on}") from error
+        raise ProcessError(LOST_WORKER) from error
 
 
 class BatchStream:
     """Endless batches whose position is that of the consumer, however far the workers have read ahead.
 
     Iterating gives dicts of tensors (N first), in the sampler's order with any number of workers; a DataError of the
-    data set reaches the consumer as it is.
+    data set reaches the consumer as it is; the death of a worker is a ProcessError here or what `lost_workers` takes.
 
     Args:
         batch_size: samples of one batch on this process.
@@ -153,7 +162,11 @@ class BatchStream:
     def __next__(self) -> dict[str, torch.Tensor]:
         if self._batches is None:
             self._batches = iter(self._loader)
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except (EOFError, ConnectionError) as error:  # a worker died while it handed over a batch
+            time.sleep(DEATH_KNOWN_SECONDS)  # torch's handler raises meanwhile, and not when this is told already
+            raise ProcessError(LOST_WORKER) from error
         if isinstance(batch, DataError):
             raise batch
         self.position += self.batch_size * self.sampler.num_replicas

@@ -41,7 +41,7 @@ def train(
     Args:
         options: of rank 0; the other processes get them from there.
         outdir: where rank 0 makes a new folder. folder: of the run that goes on, None for a new one.
-        judge: `metrics.snapshots.judge_snapshot`, where the options ask for metrics.
+        judge: `metrics.snapshots.judge_run`, where the options ask for metrics.
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
         TrainingError: most steps had gradients that are not finite, or weights became so.
@@ -174,7 +174,7 @@ class Loop:
     def _judge(self) -> None:
         """Metrics of what was just saved, by all processes together; rank 0 keeps them."""
         t, name = self.trainer, SNAPSHOT.format(self.progress.cur_nimg // 1000)
-        figures = self.judge(t.average(), self.options.data, self.options.metrics, self.folder, name, t.device)
+        figures = self.judge(t.average(), self.options, self.folder, name, t.device)
         if self.log and figures:
             print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
 
