@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import click
 import numpy as np
@@ -44,16 +42,9 @@ class DataGroup(Group):
                 raise error
 
 
-def end(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)  # as a shell counts signals
-
-
 @click.group(cls=DataGroup)
-@click.pass_context
-def main(ctx: click.Context) -> None:
+def main() -> None:
     """Make, convert, check and show data sets for training."""
-    before = signal.signal(signal.SIGTERM, end)  # by an exception, so that unfinished files and workers go too
-    ctx.call_on_close(partial(signal.signal, signal.SIGTERM, before))
 
 
 def progress_bar(label: str, total: int | None) -> Callable[[Iterable], Iterable]:
