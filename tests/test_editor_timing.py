@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -31,6 +32,7 @@ from editor_pages import real_server
 from small_data import png
 
 from applications.editor.requests import Requests
+from applications.editor.session_file import write_session
 from applications.editor.studio import Studio
 
 __all__ = ["address", "browser", "cat", "gate", "opened", "studio"]  # fixtures
@@ -270,6 +272,21 @@ def test_a_new_style_that_comes_while_one_paints_waits_for_the_end_of_the_stroke
     assert (drawing(page)[[30, 60], 20:111] == 1).all()
 
 
+def test_a_new_style_of_a_blend_keeps_its_form_though_it_is_undone_and_done_before_it_was_made(page, gate, studio):
+    two_ends(page)
+    with new_picture(page):
+        page.keyboard.press("Delete")
+    choose(page, 3, "[data-end=second]")
+    move_blend(page, 0.5)
+    blended = scene_of(page)
+    gate.shut()
+    page.keyboard.press("n")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+y")
+    gate.open()
+    assert np.array_equal(ws(studio, scene_of(page))[:, :7], ws(studio, blended)[:, :7])
+
+
 def test_a_stroke_after_a_blend_goes_on_from_the_blend(page):
     before = drawing(page)
     with new_picture(page):
@@ -340,6 +357,26 @@ def test_the_browser_asks_before_work_is_lost(opened, cat):
     for page in (fresh, painted):
         page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.accept())
         page.reload()
+    assert asked == ["beforeunload"]
+
+
+def test_what_was_painted_while_a_session_was_written_is_not_in_it(page, monkeypatch):
+    asked, written = [], threading.Event()
+    monkeypatch.setattr(
+        "applications.editor.requests.write_session", lambda *args: written.wait(30) and write_session(*args)
+    )
+    with page.expect_download():
+        page.keyboard.press("Control+s")
+        stroke(page, (20, 100), (110, 100))
+        written.set()
+    page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.dismiss())
+    with page.expect_event("dialog"):
+        page.evaluate("setTimeout(() => location.reload())")
+    with page.expect_download():
+        page.keyboard.press("Control+s")
+    assert asked == ["beforeunload"]
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
     assert asked == ["beforeunload"]
 
 
