@@ -443,6 +443,7 @@ def test_a_signal_ends_the_workers_quietly_and_leaves_no_file(tmp_path, number, 
     try:
         while tool.poll() is None and not any(part.stat().st_size for part in tmp_path.iterdir()):
             time.sleep(0.05)
+        assert tool.poll() is None
         os.killpg(tool.pid, number)  # to all processes, as a terminal does
         _, errors = tool.communicate(timeout=60)
     finally:
