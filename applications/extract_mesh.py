@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,10 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     if problem:
         click.echo(f"No off-screen OpenGL ({problem}): numpy draws the film, which takes longer.")
     half_width = max(view.half_width * mesh.box_warp, half_width_of(mesh, poses))
-    pictures = render_mesh(mesh, poses, FILM_SIZE, half_width, impl="plain" if problem else "gl")
-    bar = tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None)
-    common.write_films(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
+    # Closed here, also when interrupted: what OpenGL holds must not outlive Python, which can crash at its end.
+    with closing(render_mesh(mesh, poses, FILM_SIZE, half_width, impl="plain" if problem else "gl")) as pictures:
+        bar = tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None)
+        common.write_films(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
 
 
 @click.command(cls=Command)

@@ -6,7 +6,7 @@ ways differ in that OpenGL takes four samples a pixel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,8 +60,10 @@ class _Camera(NamedTuple):
     position: np.ndarray  # 3
 
 
-def render_mesh(mesh: Mesh, poses: Tensor, size: int, half_width: float, impl: str = "gl") -> Iterator[np.ndarray]:
-    """A mesh seen from each pose.
+def render_mesh(
+    mesh: Mesh, poses: Tensor, size: int, half_width: float, impl: str = "gl"
+) -> Generator[np.ndarray, None, None]:
+    """A mesh seen from each pose; whoever stops early closes the generator.
 
     Args:
         poses: F,25; the intrinsics do not matter.
@@ -120,7 +122,7 @@ def gl_problem() -> str | None:
     return None
 
 
-def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float) -> Iterator[np.ndarray]:
+def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float) -> Generator[np.ndarray, None, None]:
     import moderngl
 
     context = moderngl.create_standalone_context(backend="egl")
@@ -154,7 +156,9 @@ def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float)
 # --------------------------------------------------------------------------- z-buffer
 
 
-def _render_plain(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float) -> Iterator[np.ndarray]:
+def _render_plain(
+    mesh: Mesh, cameras: list[_Camera], size: int, half_width: float
+) -> Generator[np.ndarray, None, None]:
     normals, paint = mesh.normals(), _paint(mesh)
     for camera in cameras:
         seen = (mesh.vertices - camera.position) @ camera.axes.T  # K,3 right, down, forward
