@@ -264,7 +264,7 @@ def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(netwo
     command = [sys.executable, "applications/extract_mesh.py", *words(**options, **SMALL)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 300
-    while not list(tmp_path.glob(".rendered_mesh.gif*")):
+    while not any(path.stat().st_size for path in tmp_path.glob(".rendered_mesh.gif*")):  # there are frames
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
