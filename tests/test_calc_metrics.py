@@ -173,22 +173,22 @@ def depth_without_scale(folder):
     return {"metrics": "nvs", "depth_data": folder / "depth.zip"}
 
 
-def colours_as_depth(folder):
+def small_depth(folder, mode):
+    """Depth under the pictures' names, of a size of its own; RGB is none at all."""
+    Image.new(mode, (4, 4)).save(folder / "x.png")
     with ArchiveWriter(folder / "depth.zip") as archive:
         archive.add("depth.json", '{"world_units_per_level": 0.1}')
-        Image.new("RGB", (4, 4)).save(folder / "x.png")
         for number in range(OBJECTS * VIEWS):
             archive.add(f"00000/img{number:08d}.png", (folder / "x.png").read_bytes())
     return {"metrics": "nvs", "depth_data": folder / "depth.zip"}
+
+
+def colours_as_depth(folder):
+    return small_depth(folder, "RGB")
 
 
 def depth_of_other_pictures(folder):
-    with ArchiveWriter(folder / "depth.zip") as archive:
-        archive.add("depth.json", '{"world_units_per_level": 0.1}')
-        Image.new("I;16", (4, 4)).save(folder / "x.png")
-        for number in range(OBJECTS * VIEWS):
-            archive.add(f"00000/img{number:08d}.png", (folder / "x.png").read_bytes())
-    return {"metrics": "nvs", "depth_data": folder / "depth.zip"}
+    return small_depth(folder, "I;16")
 
 
 class Doubled(nn.Module):

@@ -43,9 +43,8 @@ def by_torchrun() -> bool:
 def launch(function: Callable[..., None], *args: Any, processes: int, device: str) -> None:
     """Call function(device, *args) in every process of the run, and return when all are done.
 
-    Under torchrun this process is one of the run. Else there are `processes` on
-    this machine: this one if it is one, new ones if it is more. New ones get every signal to stop that this process
-    gets, and end when it ends.
+    Under torchrun this process is one of the run. Else there are `processes` on this machine: this one if it is one,
+    new ones if it is more. New ones get every signal to stop that this process gets, and end when it ends.
 
     Args:
         function: what a new process can import by name.
