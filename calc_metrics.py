@@ -30,12 +30,12 @@ from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.devices import choose_device
 from torch_utils.distributed import ProcessError, check_processes, launch, rank
 from torch_utils.precision import PRECISIONS, set_precision
-from training.archive import DataError
-from training.configs import CONFIGS
-from training.dataset import PUBLISHED, PosedImageDataset
-from training.network_record import record_of
-from training.registry import construct
-from training.triplane import TriPlane
+from training.data.archive import DataError
+from training.data.dataset import PUBLISHED, PosedImageDataset
+from training.networks.configs import CONFIGS
+from training.networks.generator import TriPlane
+from training.networks.registry import construct
+from training.weights.record import record_of
 
 MAX_SEED = 2**31 - 1
 GUESS_FROM = 1000  # samples behind the constant guess
@@ -207,7 +207,7 @@ def told(options: Options, G: TriPlane, device: torch.device) -> dict[str, str]:
     if options.baselines:
         made[UNTRAINED] = f"the same network with new weights, torch.manual_seed({WEIGHTS_SEED})"
         made[CONSTANT] = (
-            f"each pixel's mean colour, most frequent class and mean depth over {GUESS_FROM} samples at most; it "
+            f"each pixel's mean color, most frequent class and mean depth over {GUESS_FROM} samples at most; it "
             "covers what has depth in more than half of them"
         )
     return made

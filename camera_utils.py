@@ -61,12 +61,12 @@ def create_cam2world_matrix(forward_vector: Tensor, origin: Tensor) -> Tensor:
 
 
 def intrinsics_matrix(focal_norm: float, device: torch.device | str = "cpu") -> Tensor:
-    """3,3 normalised intrinsics with the principal point in the middle."""
+    """3,3 normalized intrinsics with the principal point in the middle."""
     return torch.tensor([[focal_norm, 0, 0.5], [0, focal_norm, 0.5], [0, 0, 1]], device=device)
 
 
 def FOV_to_intrinsics(fov_degrees: float, device: torch.device | str = "cpu") -> Tensor:
-    """3,3 normalised intrinsics of a field of view, given along the picture's diagonal."""
+    """3,3 normalized intrinsics of a field of view, given along the picture's diagonal."""
     return intrinsics_matrix(1 / (FOV_DIAGONAL * math.tan(math.radians(float(fov_degrees)) / 2)), device)
 
 
@@ -286,8 +286,8 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
     cam2world, intrinsics = (m.double() for m in split_pose(poses))
     axes, position = cam2world[:, :3, :3], cam2world[:, :3, 3:]
     unit = torch.eye(4, dtype=axes.dtype, device=axes.device)
-    centre = -axes.mT @ position  # N,3,1, the origin in camera coordinates
-    picture = (intrinsics @ (centre / centre[:, 2:]))[:, :2, 0]  # N,2, where it lies in the picture
+    center = -axes.mT @ position  # N,3,1, the origin in camera coordinates
+    picture = (intrinsics @ (center / center[:, 2:]))[:, :2, 0]  # N,2, where it lies in the picture
     faults = {
         "holds NaN or infinity": ~torch.isfinite(poses).all(1),
         "the last row of cam2world is not 0 0 0 1": (cam2world[:, 3] - unit[3]).abs().amax(1) > POSE_TOLERANCE,
@@ -296,7 +296,7 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
         "the axes of cam2world are mirrored (determinant -1)": torch.linalg.det(axes) < 0,
         "the last row of the intrinsics is not 0 0 1": (intrinsics[:, 2] - unit[3, 1:]).abs().amax(1) > POSE_TOLERANCE,
         "the focal length is not positive": (intrinsics[:, 0, 0] <= 0) | (intrinsics[:, 1, 1] <= 0),
-        "the camera looks away from the scene (origin)": centre[:, 2, 0] <= 0,
+        "the camera looks away from the scene (origin)": center[:, 2, 0] <= 0,
         "the scene (origin) lies outside the picture": (picture - 0.5).abs().amax(1) > 0.5,
     }
     found: dict[int, str] = {}

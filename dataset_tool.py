@@ -13,16 +13,16 @@ import numpy as np
 from tqdm import tqdm
 
 from camera_utils import CAMERAS
+from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
+from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
+from dataset_preprocessing.pack import PackOptions, pack, read_class_table
+from dataset_preprocessing.toy.write import HELD_OUT, KINDS, Job, write_toy
 from dnnlib.cli import Group, user_errors
-from training.archive import Archive, DataError
-from training.contact_sheet import contact_sheet, pose_coverage
-from training.data_checks import Report, examine
-from training.data_index import build_index
-from training.dataset import DATA_TYPES, PosedImageDataset
-from training.edges import classical_detector, draw_edges, learned_detector
-from training.pack import PackOptions, pack, read_class_table
-from training.pictures import write_png
-from training.toy.write import HELD_OUT, KINDS, Job, write_toy
+from training.data.archive import Archive, DataError
+from training.data.checks import Report, examine
+from training.data.dataset import DATA_TYPES, PosedImageDataset
+from training.data.image_io import write_png
+from training.data.index import build_index
 
 RESOLUTIONS = click.IntRange(16, 1024)
 WORKERS = min(os.cpu_count() or 1, 8)
@@ -138,7 +138,7 @@ def pack_command(
     """Own pictures to the zip form: the middle square, resized; label maps without blending.
 
     --cameras takes a dataset.json (EG3D) or a transforms.json (NeRF, COLMAP, Blender). --classes is a JSON object from
-    old class id or colour to new id, for instance {"0": 0, "17": 1, "#ff0000": 2}.
+    old class id or color to new id, for instance {"0": 0, "17": 1, "#ff0000": 2}.
 
     Example: python dataset_tool.py pack --images photos --label-maps labels --front --output a.zip --label-output b.zip
     """

@@ -17,10 +17,10 @@ import torch
 
 from dnnlib.cli import Group, InputError
 from torch_utils.safe_pickle import WeightsError
-from training.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
-from training.network_record import NetworkRecord, halved, record_of
-from training.registry import construct
-from training.snapshot import CLASS_NAMES, UNTRAINED, load_network_pkl, read_weights, save_snapshot
+from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
+from training.networks.registry import construct
+from training.weights.record import NetworkRecord, halved, record_of
+from training.weights.snapshot import CLASS_NAMES, UNTRAINED, load_network_pkl, read_weights, save_snapshot
 
 __all__ = ["WeightsError", "construct", "load_network_pkl"]
 

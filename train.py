@@ -21,23 +21,23 @@ from tqdm import tqdm
 from dnnlib.cli import Command, InputError, user_errors
 from dnnlib.util import check_outdir
 from metrics.names import parse_metrics
-from metrics.snapshots import judge_run, plain_data, tool_options
+from metrics.snapshots import evaluate_run, plain_data, tool_options
 from metrics.tools import check_metrics, load_tools
 from torch_utils.devices import choose_device
 from torch_utils.distributed import ProcessError, by_torchrun, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
-from training.archive import DataError
-from training.configs import RENDERING
-from training.dataset import DATA_TYPES, PosedImageDataset
+from training.data.archive import DataError
+from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.interruption import Interrupted
 from training.iteration import TrainingError
+from training.networks.configs import RENDERING
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
 from training.resolve import AS_GIVEN, examine_data, idle, open_data, resolve
-from training.run_folder import latest_run, read_options
-from training.snapshot import read_weights
+from training.run_dir import latest_run, read_options
 from training.state import StateError
 from training.training_loop import train
+from training.weights.snapshot import read_weights
 
 MAX_SEED = 2**31 - 1
 NO_EFFECT = (
@@ -123,7 +123,7 @@ OPTIONS = (
     option("map-depth", click.IntRange(1, 64), 2, "Layers of the generator's mapping network."),
     option("decoder_lr_mul", POSITIVE, 1.0, "Learning rate of the decoder, relative to the rest."),
     option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose that the mapping takes."),
-    option("sr-module", str, None, "Super-resolution of colours by class name.  [default: by resolution]"),
+    option("sr-module", str, None, "Super-resolution of colors by class name.  [default: by resolution]"),
     option("sr_noise_mode", click.Choice(["none", "random"]), "none", "Noise in super-resolution."),
     option("neural_rendering_resolution_initial", click.IntRange(4, 512), 64, "Pixels of the rendered image ..."),
     option("neural_rendering_resolution_final", click.IntRange(4, 512), None, "... and in the end, if it shall grow."),
@@ -148,7 +148,7 @@ OPTIONS = (
            "Weights of classes: none, the published table of 19, its squares, or by the data's own shares."),
     option("edge_weight", NOT_NEGATIVE, 2.0, "Weight of the reconstruction of edges."),
     option("silhouette_loss", bool, False, "Background model: the object covers what is not class 0."),
-    option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularisation ..."),
+    option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularization ..."),
     option("density_reg_every", click.IntRange(1), 4, "... how often, in iterations ..."),
     option("density_reg_p_dist", NOT_NEGATIVE, 0.004, "... over which distance, in world units ..."),
     option("reg_type", click.Choice(["l1", "monotonic-detach", "monotonic-fixed"]), "l1", "... and of which form."),
@@ -232,7 +232,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
             click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
         return
     try:
-        launch(train, options, values["outdir"], folder, judge_run, processes=processes, device=device)
+        launch(train, options, values["outdir"], folder, evaluate_run, processes=processes, device=device)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:

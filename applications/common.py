@@ -16,20 +16,20 @@ from torch import Tensor
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import InputError, user_errors
 from dnnlib.util import check_outdir
+from inference.latents import latent
+from inference.video import VideoWriter
 from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
-from training.configs import CONFIGS, RAW_RESOLUTION, RENDERING
-from training.dataset import PUBLISHED, PosedImageDataset
-from training.film import FilmWriter
-from training.label_maps import from_data_set, read_label_map, resize_label_map
-from training.latents import latent
-from training.snapshot import UNTRAINED, load_network_pkl
-from training.triplane import TriPlane
+from training.data.dataset import PUBLISHED, PosedImageDataset
+from training.data.label_maps import label_map_from_dataset, read_label_map, resize_label_map
+from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
+from training.networks.generator import TriPlane
+from training.weights.snapshot import UNTRAINED, load_network_pkl
 
 ASSETS = Path(__file__).parent / "assets"
-OWN_CFG = "seg2cat"  # of the trained network that comes with the repository:
-OWN_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
+DEFAULT_CFG = "seg2cat"  # of the trained network that comes with the repository:
+DEFAULT_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
 MAX_SEEDS = 100_000  # in one call; more is a slip of the keyboard
 RADIUS_TOLERANCE = 0.2  # between a network's own cameras and the config's, as a share of the radius
@@ -118,7 +118,7 @@ def seeds_option(what: str) -> Callable:
 
 
 INPUT_OPTIONS = (
-    click.option("--input", "input_file", metavar="FILE", help="Label map: class ids, colours or a drawing."),
+    click.option("--input", "input_file", metavar="FILE", help="Label map: class ids, colors or a drawing."),
     click.option("--input_id", type=click.IntRange(0), metavar="N", help="Sample N of a data set, with its pose."),
     click.option("--data_dir", metavar="DIR", help="Folder of the published data set of --cfg.  [default: data/]"),
     click.option("--data", metavar="ZIP|DIR", help="Data set of --input_id: images and poses ..."),
@@ -182,7 +182,7 @@ def read_input(
     largest = int(sample["mask"].max())
     if config.data_type == "seg" and largest >= config.channels:
         raise InputError(f"--input_id {input_id}: has class {largest}; --cfg {cfg} knows 0 to {config.channels - 1}")
-    label_map = from_data_set(sample["mask"], config.data_type)[None]
+    label_map = label_map_from_dataset(sample["mask"], config.data_type)[None]
     return Input(str(input_id), label_map, torch.from_numpy(sample["pose"])[None])
 
 
@@ -229,7 +229,7 @@ def check_config(G: torch.nn.Module, network: str, cfg: str) -> None:
     Raises:
         ValueError: which says what the network is, and which configs would fit.
     """
-    if not isinstance(G, TriPlane) or not G.conditional or not G.parts.labels:
+    if not isinstance(G, TriPlane) or not G.conditional or not G.architecture.labels:
         raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
     radius = G.rendering_kwargs.get("avg_camera_radius")
 
@@ -282,7 +282,7 @@ def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- films
 
 
-def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
+def write_videos(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
     """Write one frame after the other to several films, which get their names together when all is written.
 
     Args:
@@ -290,7 +290,7 @@ def write_films(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path,
     """
     with ExitStack() as stack:
         with user_errors("--outdir"):
-            writers = [(shown, stack.enter_context(FilmWriter(path, fps))) for path, shown in paths.items()]
+            writers = [(shown, stack.enter_context(VideoWriter(path, fps))) for path, shown in paths.items()]
         for pictures in frames:
             with user_errors("--outdir"):
                 for shown, writer in writers:

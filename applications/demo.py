@@ -12,9 +12,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common, extract_mesh, generate_samples, generate_video
+from dataset_preprocessing.contact_sheet import Captioned, picture_sheet
 from dnnlib.cli import Command, user_errors
-from dnnlib.util import check_outdir, whole_file
-from training.contact_sheet import Captioned, picture_sheet
+from dnnlib.util import atomic_write, check_outdir
 
 FRAMES, FPS = 24, 12
 MESH_FRAMES = 12
@@ -67,20 +67,20 @@ class Part:
 
 
 CATS = Part(
-    common.OWN_CFG,
-    str(common.OWN_NETWORK),
+    common.DEFAULT_CFG,
+    str(common.DEFAULT_NETWORK),
     "toy_cat.png",
     seeds=(0, 1, 2),
     sides=(FRAMES // 4, 3 * FRAMES // 4),
-    mesh="--resolution 160 --without 0 --colour shown_label",
+    mesh="--resolution 160 --without 0 --color shown_label",
 )
 CARS = Part(
     "edge2car",
-    str(common.OWN_NETWORK.with_name("toy_edge2car.safetensors")),
+    str(common.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors")),
     "toy_car.png",
     seeds=(0,),
     sides=(FRAMES // 6, FRAMES // 3),  # the film of cars goes all the way round
-    mesh="--resolution 128 --colour image",
+    mesh="--resolution 128 --color image",
 )
 
 
@@ -119,9 +119,9 @@ def main(outdir: Path) -> None:
     CATS.make(cats)
     CARS.make(cars)
     with user_errors("--outdir"):
-        with whole_file(outdir / "demo.png") as file:
+        with atomic_write(outdir / "demo.png") as file:
             picture_sheet(rows(cats, cars), CELL).save(file, format="png")
-        with whole_file(outdir / "demo.gif") as file:
+        with atomic_write(outdir / "demo.gif") as file:
             shutil.copyfileobj((cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb"), file)
     click.echo(f"Look at {outdir}/demo.png first")
 

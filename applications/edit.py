@@ -12,8 +12,8 @@ from applications import common
 from applications.editor.classes import class_names
 from dnnlib.cli import Command, InputError, user_errors
 from torch_utils.devices import choose_device
-from training.configs import CONFIGS
-from training.snapshot import CLASS_NAMES, read_weights
+from training.networks.configs import CONFIGS
+from training.weights.snapshot import CLASS_NAMES, read_weights
 
 EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings to open with
 TOY = "toy_"  # so begin our own weights, and the drawings for them
@@ -48,7 +48,7 @@ def main(network: str | None, cfg: str | None, host: str, port: int, device: str
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
     if (network is None) != (cfg is None):
         raise InputError("--network, --cfg: expected both or none")
-    network, cfg = network or str(common.OWN_NETWORK), cfg or common.OWN_CFG
+    network, cfg = network or str(common.DEFAULT_NETWORK), cfg or common.DEFAULT_CFG
     with user_errors("--device"):
         chosen = choose_device(device)
     try:

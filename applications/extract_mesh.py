@@ -1,4 +1,4 @@
-"""Label map in, mesh out: the surface of the scene with its labels as colours, and a film of it."""
+"""Label map in, mesh out: the surface of the scene with its labels as colors, and a film of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
-from torch_utils.host_memory import free_memory
-from training.configs import CONFIGS
-from training.film import FPS
-from training.label_maps import draw_label_map
-from training.mesh import (
+from inference.mesh.colors import COLORS
+from inference.mesh.export import MESH_WRITERS, write_mesh
+from inference.mesh.rasterize import FILM_VIEWS, gl_problem, half_width_of, render_mesh
+from inference.mesh.surface import (
     PUBLISHED_THRESHOLD,
+    EmptyMeshError,
     Mesh,
-    NoSurface,
-    NothingLeft,
+    NoSurfaceError,
     check_libraries,
     extract_mesh,
 )
-from training.mesh_colours import COLOURS
-from training.mesh_files import MESH_WRITERS, write_mesh
-from training.mesh_film import FILM_VIEWS, gl_problem, half_width_of, render_mesh
-from training.pictures import write_png
-from training.triplane import TriPlane
+from inference.video import FPS
+from torch_utils.host_memory import free_memory
+from training.data.image_io import write_png
+from training.data.label_maps import draw_label_map
+from training.networks.configs import CONFIGS
+from training.networks.generator import TriPlane
 
 LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
 BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, with some room
@@ -87,7 +87,7 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     # Closed here, also when interrupted: what OpenGL holds must not outlive Python, which can crash at its end.
     with closing(render_mesh(mesh, poses, FILM_SIZE, half_width, impl="plain" if problem else "gl")) as pictures:
         bar = tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None)
-        common.write_films(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
+        common.write_videos(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
 
 
 @click.command(cls=Command)
@@ -104,9 +104,11 @@ def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: 
     help="One or more.",
 )
 @click.option(
+    "--color",
     "--colour",
-    type=click.Choice([*COLOURS, "none"]),
-    help="Of the vertices: the label at each, as published; the label or the colour that the model's own pictures show "
+    "color",
+    type=click.Choice([*COLORS, "none"]),
+    help="Of the vertices: the label at each, as published; the label or the color that the model's own pictures show "
     "there, of what lies beneath.  [default: label; for edges none]",
 )
 @click.option(
@@ -151,7 +153,7 @@ def main(
     precision: str,
     seed: int,
     formats: list[str],
-    colour: str | None,
+    color: str | None,
     resolution: int,
     threshold: float | str,
     largest: bool,
@@ -163,7 +165,7 @@ def main(
     fps: int | None,
     **source: Any,
 ) -> None:
-    """Make a coloured triangle mesh of the scene that a label map describes.
+    """Make a colored triangle mesh of the scene that a label map describes.
 
     Writes CFG_NAME_input.png, semantic_mesh.ply (networks of edges: CFG_mesh.ply) and rendered_mesh.gif.
     The mesh is in the network's world units: a cube of side 1 (cars 1.6) about the origin, x to the right seen from
@@ -187,9 +189,9 @@ def main(
         known = f"0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "no classes, but edges"
         raise InputError(f"--without {without}: this network knows {known}")
 
-    colour = colour or ("label" if G.data_type == "seg" else "none")
+    color = color or ("label" if G.data_type == "seg" else "none")
     options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
-    options["colour"] = None if colour == "none" else colour
+    options["color"] = None if color == "none" else color
     options["cameras"] = orbit_positions(CAMERAS[cfg], **G.orbit)
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     try:
@@ -208,8 +210,8 @@ def main(
         if film:
             write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames or PATH_FRAMES, fps or FPS)
             click.echo(f"Wrote {outdir}/rendered_mesh.gif")
-    except NoSurface as error:
-        if isinstance(error, NothingLeft):
+    except NoSurfaceError as error:
+        if isinstance(error, EmptyMeshError):
             raise InputError(f"--without {without}: {error}") from error
         hint = "" if threshold == "auto" else "; try --threshold auto"
         raise InputError(f"--threshold: {error}{hint}") from error

@@ -15,9 +15,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common
 from dnnlib.cli import Command, user_errors
-from training.label_maps import draw_image, draw_label_map, draw_semantic
-from training.pictures import write_png
-from training.triplane import TriPlane
+from training.data.image_io import write_png
+from training.data.label_maps import draw_image, draw_label_map, draw_semantic
+from training.networks.generator import TriPlane
 
 
 @torch.inference_mode()

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import common
 from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses, read_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
-from training.configs import CONFIGS
-from training.film import ENCODERS, FPS, check_film_format, render_views
-from training.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
-from training.pictures import write_png
-from training.triplane import TriPlane
+from inference.video import ENCODERS, FPS, check_video_format, render_views
+from training.data.image_io import write_png
+from training.data.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
+from training.networks.configs import CONFIGS
+from training.networks.generator import TriPlane
 
 WS_AT_ONCE = 64  # on the way between two scenes, so that memory does not grow with the film
 NAME_LENGTH = 60  # of the seeds in a file's name
@@ -53,12 +53,12 @@ def _depth(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
     box = G.rendering_kwargs["box_warp"]
     farthest = pose[[3, 7, 11]].norm() + box / 2
     brightness = ((farthest - out["image_depth"]) / box).clamp(0, 1)
-    grey = (F.interpolate(brightness, size=G.img_resolution, mode="nearest")[0, 0] * 255).round().to(torch.uint8)
-    return np.repeat(grey.cpu().numpy()[..., None], 3, axis=2)
+    gray = (F.interpolate(brightness, size=G.img_resolution, mode="nearest")[0, 0] * 255).round().to(torch.uint8)
+    return np.repeat(gray.cpu().numpy()[..., None], 3, axis=2)
 
 
 SHOWS = {"color": _color, "label": _label, "side_by_side": _side_by_side, "depth": _depth}
-WANTED = {  # of the network, for each
+OUTPUTS = {  # of the network, for each
     "color": {"image"},
     "label": {"semantic"},
     "side_by_side": {"image", "semantic"},
@@ -108,22 +108,22 @@ def _digits(text: str) -> str:
 
 
 @torch.inference_mode()
-def views(G: TriPlane, keys: Tensor, poses: Tensor, wanted: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
+def views(G: TriPlane, keys: Tensor, poses: Tensor, outputs: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
     """`render_views` of F,25 poses of the one scene in keys 1,1,num_ws,w_dim, or on the way through K,M of them."""
     if keys.shape[:2] == (1, 1):
-        yield from render_views(G, keys[0], common.scene_planes(G, keys[0]), poses, wanted=wanted)
+        yield from render_views(G, keys[0], common.scene_planes(G, keys[0]), poses, outputs=outputs)
         return
     common.scene_planes(G, keys[0, :1])  # finite, or refused
     time = torch.linspace(0, 1, len(poses), device=keys.device)
     for part, at in zip(poses.split(WS_AT_ONCE), time.split(WS_AT_ONCE), strict=True):
-        yield from render_views(G, interpolate(keys, at), None, part, wanted=wanted)
+        yield from render_views(G, interpolate(keys, at), None, part, outputs=outputs)
 
 
 def interpolate(keys: Tensor, time: Tensor) -> Tensor:
     """ws T,num_ws,w_dim at times T in [0, 1] from the first seed and label map to the last of both.
 
     Args:
-        keys: K,M,num_ws,w_dim of K seeds and one or two label maps; neighbours are joined by straight lines in ws.
+        keys: K,M,num_ws,w_dim of K seeds and one or two label maps; neighbors are joined by straight lines in ws.
     """
     if len(keys) == 1:
         by_map = keys.expand(len(time), -1, -1, -1)
@@ -245,7 +245,7 @@ def main(
     chosen = common.check_places(device, outdir)
     with user_errors("--format"):
         for name in formats:
-            check_film_format(name)
+            check_video_format(name)
     own_poses = poses_of_file(path, frames)
     if source["input_file"] is None and source["input_id"] is None:
         source["input_id"] = 0
@@ -265,14 +265,14 @@ def main(
         between = name_between(seeds, to) if interpolated else None
         for name, keys in films(G, label_maps, pose, seeds, between):
             paths = {outdir / f"{cfg}_{name}{ENDINGS[shown]}.{end}": shown for shown in show for end in formats}
-            common.write_films(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
+            common.write_videos(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
 
 
 def pictures(G: TriPlane, keys: Tensor, poses: Tensor, show: list[str], bar: tqdm) -> Iterator[dict[str, np.ndarray]]:
     """What each frame of a film shows, by name; moves the bar on."""
-    wanted = set().union(*(WANTED[shown] for shown in show))
-    for pose, out in zip(poses, views(G, keys, poses, wanted), strict=True):
+    outputs = set().union(*(OUTPUTS[shown] for shown in show))
+    for pose, out in zip(poses, views(G, keys, poses, outputs), strict=True):
         yield {shown: SHOWS[shown](out, pose, G) for shown in show}
         bar.update()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch the models that the authors of pix2pix3D released (their licence applies) into this folder.
+# Fetch the models that the authors of pix2pix3D released (their license applies) into this folder.
 #
 #   checkpoints/download_models.sh                 all three
 #   checkpoints/download_models.sh seg2cat         one of seg2cat, seg2face, edge2car

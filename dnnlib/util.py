@@ -47,7 +47,7 @@ class EasyDict(dict):
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file to write and read that gets its name only when the block ends well, and is on the disk then.
 
     Until then it lies beside under a name of its own; whatever fails leaves nothing, and an older file as it was.
@@ -178,7 +178,7 @@ def _is_cached(path: Path, sha256: str | None) -> bool:
 
 def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file, _download_bar(url, progress) as bar:
+    with atomic_write(path) as file, _download_bar(url, progress) as bar:
         _fetch(url, file, bar)
         _check_digest(url, file, sha256)
 

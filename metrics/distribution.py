@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000  # as the public family of metrics has them
-NEIGHBOURS = 3
+NEIGHBORS = 3
 SPLITS = 10
 DISTANCE_ROWS = 1024  # of a distance matrix at once: bounds the memory
 EQUAL = 1e-13  # of the squared norms: a squared distance below it is rounding
@@ -33,8 +33,8 @@ def statistics(features: Tensor) -> Statistics:
     _check(features)
     features = in_float64(features)
     mean = features.mean(0)
-    centred = features - mean
-    return Statistics(mean, centred.mT @ centred / len(features))
+    centered = features - mean
+    return Statistics(mean, centered.mT @ centered / len(features))
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -85,26 +85,26 @@ def _mmd(x: Tensor, y: Tensor) -> float:
     return float((within.sum() - within.trace()) / (count * (count - 1)) - 2 * across.mean())
 
 
-def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(real: Tensor, fake: Tensor, neighbors: int = NEIGHBORS) -> tuple[float, float]:
     """Share of fakes within the real manifold, and of reals within the fake one (Kynkaanniemi et al. 2019).
 
-    A manifold is the union of balls about the samples that reach to their `neighbours`-th nearest neighbour.
+    A manifold is the union of balls about the samples that reach to their `neighbors`-th nearest neighbor.
 
     Raises:
-        ValueError: a set with no more than `neighbours` samples, or features that do not go together.
+        ValueError: a set with no more than `neighbors` samples, or features that do not go together.
     """
     _check(real, fake)
-    if min(len(real), len(fake)) <= neighbours:
-        raise ValueError(f"precision: expected more than {neighbours} samples, got {len(real)} and {len(fake)}")
+    if min(len(real), len(fake)) <= neighbors:
+        raise ValueError(f"precision: expected more than {neighbors} samples, got {len(real)} and {len(fake)}")
     real, fake = in_float64(real), in_float64(fake)
     middle = real.mean(0)  # products of numbers around 0 lose less
     real, fake = real - middle, fake - middle
-    return _covered(real, fake, neighbours), _covered(fake, real, neighbours)
+    return _covered(real, fake, neighbors), _covered(fake, real, neighbors)
 
 
-def _covered(manifold: Tensor, points: Tensor, neighbours: int) -> float:
+def _covered(manifold: Tensor, points: Tensor, neighbors: int) -> float:
     own = (squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS))  # one after the other
-    radius = torch.cat([rows.kthvalue(neighbours + 1, dim=1).values for rows in own])  # + 1: each is its own nearest
+    radius = torch.cat([rows.kthvalue(neighbors + 1, dim=1).values for rows in own])  # + 1: each is its own nearest
     inside = [(squared_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
     return float(torch.cat(inside).double().mean())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from metrics.diversity import SEEDS, Distance, mean_distance
 from metrics.extractors import Extractor, to_pictures
 from metrics.features import real_features
-from metrics.generated import ConstantGuess, Samples, Source, order_of, read_samples, some_points
+from metrics.generated import MeanBaseline, Samples, Source, order_of, read_samples, some_points
 from metrics.ground_truth import DepthPictures, Objects
 from metrics.names import Metric, Pass
 from metrics.sharing import on_rank_0, shared, together
@@ -33,7 +33,7 @@ from metrics.views import (
     seen_points,
     turned,
 )
-from training.dataset import PosedImageDataset
+from training.data.dataset import PosedImageDataset
 
 SEED_STEP = 2_654_435_761  # 2^32 / golden ratio: the samples' z of one seed lie far from those of another
 GUESS_POINTS = 2**16  # of the constant guess, about as many as a mesh has
@@ -180,12 +180,12 @@ def own_view_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]
     """Pictures of label maps from their own poses: label counts, and what extractor and segmenter say."""
     tally, tools = Tally(), evaluation.tools
     keys = {key: max((n for name, n in counts.items() if Metric(name).key == key), default=0) for key in SUMMARIES}
-    labelled = max(keys[key] for key in ("miou", "acc", "ap"))
+    labeled = max(keys[key] for key in ("miou", "acc", "ap"))
     featured, scored = max(keys[key] for key in ("fid", "kid", "pr")), keys["is"]
     for samples in evaluation.batches(max(counts.values()), evaluation.choices.batch, "pictures"):
         out = source.look(source.scenes(samples.label_map, samples.pose, samples.seeds), samples.pose)
         pictures = to_pictures(out["image"])
-        if (n := _within(samples, labelled)) > 0:
+        if (n := _within(samples, labeled)) > 0:
             tally.add("labels", label_counts(out["semantic"][:n].float(), samples.label_map[:n]))
             if tools.segmenter:
                 tally.add("segmented", label_counts(tools.segmenter.features(pictures[:n]), samples.label_map[:n]))
@@ -261,7 +261,7 @@ def truth_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]) -
     return tally
 
 
-def constant_guess(evaluation: Evaluation, members: Sequence[int], pivot: Tensor) -> ConstantGuess:
+def constant_guess(evaluation: Evaluation, members: Sequence[int], pivot: Tensor) -> MeanBaseline:
     """The guess that fits these members of the data set best."""
     dataset, depths = evaluation.dataset, evaluation.tools.depths
     image, semantic, depth, seen = (torch.zeros([]) for _ in range(4))
@@ -279,10 +279,10 @@ def constant_guess(evaluation: Evaluation, members: Sequence[int], pivot: Tensor
             points.append(some_points(own, 1 + GUESS_POINTS // len(members)))
     image, semantic, weight = ((x / len(members)).to(evaluation.device) for x in (image, semantic, seen))
     if not depths:
-        return ConstantGuess(image, semantic, None, torch.ones_like(image[:1]), None, pivot)
+        return MeanBaseline(image, semantic, None, torch.ones_like(image[:1]), None, pivot)
     # where no member has an object: the mean over all
     depth = torch.where(seen > 0, depth / seen.clamp(min=1), depth.sum() / seen.sum()).to(evaluation.device)
-    return ConstantGuess(image, semantic, depth, weight, torch.cat(points).to(evaluation.device), pivot)
+    return MeanBaseline(image, semantic, depth, weight, torch.cat(points).to(evaluation.device), pivot)
 
 
 PASSES = {

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.edges import EdgeNetwork
+from dataset_preprocessing.edges import EdgeNetwork
 
 Pictures = Callable[[Tensor], Tensor]  # uint8 N,3,H,W to what the network says
 INCEPTION = "inception"

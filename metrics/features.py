@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.util import default_cache_dir, whole_file
+from dnnlib.util import atomic_write, default_cache_dir
 from metrics.extractors import Extractor
 from metrics.sharing import on_rank_0, shared, together
 from metrics.tally import Tally
 from torch_utils.distributed import rank
-from training.dataset import PosedImageDataset
+from training.data.dataset import PosedImageDataset
 
 FORM = 1  # of cached files: a new number makes old ones invisible
 
@@ -71,7 +71,7 @@ def _read(path: Path, count: int) -> Tensor | None:
 def _write(path: Path, features: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             np.save(file, features.numpy(), allow_pickle=False)
     except OSError as error:
         warnings.warn(f"features of the real pictures are not kept for the next time ({error})", stacklevel=2)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.latents import latent
+from inference.mesh.surface import NoSurfaceError, extract_mesh
 from metrics.errors import OptionError
-from training.archive import data_error
-from training.dataset import PosedImageDataset
-from training.label_maps import from_data_set
-from training.latents import latent
-from training.mesh import NoSurface, extract_mesh
-from training.triplane import TriPlane
+from training.data.archive import data_error
+from training.data.dataset import PosedImageDataset
+from training.data.label_maps import label_map_from_dataset
+from training.networks.generator import TriPlane
 
 MESH_GRID = 128  # points of the density grid on a side: a head is a hundred of them wide
 SHOWN = ("image", "semantic", "image_depth", "weight")
@@ -67,7 +67,7 @@ def read_samples(
             name = dataset.get_details(sample["idx"]).name
             what = f"its label map has class {sample['mask'].max()}, the network knows 0 to {classes - 1}"
             raise data_error(dataset.images.path, name, what)
-    masks = torch.stack([from_data_set(sample["mask"], dataset.data_type) for sample in found])
+    masks = torch.stack([label_map_from_dataset(sample["mask"], dataset.data_type) for sample in found])
     poses = torch.from_numpy(np.stack([sample["pose"] for sample in found]))
     image = None
     if images:
@@ -122,21 +122,21 @@ class Generator:
     def surface(self, scene: tuple[Tensor, Tensor]) -> Tensor:
         _, planes = scene
         try:
-            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", colour=None)
-        except NoSurface:
+            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None)
+        except NoSurfaceError:
             return planes.new_zeros(0, 3)
         return torch.from_numpy(mesh.vertices).to(planes.device)
 
     def look(self, scenes: tuple[Tensor, Tensor], pose: Tensor) -> dict[str, Tensor]:
         ws, planes = scenes
-        out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, wanted=SHOWN)
+        out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, outputs=SHOWN)
         if not all(out[name].isfinite().all() for name in ("image", "semantic")):
             raise OptionError("--network: draws numbers that are not finite; its training has diverged")
         return out
 
 
 @dataclass(frozen=True)
-class ConstantGuess:
+class MeanBaseline:
     """The same picture, label map and depth for everything: what a model must beat.
 
     Args:

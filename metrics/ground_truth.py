@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.archive import Archive, DataError, data_error
-from training.data_index import POSES_FILE, parse_json
-from training.dataset import PosedImageDataset
-from training.pictures import open_picture
+from training.data.archive import Archive, DataError, data_error
+from training.data.dataset import PosedImageDataset
+from training.data.image_io import open_picture
+from training.data.index import POSES_FILE, parse_json
 
 DEPTH_FILE = "depth.json"
-DEPTH_MODES = ("I;16", "I;16B", "I")  # 16-bit grey, as PIL's versions call it
+DEPTH_MODES = ("I;16", "I;16B", "I")  # 16-bit gray, as PIL's versions call it
 SCALE = "world_units_per_level"
 
 

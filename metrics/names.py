@@ -90,7 +90,7 @@ def parse_metrics(names: Sequence[str]) -> list[Metric]:
     """Metrics by their names, each once.
 
     fid50k_full: 50,000 pictures against all real ones; fid50k: against 50,000; any number, with k for thousands. pr
-    may end its thousands with 3, the number of neighbours. Without a number: see `Metric.samples`.
+    may end its thousands with 3, the number of neighbors. Without a number: see `Metric.samples`.
 
     Raises:
         ValueError: no such metric, or none at all.

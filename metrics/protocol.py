@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from metrics.alignment import EDGE_TOLERANCE, LEVELS, LINE_BELOW, edge_tolerance
-from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBOURS, SPLITS
+from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBORS, SPLITS
 from metrics.diversity import SEEDS
 from metrics.evaluation import GUESS_POINTS, SEED_STEP, Evaluation, Result
 from metrics.extractors import Extractor
@@ -17,7 +17,7 @@ from metrics.similarity import BEST_PSNR, SIGMA, WINDOW
 from metrics.summaries import COMPARED
 from metrics.views import DEPTH_AGREEMENT, OPAQUE, TURNS_RAD
 from torch_utils.precision import Precision
-from training.triplane import TriPlane
+from training.networks.generator import TriPlane
 
 LESS, MORE = "lower is better", "higher is better"
 MEANINGS = {  # a figure's name, less the metric's number -> what it is, and which way is better
@@ -33,16 +33,16 @@ MEANINGS = {  # a figure's name, less the metric's number -> what it is, and whi
     "acc_segmented": f"the same, of the segmentation network's labels on the rendered picture, {MORE}",
     "ap": f"average precision, {MORE}",
     "sg": f"mean distance between pictures of one label map, {MORE}, if they are good",
-    "fvv_colour": f"colour difference of reprojected pixels, share of the range, {LESS}",
+    "fvv_color": f"color difference of reprojected pixels, share of the range, {LESS}",
     "fvv_label": f"share of reprojected pixels with another class (edges: mean difference), {LESS}",
-    "fvv_colour_unmoved": "colour difference of the same pixels without reprojection, to be well above fvv_colour",
+    "fvv_color_unmoved": "color difference of the same pixels without reprojection, to be well above fvv_color",
     "fvv_label_unmoved": "difference of labels of the same pixels without reprojection, to be well above fvv_label",
     "fvv_compared": "share of pixels that two views both see, by their depths",
     "fvv_embedding": f"Euclidean distance of embeddings to the input view's, {LESS}",
     "fvv_embedding_cosine": f"cosine distance of embeddings to the input view's, {LESS}",
     "nvs_miou": f"as miou, of the other views, {MORE}",
     "nvs_ap": f"as ap, of the other views, {MORE}",
-    "nvs_psnr": f"dB, {MORE}; colours are free where only labels are given",
+    "nvs_psnr": f"dB, {MORE}; colors are free where only labels are given",
     "nvs_ssim": f"{MORE}; see psnr",
     "nvs_depth": f"mean error where the data has an object, world units, {LESS}",
     "chamfer_to_truth": f"mean distance from the mesh, as far as the views see it, to the nearest true point, {LESS}",
@@ -130,7 +130,7 @@ def _choices_of(evaluation: Evaluation, result: Result) -> dict[str, str]:
 ARITHMETIC = {
     "fid": "covariances divided by N",
     "kid": f"kernel (x.y / F + 1)^3, {KERNEL_SUBSETS} subsets of {KERNEL_SUBSET_SIZE} or all if fewer, RandomState(0)",
-    "pr": f"balls to the {NEIGHBOURS}rd nearest neighbour",
+    "pr": f"balls to the {NEIGHBORS}rd nearest neighbor",
     "is": f"{SPLITS} parts, part i from i N // {SPLITS} on",
     "nvs": (
         "the first view of an object is the input, its others are compared at their poses; SSIM with a Gaussian of "

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import format_time, whole_file
+from dnnlib.util import atomic_write, format_time
 from metrics.evaluation import Result
 
 DIGITS = 5  # significant ones
@@ -67,7 +67,7 @@ def write_result(
     }
     with (folder / f"metric-{own.metric.name}.jsonl").open("ab", buffering=0) as file:
         file.write(json.dumps(line, allow_nan=False).encode() + b"\n")  # at once: others may write to it too
-    with whole_file(folder / f"metric-{own.metric.name}-protocol.txt") as file:
+    with atomic_write(folder / f"metric-{own.metric.name}-protocol.txt") as file:
         file.write("".join(f"{name}: {value}\n" for name, value in protocol.items()).encode())
 
 

@@ -16,10 +16,10 @@ from metrics.report import write_result
 from metrics.sharing import on_rank_0, together
 from metrics.tools import ToolOptions, check_metrics, load_tools
 from torch_utils.distributed import rank, world_size
-from training.dataset import PosedImageDataset
+from training.data.dataset import PosedImageDataset
+from training.data.sampler import is_lost_worker
+from training.networks.generator import TriPlane
 from training.options import DataOptions, TrainingOptions
-from training.sampler import is_lost_worker
-from training.triplane import TriPlane
 
 
 def plain_data(data: DataOptions) -> PosedImageDataset:
@@ -32,7 +32,7 @@ def tool_options(options: TrainingOptions) -> ToolOptions:
     return ToolOptions(lpips_weights=options.lpips_weights)
 
 
-def judge_run(
+def evaluate_run(
     G: TriPlane, options: TrainingOptions, folder: Path | None, snapshot: str, device: torch.device
 ) -> dict[str, float]:
     """`judge_snapshot` as a run's options have it."""

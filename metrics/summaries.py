@@ -30,7 +30,7 @@ class Found(NamedTuple):
 ROWS = {  # of a tally -> endings of the figures that are the means of their columns, by metric
     "sg": {"diversity": ("",)},
     "fvv": {
-        "reprojection": ("_colour", "_label", "_colour_unmoved", "_label_unmoved", "_compared"),
+        "reprojection": ("_color", "_label", "_color_unmoved", "_label_unmoved", "_compared"),
         "embedding": ("_embedding", "_embedding_cosine"),
     },
     "nvs": {"novel views": ("_psnr", "_ssim", "_depth")},

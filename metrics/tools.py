@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from inference.mesh.surface import check_libraries
 from metrics.diversity import load_distance
 from metrics.errors import OptionError, blamed_on
 from metrics.evaluation import Tools
 from metrics.extractors import INCEPTION, Extractor, Pictures, load_extractor, load_segmenter
 from metrics.ground_truth import DepthPictures, Objects
 from metrics.names import Metric, Pass
-from training.dataset import PosedImageDataset
-from training.mesh import check_libraries
+from training.data.dataset import PosedImageDataset
 
 FEATURED = {"fid", "kid", "pr", "is"}
-LABELLED = {"miou", "acc"}
+LABELED = {"miou", "acc"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def load_tools(
     if Pass.TURN in seen and options.embedding:
         with blamed_on("embedding"):
             embedding = _blamed("embedding", load_extractor(options.embedding, device, size))
-    if keys & LABELLED and options.segmenter:
+    if keys & LABELED and options.segmenter:
         with blamed_on("segmenter"):
             segmenter = _blamed("segmenter", load_segmenter(options.segmenter, device, size, classes))
     if Pass.SEEDS in seen:

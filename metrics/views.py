@@ -73,7 +73,7 @@ def reprojection(first: dict[str, Tensor], first_pose: Tensor, others: dict[str,
     Args:
         first, others: image, semantic, image_depth and weight of one view and of V.
     Returns:
-        V,5: mean colour difference (share of the range); share of pixels of another class, or mean difference of line
+        V,5: mean color difference (share of the range); share of pixels of another class, or mean difference of line
         strength; the same two of the pictures laid on each other as they are, over the same pixels; share of the
         pixels that were compared. The first four are NaN where none was.
     """
@@ -94,14 +94,14 @@ def reprojection(first: dict[str, Tensor], first_pose: Tensor, others: dict[str,
 
 
 def _differences(first: dict[str, Tensor], others: dict[str, Tensor], uv: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour and label of the first view at uv against the others' pixels: V,M twice, in [0, 1]."""
+    """Color and label of the first view at uv against the others' pixels: V,M twice, in [0, 1]."""
     image, semantic = (first[name].float().expand(len(uv), -1, -1, -1) for name in ("image", "semantic"))
-    colour = (_picked(image, uv, "bilinear") - others["image"].float().flatten(2)).abs().mean(1) / 2
+    color = (_picked(image, uv, "bilinear") - others["image"].float().flatten(2)).abs().mean(1) / 2
     if semantic.shape[1] == 1:
         lines = _picked(semantic, uv, "bilinear") - others["semantic"].float().flatten(2)
-        return colour, lines[:, 0].abs().clamp(max=2) / 2
+        return color, lines[:, 0].abs().clamp(max=2) / 2
     ids = _picked(semantic.argmax(1, keepdim=True).float(), uv, "nearest")[:, 0]
-    return colour, (ids != others["semantic"].argmax(1).flatten(1)).float()
+    return color, (ids != others["semantic"].argmax(1).flatten(1)).float()
 
 
 def embedding_distances(first: Tensor, others: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.configs import CONFIGS
-from training.registry import construct
-from training.snapshot import UNTRAINED, save_snapshot
+from training.networks.configs import CONFIGS
+from training.networks.registry import construct
+from training.weights.snapshot import UNTRAINED, save_snapshot
 
 
 @pytest.fixture(autouse=True)

@@ -22,9 +22,9 @@ from small_data import png
 from applications import common
 from applications.editor.studio import Studio
 from camera_utils import CATS, front_pose
-from training.snapshot import CLASS_NAMES, read_weights
-from training.toy import cats
-from training.toy.render import render
+from dataset_preprocessing.toy import cats
+from dataset_preprocessing.toy.render import render
+from training.weights.snapshot import CLASS_NAMES, read_weights
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e .[dev]")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,7 +37,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 WAIT_MS = 30_000  # a machine that does other things too
 sync_api.expect.set_options(timeout=WAIT_MS)
-NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.OWN_NETWORK))
+NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.DEFAULT_NETWORK))
 TRAINED = NETWORK.exists()
 
 
@@ -69,9 +69,9 @@ def opened(browser, address):
     """Function that opens a page of the editor; faults of the page's program fail the test."""
     contexts, faults = [], []
 
-    def open_page(width=1280, height=720, colours="light", url=address, **options):
+    def open_page(width=1280, height=720, colors="light", url=address, **options):
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=colours, accept_downloads=True, **options
+            viewport={"width": width, "height": height}, color_scheme=colors, accept_downloads=True, **options
         )
         context.set_default_timeout(WAIT_MS)
         contexts.append(context)
@@ -140,7 +140,7 @@ def new_picture(page):
 
 
 def position(page, x, y):
-    """Where a pixel of the 128-pixel drawing has its centre on the screen."""
+    """Where a pixel of the 128-pixel drawing has its center on the screen."""
     box = page.locator("#drawing").bounding_box()
     return box["x"] + (x + 0.5) * box["width"] / 128, box["y"] + (y + 0.5) * box["height"] / 128
 
@@ -223,7 +223,7 @@ def open_drawing(page, ids):
 
 
 def capsule(ids, start, end, diameter, id):
-    """A stroke by its definition: the pixels whose centres are within half a diameter of the line."""
+    """A stroke by its definition: the pixels whose centers are within half a diameter of the line."""
     y, x = np.mgrid[:128, :128].astype(float)
     (x0, y0), (x1, y1) = start, end
     length = (x1 - x0) ** 2 + (y1 - y0) ** 2

@@ -16,8 +16,8 @@ from applications.editor.guard import Place, listen
 from applications.editor.protocol import pack, unpack
 from applications.editor.server import create_app, make_server
 from applications.editor.studio import Studio
-from training.configs import CONFIGS
-from training.registry import construct
+from training.networks.configs import CONFIGS
+from training.networks.registry import construct
 
 TINY = {
     "resolution": 128, "channel_base": 1024, "channel_max": 16, "encoder_width": 0.02, "sr_width": 0.05,

@@ -7,7 +7,7 @@ import re
 import torch
 from golden import golden
 
-from training.registry import construct
+from training.networks.registry import construct
 
 
 def build(case: str, prefix: str | None = None) -> torch.nn.Module:

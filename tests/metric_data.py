@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from small_data import image_files, label_files, write_zip
 from torch import nn
 
-from training.configs import GeneratorOptions
-from training.dataset import PosedImageDataset
-from training.registry import construct
-from training.snapshot import save_snapshot
-from training.toy.render import render
-from training.toy.write import HELD_OUT, Job, draw_object, write_toy
+from dataset_preprocessing.toy.render import render
+from dataset_preprocessing.toy.write import HELD_OUT, Job, draw_object, write_toy
+from training.data.dataset import PosedImageDataset
+from training.networks.configs import GeneratorOptions
+from training.networks.registry import construct
+from training.weights.snapshot import save_snapshot
 
 OBJECTS, VIEWS, SIZE = 3, 2, 128
 JOBS = {kind: Job(kind, SIZE, VIEWS, seed=5, part=HELD_OUT, depth=True) for kind in ("cats", "cars")}

@@ -23,8 +23,8 @@ def png(pixels, mode=None) -> bytes:
     return file.getvalue()
 
 
-def grey_png(ids: np.ndarray, bits: int) -> bytes:
-    """Grey PNG that stores the values with so few bits, written by hand: PIL does not write these."""
+def gray_png(ids: np.ndarray, bits: int) -> bytes:
+    """Gray PNG that stores the values with so few bits, written by hand: PIL does not write these."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from small_data import image_files, label_files, name_of, png, write_zip
 
 import train
-from training import registry
+from training.networks import registry
 from training.options import TrainingOptions
-from training.snapshot import save_snapshot
 from training.state import load_state
+from training.weights.snapshot import save_snapshot
 
 SMALL = {
     "cfg": "afhq", "semantic_channels": 4, "render_mask": True, "dis_mask": True, "gpus": 1, "batch": 2,
@@ -81,7 +81,7 @@ def differences(a: dict, b: dict) -> list[str]:
 
 
 def eg3d_like(path: Path, options: TrainingOptions) -> Path:
-    """Weights of an EG3D model as small as the run's: a generator without label maps, a colour discriminator."""
+    """Weights of an EG3D model as small as the run's: a generator without label maps, a color discriminator."""
     (_, G), (name, D) = (copy.deepcopy(options.networks[key]) for key in ("G", "D"))
     G["mapping_kwargs"] = {"num_layers": 2}
     plain = registry.construct(

@@ -5,21 +5,20 @@ import re
 import shlex
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from metric_data import OBJECTS, VIEWS, tiny_network, toy
+from paths import ROOT
 from PIL import Image
 from small_data import image_files, label_files, write_zip
 from torch import nn
 
 import calc_metrics
-from training.archive import ArchiveWriter
-from training.snapshot import load_network_pkl, save_snapshot
+from training.data.archive import ArchiveWriter
+from training.weights.snapshot import load_network_pkl, save_snapshot
 
-ROOT = Path(__file__).parents[1]
 CAT = ROOT / "applications" / "assets" / "cat.png"
 THUMBNAILS = "metric_data:Thumbnails"
 
@@ -183,7 +182,7 @@ def small_depth(folder, mode):
     return {"metrics": "nvs", "depth_data": folder / "depth.zip"}
 
 
-def colours_as_depth(folder):
+def colors_as_depth(folder):
     return small_depth(folder, "RGB")
 
 
@@ -254,7 +253,7 @@ REFUSED = {
     "one view of each object": (one_view, "--metrics nvs, chamfer: .*dataset.json: expected \"views\", 2 or more"),
     "no such depth": ({"metrics": "nvs", "depth_data": "none.zip"}, "--depth_data none.zip: .*no such file"),
     "depth without scale": (depth_without_scale, "--depth_data .*depth.json: expected .*world_units_per_level"),
-    "colours as depth": (colours_as_depth, "img0000000.*not a depth picture .*mode RGB"),
+    "colors as depth": (colors_as_depth, "img0000000.*not a depth picture .*mode RGB"),
     "depth of other pictures": (depth_of_other_pictures, "--depth_data .*4x4 pixels, its image has 128; depth of an"),
     # tools
     "extractor that wants floats": (wants_float, "--extractor .*float.pt: fails on pictures 2,3,128,128 uint8"),

@@ -99,7 +99,7 @@ def test_angles_of_a_view_are_read_back():
 @pytest.mark.parametrize(("azimuth", "polar"), ANGLES)
 def test_a_mirrored_point_lands_on_the_mirrored_pixel(azimuth, polar):
     pose = cu.pose_at(cu.CAMERAS["seg2cat"], azimuth, polar)
-    pose[0, 16 + 1], pose[0, 16 + 2] = 0.07, 0.46  # skew and an off-centre principal point too
+    pose[0, 16 + 1], pose[0, 16 + 2] = 0.07, 0.46  # skew and an off-center principal point too
     mirrored = cu.mirror_pose(pose)
     u, v = project(pose, (0.11, -0.05, 0.2))
     assert project(mirrored, (-0.11, -0.05, 0.2)) == pytest.approx((1 - u, v), abs=1e-6)

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from paths import ROOT
 from PIL import ExifTags, Image
 from small_data import COUNT, SIZE, good_poses, image_files, label_files, name_of, png, write_folder, write_zip
 
 from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose_problems, split_pose
 from dataset_tool import main
-from training.dataset import PosedImageDataset
+from training.data.dataset import PosedImageDataset
 
 STOPPED = "Stopped: files that were finished are kept, of others nothing is left."
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments, code=0):
@@ -108,21 +108,21 @@ def transforms(path, cameras, **shared):
     return path
 
 
-def orbit(count, radius, centre):
-    """Blender-like cam2world matrices (OpenGL axes, z up) on a circle around `centre`, all looking at it."""
+def orbit(count, radius, center):
+    """Blender-like cam2world matrices (OpenGL axes, z up) on a circle around `center`, all looking at it."""
     cameras = {}
     for i in range(count):
         pose = pose_at(CATS, math.pi / 2 + 0.5 * i, math.pi / 2 - 0.1 * i, radius=radius, pivot=(0, 0, 0))
         matrix = opengl_to_opencv(split_pose(pose)[0])[0]
         to_z_up = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
         matrix = to_z_up @ matrix
-        matrix[:3, 3] += torch.tensor(centre)
+        matrix[:3, 3] += torch.tensor(center)
         cameras[f"view{i}"] = matrix
     return cameras
 
 
 def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
-    cameras = orbit(4, radius=11.0, centre=(3.0, -2.0, 5.0))
+    cameras = orbit(4, radius=11.0, center=(3.0, -2.0, 5.0))
     file = transforms(tmp_path / "transforms.json", cameras, camera_angle_x=2 * math.atan(0.5 / 1.5))
     pictures = {f"view{i}.png": png(np.zeros((60, 80, 3), np.uint8)) for i in range(4)}
     folder = write_folder(tmp_path / "images", pictures)
@@ -132,7 +132,7 @@ def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
     assert not pose_problems(poses)
     for i in range(4):
         expected = pose_at(CATS, math.pi / 2 + 0.5 * i, math.pi / 2 - 0.1 * i, radius=CARS.radius, pivot=(0, 0, 0))
-        torch.testing.assert_close(poses[i, :16], expected[0, :16], atol=1e-4, rtol=0)  # a least-squares centre
+        torch.testing.assert_close(poses[i, :16], expected[0, :16], atol=1e-4, rtol=0)  # a least-squares center
     # focal 1.5 of 80 pixels is 2.0 of the middle 60, the same in both directions
     torch.testing.assert_close(poses[0, 16:], torch.tensor([2.0, 0, 0.5, 0, 2.0, 0.5, 0, 0, 1]), atol=1e-5, rtol=0)
 
@@ -186,7 +186,7 @@ BAD_CAMERAS = {  # content of the cameras file -> what is said
     "angle 0": (two_cameras({"camera_angle_x": 0}), "view1: camera_angle_x: got 0, expected more than 0"),
     "a negative angle": (two_cameras({"camera_angle_x": -1}), "view1: camera_angle_x: got -1, expected more than 0"),
     "an angle in words": (two_cameras({"camera_angle_x": "wide"}), "view1: camera_angle_x: expected 1 number"),
-    "a bent lens": (two_cameras(k1=-0.3), "view0: k1 is -0.3: lens distortion is not modelled, undistort"),
+    "a bent lens": (two_cameras(k1=-0.3), "view0: k1 is -0.3: lens distortion is not modeled, undistort"),
     "no rotation": (
         two_cameras({"transform_matrix": [[2, 0, 0, 0], [0, 1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]]}),
         "view1.png: pose: the axes of cam2world are not orthonormal",
@@ -273,13 +273,13 @@ def test_classes_are_mapped_by_the_table_and_never_blended(tmp_path):
     np.testing.assert_array_equal(mapped, np.array([[0, 3], [5, 3]]).repeat(8, 0).repeat(8, 1))
 
 
-def test_coloured_label_maps_are_mapped_by_colour(tmp_path):
-    colours = np.array([[[255, 0, 0], [0, 0, 0]]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)
-    mapped = pack_labels(tmp_path, colours, {"#FF0000": 2, "#000000": 0})
+def test_colored_label_maps_are_mapped_by_color(tmp_path):
+    colors = np.array([[[255, 0, 0], [0, 0, 0]]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)
+    mapped = pack_labels(tmp_path, colors, {"#FF0000": 2, "#000000": 0})
     np.testing.assert_array_equal(mapped, np.array([[2, 0]] * 2).repeat(8, 0).repeat(8, 1))
 
 
-def test_indices_of_a_palette_go_by_number_and_else_by_colour(tmp_path):
+def test_indices_of_a_palette_go_by_number_and_else_by_color(tmp_path):
     picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8).repeat(4, 0).repeat(4, 1), "P")
     picture.putpalette([0, 0, 0, 255, 0, 0, 255, 0, 0])
     mapped = pack_labels(tmp_path, picture, {"#000000": 0, "#ff0000": 4, "2": 5})
@@ -344,7 +344,7 @@ def test_thin_lines_survive_packing(tmp_path):
 
 def test_edges_by_a_network_read_keras_weights(tmp_path, small):
     h5py = pytest.importorskip("h5py", reason="h5py is an extra")
-    from training.edges import EdgeNetwork, learned_detector
+    from dataset_preprocessing.edges import EdgeNetwork, learned_detector
 
     torch.manual_seed(0)
     network = EdgeNetwork().eval()

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "checkpoints" / "download_models.sh"
+SCRIPT = ROOT / "checkpoints" / "download_models.sh"
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 CONTENT = b"\x80" + bytes(range(256)) * 400  # a pickle's first byte
 

@@ -17,16 +17,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 from golden import golden
+from paths import ROOT
 from torch import nn
 
 import legacy
 from legacy import WeightsError, load_network_pkl
 from torch_utils.safe_pickle import read_pickle
-from training import public_weights
-from training.augment import AugmentPipe
-from training.configs import generator_kwargs
-from training.network_record import NetworkRecord
-from training.snapshot import save_snapshot
+from training.networks.augment import AugmentPipe
+from training.networks.configs import generator_kwargs
+from training.weights import published_pickle as public_weights
+from training.weights.record import NetworkRecord
+from training.weights.snapshot import save_snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # what public files are written with
 SMALL = "map_plain"  # 12,032 numbers
@@ -304,7 +305,7 @@ def test_names_shapes_classes_and_arguments_must_be_the_networks_own():
     attempt("fc2", num_layers=3)
     attempt("unknown tensor", "fc1", num_layers=1)
     attempt("NoSuchNetwork", class_name="NoSuchNetwork")
-    attempt("colour", colour="red")
+    attempt("color", color="red")
     attempt("more numbers than the file holds", w_dim=2**20)
     attempt("more numbers than the file holds", num_layers=2**20)
     attempt("1073741824", num_layers=2**30)
@@ -492,7 +493,7 @@ COMMAND = re.compile(r"^python (legacy\.py .*)$", re.MULTILINE)
 
 
 def test_the_commands_in_the_readme_work_as_they_stand(tmp_path, monkeypatch):
-    commands = [shlex.split(line) for line in COMMAND.findall((Path(__file__).parents[1] / "README.md").read_text())]
+    commands = [shlex.split(line) for line in COMMAND.findall((ROOT / "README.md").read_text())]
     assert [command[1] for command in commands] == ["init", "show", "convert"]
     monkeypatch.chdir(tmp_path)
     for command in commands:
@@ -506,7 +507,7 @@ def test_convert_can_name_the_classes(public_file, tmp_path):
 
 
 def test_convert_refuses_names_for_fewer_classes_than_there_are(tmp_path):
-    toy = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
+    toy = ROOT / "checkpoints" / "toy_seg2cat.safetensors"
     code, output = run("convert", toy, tmp_path / "named.pt", "--class_names", "background,left ear")
     assert (code, output) == (2, "Error: --class_names: expected 6 names, one for each class, got 2\n")
     assert not (tmp_path / "named.pt").exists()

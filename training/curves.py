@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dnnlib.cli import Command, InputError
-from training.pictures import write_png
-from training.run_folder import STATS_FILE
+from training.data.image_io import write_png
+from training.run_dir import STATS_FILE
 
 SHOWN = ",".join(f"Loss/{name}" for name in (
     "G/loss", "G/loss_img_reconstruction", "G/loss_semantic_reconstruction", "D/loss", "D/loss_semantic"
@@ -26,7 +26,7 @@ SNAPSHOT_KIMG = re.compile(r"(\d{6,})\.\w+$")
 WIDTH, HEIGHT, COLUMNS = 320, 200, 3  # pixels of a panel; panels in a row
 LEFT, TOP, RIGHT, BOTTOM = 52, 22, 12, 20  # around a panel's axes
 DOT = 2  # radius of a curve of one point
-COLOURS = ("#1f5fbf", "#c03028", "#2e8b57", "#8b5fbf")  # of the runs, in turn
+COLORS = ("#1f5fbf", "#c03028", "#2e8b57", "#8b5fbf")  # of the runs, in turn
 
 Points = list[tuple[float, float]]  # kimg, value
 
@@ -64,7 +64,7 @@ def draw_curves(runs: dict[str, dict[str, Points]]) -> Image.Image:
         corner = number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT
         _draw_panel(draw, corner, name, [curves.get(name, []) for curves in runs.values()])
     for number, run in enumerate(runs):
-        draw.text((LEFT, HEIGHT * rows + 16 * number), run, fill=COLOURS[number % len(COLOURS)])
+        draw.text((LEFT, HEIGHT * rows + 16 * number), run, fill=COLORS[number % len(COLORS)])
     return picture
 
 
@@ -80,10 +80,10 @@ def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, c
     draw.text((x1, y0 + 4), f"{end:.3g} kimg", fill="#666666", anchor="ra")
     for number, points in enumerate(curves):
         line = [(x0 + (x1 - x0) * kimg / end, y0 + (y1 - y0) * (value - low) / spread) for kimg, value in points]
-        draw.line(line, fill=COLOURS[number % len(COLOURS)], width=2)
+        draw.line(line, fill=COLORS[number % len(COLORS)], width=2)
         if len(line) == 1:
             (x, y), *_ = line
-            draw.ellipse([x - DOT, y - DOT, x + DOT, y + DOT], fill=COLOURS[number % len(COLOURS)])
+            draw.ellipse([x - DOT, y - DOT, x + DOT, y + DOT], fill=COLORS[number % len(COLORS)])
 
 
 @click.command(cls=Command)

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch_utils import distributed
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.training_stats import Collector
-from training.augment import adapt_p
-from training.label_maps import from_data_set
+from training.data.label_maps import label_map_from_dataset
+from training.data.sampler import BatchStream
 from training.loss import Loss
+from training.networks.augment import adapt_p
+from training.networks.generator import TriPlane
 from training.options import TrainingOptions
 from training.parts import Parts, Phase
 from training.perceptual import load_lpips
-from training.sampler import BatchStream
 from training.state import StateError
 from training.status import PhaseClock
-from training.triplane import TriPlane
 
 ADA_INTERVAL = 4  # iterations
 
@@ -63,7 +63,7 @@ class Trainer:
 
     Attributes:
         stats: what the loss reported since it was last asked.
-        steps, bad_steps: of optimisers, and how many of them had gradients that were not finite (as a tensor).
+        steps, bad_steps: of optimizers, and how many of them had gradients that were not finite (as a tensor).
     """
 
     def __init__(self, options: TrainingOptions, device: torch.device):
@@ -156,7 +156,10 @@ class Trainer:
     def prepared(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As the loss wants it, on the device."""
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        image, mask = moved["image"].float() / 127.5 - 1, from_data_set(moved["mask"], self.options.data.data_type)
+        image, mask = (
+            moved["image"].float() / 127.5 - 1,
+            label_map_from_dataset(moved["mask"], self.options.data.data_type),
+        )
         return {**moved, "image": image, "mask": mask}
 
     def rounds(self, batch: Mapping[str, Tensor], phase: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:

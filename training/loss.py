@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_utils.ops.upfirdn2d import setup_filter
-from training.density_regularisation import DensityRegularisation
-from training.dual_discriminator import filtered_resizing
+from training.density_regularization import DensityRegularization
 from training.loss_options import LossOptions
-from training.networks_stylegan2 import FIR
+from training.networks.dual_discriminator import filtered_resizing
+from training.networks.synthesis import FIR
 from training.perceptual import Perceptual
 
 PHASES = {
-    name + part: (name, part != "reg", part != "main")  # module, main loss, regularisation
+    name + part: (name, part != "reg", part != "main")  # module, main loss, regularization
     for name in ("G", "D", "D_semantic")
     for part in ("main", "reg", "both")
 }
@@ -98,7 +98,7 @@ def r1_penalty(logits: Tensor, images: Sequence[Tensor]) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Filter N,C,H,H with 2^-(x / sigma)^2 over BLUR_SIGMAS sigma, normalised; what lies outside is 0.
+    """Filter N,C,H,H with 2^-(x / sigma)^2 over BLUR_SIGMAS sigma, normalized; what lies outside is 0.
 
     A product with a banded matrix from either side: on a CPU four to ten times as fast as a filter of 61 taps.
     """
@@ -147,8 +147,8 @@ class Loss:
     """Gradients of every phase.
 
     Args:
-        G: a generator of `training.triplane`. D, D_semantic: discriminators of {"image", "image_raw"}; D_semantic sees
-            label channels after the colours.
+        G: a generator of `training.networks.generator`. D, D_semantic: discriminators of {"image", "image_raw"}; D_semantic sees
+            label channels after the colors.
         augment_pipe: an AugmentPipe that changes what discriminators see, None for none.
         perceptual: distance of images (`training.perceptual.load_lpips`), where its weight is above 0.
         class_counts: pixels of each class in the data set, for seg_weight auto.
@@ -168,8 +168,8 @@ class Loss:
     ):
         self.options, self.G, self.augment_pipe = options, G, augment_pipe
         self.modules = {"G": G, "D": D} | ({} if D_semantic is None else {"D_semantic": D_semantic})
-        self.labels, self.seg = G.parts.labels, G.data_type == "seg"
-        if options.silhouette_loss and not (G.parts.background and self.seg):
+        self.labels, self.seg = G.architecture.labels, G.data_type == "seg"
+        if options.silhouette_loss and not (G.architecture.background and self.seg):
             raise ValueError("silhouette_loss: needs the background model (use_bg) and data_type seg")
         if D_semantic is not None and not self.labels:
             raise ValueError("D_semantic: this generator renders no labels to judge; needs render_mask")
@@ -179,7 +179,7 @@ class Loss:
         )
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.resize_filter = setup_filter(FIR, device=device)
-        self.density_regularisation = DensityRegularisation.of(G)
+        self.density_regularization = DensityRegularization.of(G)
         self.perceptual = perceptual
         if perceptual is None and options.lambda_lpips > 0 and G.conditional:
             raise ValueError("lambda_lpips: needs a distance of images as perceptual")
@@ -210,15 +210,15 @@ class Loss:
             raise ValueError(f"phase: expected one of {', '.join(known)}, got {phase!r}")
         if not self.seg and "mask" in batch and not batch["mask"].is_floating_point():
             raise ValueError(f"mask: expected edges as floats in [-1, 1], got {batch['mask'].dtype}")
-        trained, main, regularise = PHASES[phase]
+        trained, main, regularize = PHASES[phase]
         for name, module in self.modules.items():
             module.requires_grad_(name == trained)
         o = self.options
         r = Round(batch, gen_z, gen_c, gain, o.blur_sigma(cur_nimg), o.rendering_resolution(cur_nimg))
         if trained != "G":
-            return self._discriminator(trained, r, main, regularise and o.r1_gamma > 0)
+            return self._discriminator(trained, r, main, regularize and o.r1_gamma > 0)
         reports = self._generator(r) if main else {}
-        if regularise and self.density_regularisation.weight > 0:
+        if regularize and self.density_regularization.weight > 0:
             self._density(r)
         return reports
 
@@ -292,11 +292,11 @@ class Loss:
         """
         with torch.no_grad():
             pose, wanted = (r.random_pose, {"semantic"}) if own_pose else (r.pose, {"semantic_raw"})
-            missing = self.G.synthesis(ws, pose, r.size, planes=planes, wanted=wanted)
+            missing = self.G.synthesis(ws, pose, r.size, planes=planes, outputs=wanted)
             own, other = (out, missing) if own_pose else (missing, out)
             label_map = other["semantic"].argmax(dim=1, keepdim=True) if self.seg else other["semantic"].detach()
         ws = self.G.mapping(r.z, r.pose, {"mask": label_map, "pose": r.pose})
-        again = self.G.synthesis(ws, r.pose, r.size, wanted={"semantic_raw"})
+        again = self.G.synthesis(ws, r.pose, r.size, outputs={"semantic_raw"})
         difference = F.smooth_l1_loss(again["semantic_raw"], own["semantic_raw"].detach())
         loss = self.options.lambda_cross_view * difference
         (loss * r.gain).backward()
@@ -305,26 +305,26 @@ class Loss:
     def _density(self, r: Round) -> None:
         ws = self.G.mapping(r.z, r.pose, r.batch)
         field = self.G.field(self.G.planes(ws))
-        (self.density_regularisation(field.sigma, len(ws), ws.device) * r.gain).backward()
+        (self.density_regularization(field.sigma, len(ws), ws.device) * r.gain).backward()
 
     # ----------------------------------------------------------------------- discriminators
 
-    def _discriminator(self, name: str, r: Round, main: bool, regularise: bool) -> dict[str, Tensor]:
+    def _discriminator(self, name: str, r: Round, main: bool, regularize: bool) -> dict[str, Tensor]:
         """Tell fakes from reals; R1 on the reals. `name` is D or D_semantic."""
         reports, suffix = {}, _suffix(name)
-        if not main and not regularise:
+        if not main and not regularize:
             return reports
         if main:
             fake_loss, scores = self._judge_fakes(name, r)
             reports |= scores
-        reals = {k: v.detach().requires_grad_(regularise) for k, v in self._reals(name, r).items()}
+        reals = {k: v.detach().requires_grad_(regularize) for k, v in self._reals(name, r).items()}
         logits = self._logits(name, reals, r.pose, r)
         reports |= _scores(f"real{suffix}", logits)
         losses = []
         if main:
             losses.append(F.softplus(-logits[:, 0]))  # N
             reports[f"Loss/D/loss{suffix}"] = fake_loss + losses[0].detach()
-        if regularise:
+        if regularize:
             penalty = r1_penalty(logits, list(reals.values()))  # N
             losses.append(self.options.r1_gamma / 2 * penalty)
             reports[f"Loss/r1_penalty{suffix}"] = penalty.detach()
@@ -338,7 +338,7 @@ class Loss:
         with torch.no_grad():
             ws = self.G.mapping(r.z, r.pose, r.batch, update_emas=True)
             judged = {"image", "image_raw", *(["semantic", "semantic_raw"] if name == "D_semantic" else [])}
-            out = self.G.synthesis(ws, pose, r.size, wanted=judged)
+            out = self.G.synthesis(ws, pose, r.size, outputs=judged)
         logits = self._logits(name, self._fakes(name, out), pose, r)
         loss = F.softplus(logits[:, 0])
         (loss.mean() * r.gain).backward()
@@ -352,15 +352,15 @@ class Loss:
         return self.modules[name]({"image": image, "image_raw": raw}, pose)
 
     def _augment(self, image: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Both images changed alike; label channels, which follow the colours, keep their values."""
-        size, first_raw, colours = raw.shape[-1], image.shape[1], self.G.img_channels
+        """Both images changed alike; label channels, which follow the colors, keep their values."""
+        size, first_raw, colors = raw.shape[-1], image.shape[1], self.G.img_channels
         pair = torch.cat([image, filtered_resizing(raw, image.shape[-1], self.resize_filter)], dim=1)
-        colour_channels = [*range(colours), *range(first_raw, first_raw + colours)]
-        image, raw = self.augment_pipe(pair, colour_channels=colour_channels).chunk(2, dim=1)
+        color_channels = [*range(colors), *range(first_raw, first_raw + colors)]
+        image, raw = self.augment_pipe(pair, color_channels=color_channels).chunk(2, dim=1)
         return image, filtered_resizing(raw, size, self.resize_filter)
 
     def _fakes(self, name: str, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a discriminator is given of a rendered pair; D_semantic's judgement does not reach the colours."""
+        """What a discriminator is given of a rendered pair; D_semantic's judgment does not reach the colors."""
         if name == "D":
             return {k: out[k] for k in ("image", "image_raw")}
         labels = {k: out[k].softmax(dim=1) if self.seg else out[k] for k in ("semantic", "semantic_raw")}

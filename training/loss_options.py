@@ -14,7 +14,7 @@ class LossOptions:
         r1_gamma: weight of R1.
         random_c_prob: share of rounds rendered from a pose other than the sample's own.
         lambda_l1, lambda_lpips: of the image's reconstruction.
-        lambda_D_semantic: of the label discriminator's judgement of G.
+        lambda_D_semantic: of the label discriminator's judgment of G.
         seg_weight: of the classes in the labels' cross-entropy: 0 none, 1 and 2 the published tables of 19 classes,
             "auto" the formula of table 1 on the data set's own counts.
         edge_weight: of edge maps' reconstruction.

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.configs import CLAMP_WITH_FP16, GeneratorOptions
-from training.dataset import PosedImageDataset
+from training.data.dataset import PosedImageDataset
 from training.loss_options import LossOptions
+from training.networks.configs import CLAMP_WITH_FP16, GeneratorOptions
 
 POSE_NUMBERS = 25
 IMAGE_CHANNELS = 3
@@ -111,7 +111,7 @@ class TrainingOptions:
     batch_gpu: int
     g_lr: float
     d_lr: float
-    g_reg_interval: int | None  # None: no density regularisation
+    g_reg_interval: int | None  # None: no density regularization
     ema_kimg: float
     ema_rampup: float | None
     resume_pkl: str | None
@@ -143,7 +143,7 @@ class TrainingOptions:
 
     @property
     def intervals(self) -> dict[str, int | None]:
-        """Iterations from one regularising phase of a network to the next."""
+        """Iterations from one regularizing phase of a network to the next."""
         return {"G": self.g_reg_interval, "D": D_REG_INTERVAL, "D_semantic": D_REG_INTERVAL}
 
     @property

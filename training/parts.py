@@ -1,4 +1,4 @@
-"""What is trained: networks, the generator's average, phases with their optimisers; built, started, saved, restored."""
+"""What is trained: networks, the generator's average, phases with their optimizers; built, started, saved, restored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from training import registry
+from training.networks import registry
 from training.options import AUGMENTATIONS, TrainingOptions
-from training.snapshot import copy_by_name, load_network_pkl
+from training.weights.snapshot import copy_by_name, load_network_pkl
 
 BETAS, EPS = (0.0, 0.99), 1e-8  # Adam, as published
 WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}
@@ -34,13 +34,13 @@ class Phase:
 
 
 def phases_of(options: TrainingOptions) -> list[Phase]:
-    """In their order. A regularising phase that comes every k-th iteration counts k times (Karras et al. 2020)."""
+    """In their order. A regularizing phase that comes every k-th iteration counts k times (Karras et al. 2020)."""
     phases = []
     for network in options.networks:
         interval = options.intervals[network]
-        penalised = network == "G" or options.loss.r1_gamma > 0
+        penalized = network == "G" or options.loss.r1_gamma > 0
         phases.append(Phase(network + ("main" if interval else "both"), network))
-        if interval and penalised:
+        if interval and penalized:
             phases.append(Phase(f"{network}reg", network, interval, gain=interval))
     return phases
 
@@ -114,7 +114,7 @@ class Parts:
         for name, module in {**self.networks, "G_ema": self.average}.items():
             origin = next((key for key in WARM_START[name] if key in found), None)
             if origin is None:
-                lines.append(f"{name}: not in the file, stays as initialised")
+                lines.append(f"{name}: not in the file, stays as initialized")
             else:
                 lines += [f"{name}, from its {origin}", copy_by_name(found[origin], module).table()]
         return "\n".join(lines)

@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.archive import DataError
-from training.backbone import count_ws
-from training.configs import SUPER_RESOLUTION, GeneratorOptions
-from training.data_checks import examine
-from training.dataset import PosedImageDataset
+from training.data.archive import DataError
+from training.data.checks import examine
+from training.data.dataset import PosedImageDataset
 from training.loss import class_weights
 from training.loss_options import LossOptions
+from training.networks.backbone import count_ws
+from training.networks.configs import SUPER_RESOLUTION, GeneratorOptions
+from training.networks.superresolution import LAYOUTS
 from training.options import AdaptOptions, DataOptions, DiscriminatorOptions, TrainingOptions
 from training.perceptual import SMALLEST_IMAGE
-from training.superresolution import LAYOUTS
 
 REFERENCE_BATCH = 32  # the batch for which the published schedules are stated
 EMA_KIMG_AT_REFERENCE = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import whole_file
+from dnnlib.util import atomic_write
 
 FORMAT = "pix2pix3d-training-state"
 VERSION = 1
@@ -27,7 +27,7 @@ def save_state(folder: Path, cur_nimg: int, contents: Mapping[str, Any], keep: i
     (damaged, or this run would not stand before it) is left alone and does not count.
     """
     path = folder / f"training-state-{cur_nimg:09d}.pt"
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
     states = _states(folder)
     for older in states[states.index(path) + keep :]:

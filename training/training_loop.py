@@ -12,16 +12,16 @@ import torch
 
 from dnnlib.util import Logger
 from torch_utils import distributed
-from training.image_grids import ImageGrid, Pictures
+from training.data.image_io import write_png
+from training.data.sampler import lost_workers
+from training.image_grid import ImageGrid, Pictures
 from training.interruption import Interrupted, Interruption
 from training.iteration import Trainer, TrainingError, set_up
 from training.options import TrainingOptions
-from training.pictures import write_png
-from training.run_folder import LOG_FILE, RunLog, create_run_folder, lock, single, write_options
-from training.sampler import lost_workers
-from training.snapshot import save_snapshot
+from training.run_dir import LOG_FILE, RunLog, create_run_folder, lock, single, write_options
 from training.state import load_state, remove_parts, save_state
 from training.status import memory, status_line, timing
+from training.weights.snapshot import save_snapshot
 
 WAYS_ON = "Try a larger --gamma, a smaller --glr and --dlr, or --d_num_fp16_res=0 --sr_num_fp16_res=0."
 SNAPSHOT = "network-snapshot-{:06d}.pkl"
@@ -41,7 +41,7 @@ def train(
     Args:
         options: of rank 0; the other processes get them from there.
         outdir: where rank 0 makes a new folder. folder: of the run that goes on, None for a new one.
-        judge: `metrics.snapshots.judge_run`, where the options ask for metrics.
+        judge: `metrics.snapshots.evaluate_run`, where the options ask for metrics.
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
         TrainingError: most steps had gradients that are not finite, or weights became so.

@@ -1,4 +1,4 @@
-"""What the page calls the classes, and the colours it paints them in."""
+"""What the page calls the classes, and the colors it paints them in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.label_maps import colourise
+from training.data.label_maps import colorise
 
 CLASS_NAMES = {  # of the published label maps: docs/conventions.md, and CelebAMask-HQ (Lee et al. 2020)
     "seg2cat": ("background", "head", "ears", "nose and muzzle", "eyes", "the rest"),
@@ -16,7 +16,7 @@ CLASS_NAMES = {  # of the published label maps: docs/conventions.md, and CelebAM
     ),
 }
 EDGE_NAMES = ("background", "line")
-EDGE_COLOURS = np.array([[255] * 3, [0] * 3], np.uint8)
+EDGE_COLORS = np.array([[255] * 3, [0] * 3], np.uint8)
 
 
 def class_names(cfg: str, data_type: str, classes: int, given: object = None) -> list[str]:
@@ -30,5 +30,5 @@ def class_names(cfg: str, data_type: str, classes: int, given: object = None) ->
 
 
 def paint(ids: np.ndarray, data_type: str) -> np.ndarray:
-    """Class ids of any shape to the colours ...,3 in which files and page show them."""
-    return EDGE_COLOURS[ids] if data_type == "edge" else colourise(ids)
+    """Class ids of any shape to the colors ...,3 in which files and page show them."""
+    return EDGE_COLORS[ids] if data_type == "edge" else colorise(ids)

@@ -22,7 +22,7 @@ MAX_ID = 2**31 - 1
 SCENE_NAME_LENGTH = 32  # hexadecimal digits
 ROUNDING_RAD = 1e-6  # by which a page's number may lie beyond a limit that it has read as text
 QUALITIES = ("preview", "full")
-PNG_FORMS = ("ids", "colours")
+PNG_FORMS = ("ids", "colors")
 FILM_FORMS = ("mp4", "gif")
 MESH_FORMS = ("ply", "glb", "obj")
 

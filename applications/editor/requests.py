@@ -25,20 +25,20 @@ from applications.editor.session_file import (
 from applications.editor.studio import Picture, Studio
 from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
 from camera_utils import orbit_positions, path_poses
-from training.density_grid import density_slabs
-from training.film import FilmWriter, check_film_format, render_views
-from training.label_maps import draw_image
-from training.mesh import check_libraries, extract_mesh
-from training.mesh_colours import colour_pieces
-from training.mesh_files import write_mesh
-from training.pictures import encode_png
+from inference.mesh.colors import color_pieces
+from inference.mesh.density_grid import density_slabs
+from inference.mesh.export import write_mesh
+from inference.mesh.surface import check_libraries, extract_mesh
+from inference.video import VideoWriter, check_video_format, render_views
+from training.data.image_io import encode_png
+from training.data.label_maps import draw_image
 
 FRONT = View(np.pi / 2, np.pi / 2)
 FILM_FRAMES = 120  # of the published film
 FILM_FPS = 60
 PROGRESS_FRAMES = 5  # a page hears of a film this often
 MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
-MESH_DENSITY_SHARE = 0.25  # of the time; the rest goes into the colours of the vertices
+MESH_DENSITY_SHARE = 0.25  # of the time; the rest goes into the colors of the vertices
 
 LANES = {"edit": SCENE, "blend": SCENE, "look": LOOK, "save_film": LONG_FILE, "save_mesh": LONG_FILE}  # others: FILE
 
@@ -60,7 +60,7 @@ class Requests:
         """What a page must know before anything else, and the drawing that it opens with."""
         bounds = self.studio.bounds
         drawing = b"" if example is None else read_drawing_file(example, self.data_type, bounds).tobytes()
-        colours = paint(np.arange(bounds.classes), self.data_type).tolist()
+        colors = paint(np.arange(bounds.classes), self.data_type).tolist()
         return pack(
             drawing,
             type="hello",
@@ -68,7 +68,7 @@ class Requests:
             network=self.studio.network_name,
             data_type=self.data_type,
             resolution=bounds.resolution,
-            classes=[{"name": name, "colour": colour} for name, colour in zip(names, colours, strict=True)],
+            classes=[{"name": name, "color": color} for name, color in zip(names, colors, strict=True)],
             orbit=asdict(bounds.orbit),
             front=asdict(FRONT),
         )
@@ -112,7 +112,7 @@ class Requests:
         ms = round(1e3 * (time.perf_counter() - start), 1)
         header = {"type": "picture", "id": id, "scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
         ids = [picture.ids] if extra is None else [picture.ids, extra.ids]
-        return pack(picture.colours.tobytes() + b"".join(x.tobytes() for x in ids), **header)
+        return pack(picture.colors.tobytes() + b"".join(x.tobytes() for x in ids), **header)
 
     @staticmethod
     def _scene(page: Page, scene: str | None) -> str:
@@ -160,7 +160,7 @@ class Requests:
 
     def save_image(self, page: Page, id: int, scene: str | None, view: View) -> Job:
         picture = self.studio.picture(self._scene(page, scene), view, "full")
-        yield self._file(id, "color.png", encode_png(picture.colours))
+        yield self._file(id, "color.png", encode_png(picture.colors))
 
     def save_labels(self, page: Page, id: int, scene: str | None, view: View, png_form: str) -> Job:
         picture = self.studio.picture(self._scene(page, scene), view, "full")
@@ -174,13 +174,13 @@ class Requests:
 
     def save_film(self, page: Page, id: int, scene: str | None, film_form: str) -> Job:
         with _said_to_page():
-            check_film_format(film_form)
+            check_video_format(film_form)
         studio, name = self.studio, self._scene(page, scene)
         poses = path_poses("orbit", studio.preset, FILM_FRAMES, **studio.G.orbit, device=studio.device)
         views = render_views(studio.G, studio.ws(name).to(studio.device), studio.scene_planes(name), poses)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"film.{film_form}"
-            with FilmWriter(path, FILM_FPS) as film:
+            with VideoWriter(path, FILM_FPS) as film:
                 for number, out in enumerate(views, 1):
                     film.write(draw_image(out["image"])[0])
                     report = number % PROGRESS_FRAMES == 0
@@ -197,20 +197,20 @@ class Requests:
             grid[part] = slabs
             yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE * part.stop / MESH_RESOLUTION)
         with _said_to_page():
-            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", colour=None)
+            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", color=None)
         yield None
-        colours = np.empty_like(mesh.vertices, np.uint8)
-        colour, cameras = (
+        colors = np.empty_like(mesh.vertices, np.uint8)
+        color, cameras = (
             "shown_label" if self.data_type == "seg" else "image",
             orbit_positions(self.studio.preset, **G.orbit),
         )
-        coloured = 0
-        for piece in colour_pieces(G, field, mesh.vertices, mesh.normals(), colour, cameras=cameras):
-            colours[coloured : coloured + len(piece)] = piece
-            coloured += len(piece)
-            share = coloured / len(colours)
+        colored = 0
+        for piece in color_pieces(G, field, mesh.vertices, mesh.normals(), color, cameras=cameras):
+            colors[colored : colored + len(piece)] = piece
+            colored += len(piece)
+            share = colored / len(colors)
             yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE + (1 - MESH_DENSITY_SHARE) * share)
-        mesh = replace(mesh, colours=colours)
+        mesh = replace(mesh, colors=colors)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"mesh.{mesh_form}"
             write_mesh(mesh, path)

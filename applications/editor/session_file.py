@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from applications.editor.protocol import FIELDS, Bounds, MessageError, View
-from training.label_maps import draw_label_map, read_label_map
-from training.pictures import encode_png, open_picture
+from training.data.image_io import encode_png, open_picture
+from training.data.label_maps import draw_label_map, read_label_map
 
 FORMAT = "pix2pix3d-session"
 VERSION = 1
@@ -45,7 +45,7 @@ class Session:
 
 
 def read_drawing_file(content: bytes, data_type: str, bounds: Bounds) -> np.ndarray:
-    """Class ids uint8 R,R of a picture of a label map: class ids, palette colours, or dark lines on white.
+    """Class ids uint8 R,R of a picture of a label map: class ids, palette colors, or dark lines on white.
 
     Raises:
         MessageError: it is none, with the reason.

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from applications.editor.protocol import SCENE_NAME_LENGTH, Bounds, Orbit, UnknownScene, View
 from camera_utils import CAMERAS, CameraPreset, pose_at
-from training.label_maps import draw_image, to_uint8
-from training.latents import latent
-from training.triplane import TriPlane
+from inference.latents import latent
+from training.data.label_maps import draw_image, to_uint8
+from training.networks.generator import TriPlane
 
 SCENES_KEPT = 4096  # as ws: 30 to 60 KB each
 PLANES_KEPT = 12  # 25 MB each in the published models
@@ -27,7 +27,7 @@ SWING = 2  # how far a page may turn, relative to the published film of the conf
 POLE_MARGIN_RAD = 0.12  # in polar; nearer to the poles a drag spins the picture
 ZOOM = (0.75, 3.0)
 PREVIEW_SHRINK = 2  # of the rendering resolution, while a page is dragged
-LINE_BELOW = 128  # grey of a rendered edge map that counts as line
+LINE_BELOW = 128  # gray of a rendered edge map that counts as line
 
 
 class Recent:
@@ -47,9 +47,9 @@ class Recent:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a page is shown: colours uint8 R,R,3 and class ids (edges: 0 background, 1 line) uint8 R,R."""
+    """What a page is shown: colors uint8 R,R,3 and class ids (edges: 0 background, 1 line) uint8 R,R."""
 
-    colours: np.ndarray
+    colors: np.ndarray
     ids: np.ndarray
 
 
@@ -84,7 +84,7 @@ class Studio:
     @property
     def ws_shape(self) -> tuple[int, int]:
         """Of one scene: num_ws and w_dim (both trunks' where there are two)."""
-        return self.G.num_ws, self.G.w_dim * (2 if self.G.parts.split else 1)
+        return self.G.num_ws, self.G.w_dim * (2 if self.G.architecture.split else 1)
 
     def pose(self, view: View) -> Tensor:
         """1,25: on the network's own orbit, with the configuration's lens times the zoom."""
@@ -131,9 +131,9 @@ class Studio:
 
     def _joined(self, form: Tensor, texture: Tensor) -> Tensor:
         """The ws of one scene up to the geometry layer and another's from there on."""
-        if self.G.parts.split:  # trunks of their own, colour first: texture is all of the first
-            colour = self.G.w_dim
-            return torch.cat([texture[..., :colour], form[..., colour:]], dim=-1)
+        if self.G.architecture.split:  # trunks of their own, color first: texture is all of the first
+            color = self.G.w_dim
+            return torch.cat([texture[..., :color], form[..., color:]], dim=-1)
         layer = self.G.backbone.mapping.geometry_layer
         return torch.cat([form[:, :layer], texture[:, layer:]], dim=1)
 
@@ -158,7 +158,7 @@ class Studio:
             noise_mode="const",
             planes=self.scene_planes(scene),
             jitter=False,
-            wanted=names,
+            outputs=names,
         )
         image, semantic = (out[name] if full else self._enlarged(out[name]) for name in names)
         return Picture(draw_image(image)[0], self._ids(semantic))

@@ -98,7 +98,7 @@ class Worker:
         """Forget the long files that a page waits for, and say so."""
         with self._changed:
             for task in page.lanes[LONG_FILE]:
-                page.send(pack(type="cancelled", id=task.id))
+                page.send(pack(type="canceled", id=task.id))
             page.lanes[LONG_FILE].clear()
 
     def forget(self, page: Page) -> None:

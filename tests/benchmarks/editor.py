@@ -28,8 +28,8 @@ from editor_pages import FRONT, TestPage, real_server
 from applications import common
 from applications.editor.studio import Studio
 from torch_utils.devices import choose_device
-from training.configs import CONFIGS
-from training.label_maps import read_label_map
+from training.data.label_maps import read_label_map
+from training.networks.configs import CONFIGS
 
 ASSETS = Path(__file__).resolve().parents[2] / "applications" / "assets"
 
@@ -73,8 +73,8 @@ def show(what: str, times: list[tuple[float, float]]) -> None:
 
 
 @click.command()
-@click.option("--network", default=str(common.OWN_NETWORK))
-@click.option("--cfg", default=common.OWN_CFG, type=click.Choice(list(CONFIGS)))
+@click.option("--network", default=str(common.DEFAULT_NETWORK))
+@click.option("--cfg", default=common.DEFAULT_CFG, type=click.Choice(list(CONFIGS)))
 @click.option("--device")
 @click.option("--precision", default="auto")
 @click.option("--count", default=20, help="Of each kind; their median is shown.")

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import legacy
-from training.decoders import Decoder
-from training.density_grid import density_grid
-from training.fields import TriplaneField
+from inference.mesh.density_grid import density_grid
+from training.networks.decoders import Decoder
+from training.networks.triplane_field import TriplaneField
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = 1.0

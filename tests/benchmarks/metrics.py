@@ -25,8 +25,8 @@ from metrics.generated import Generator, Samples
 from metrics.names import parse_metrics
 from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
-from training.configs import CONFIGS, RAW_RESOLUTION
-from training.registry import construct
+from training.networks.configs import CONFIGS, RAW_RESOLUTION
+from training.networks.registry import construct
 
 
 @torch.inference_mode()

@@ -15,8 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training.decoders import Decoder
-from training.fields import TriplaneField
+from training.networks.decoders import Decoder
+from training.networks.triplane_field import TriplaneField
 from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import Rendering, RenderOptions, render
 

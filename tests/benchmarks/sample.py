@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from camera_utils import CAMERAS, front_pose
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, set_precision
-from training.configs import generator_kwargs
-from training.registry import construct
+from training.networks.configs import generator_kwargs
+from training.networks.registry import construct
 
 
 def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dict[str, float]:
@@ -35,7 +35,7 @@ def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dic
     done("mapping")
     planes = G.planes(ws, noise_mode="const")
     done("backbone to planes")
-    starts = {G.superresolution: "rendering", G.superresolution_semantic: "super-resolution, colour"}
+    starts = {G.superresolution: "rendering", G.superresolution_semantic: "super-resolution, color"}
     hooks = [m.register_forward_pre_hook(lambda *_, name=name: done(name)) for m, name in starts.items()]
     G.synthesis(ws, pose, neural_rendering_resolution=r, planes=planes, jitter=False)
     done("super-resolution, labels")

@@ -16,9 +16,9 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training.dataset import PosedImageDataset
-from training.sampler import BatchStream
-from training.toy.write import KINDS, Job, write_toy
+from dataset_preprocessing.toy.write import KINDS, Job, write_toy
+from training.data.dataset import PosedImageDataset
+from training.data.sampler import BatchStream
 
 BATCH = 8
 LOADER_RESOLUTION = 512

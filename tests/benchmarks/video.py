@@ -1,4 +1,4 @@
-"""Seconds per frame of a film of colours and one of labels against the sample's: what is left where planes are shared.
+"""Seconds per frame of a film of colors and one of labels against the sample's: what is left where planes are shared.
 
 python tests/benchmarks/video.py [--cfg edge2car] [--frames 6] [--format gif] [--cpu-time]
 """
@@ -18,10 +18,10 @@ from sample import stages
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from applications.generate_video import SHOWS
 from camera_utils import CAMERAS, front_pose, path_poses
+from inference.video import ENCODERS, VideoWriter, render_views
 from torch_utils.host_memory import keep_freed_memory
-from training.configs import RAW_RESOLUTION, generator_kwargs
-from training.film import ENCODERS, FilmWriter, render_views
-from training.registry import construct
+from training.networks.configs import RAW_RESOLUTION, generator_kwargs
+from training.networks.registry import construct
 
 ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a film goes through once
 
@@ -50,7 +50,7 @@ def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> Non
         planes = G.planes(ws, noise_mode="const")
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             paths = {shown: Path(folder) / f"{shown}.{ending}" for shown in ("color", "label")}
-            films = {shown: stack.enter_context(FilmWriter(path, 60)) for shown, path in paths.items()}
+            films = {shown: stack.enter_context(VideoWriter(path, 60)) for shown, path in paths.items()}
             start, rendering = clock(), 0.0
             poses = path_poses("orbit", preset, frames)
             views = render_views(G, ws, planes, poses)

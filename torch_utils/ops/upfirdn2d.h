@@ -18,7 +18,7 @@ struct Upfirdn2dParams {
     Axis x_axis, y_axis;
     int64_t batch, channels;
     int64_t in_batch_stride, in_channel_stride, out_batch_stride, out_channel_stride;
-    bool channels_last;   // which axis neighbouring threads walk along: channels, else x
+    bool channels_last;   // which axis neighboring threads walk along: channels, else x
     bool flip;            // correlate instead of convolve
     float gain;
 };

@@ -28,7 +28,7 @@ def setup_filter(
     Args:
         f: taps as a list (separable) or a kh,kw table; one number or None (= 1) is a single tap.
         normalize: make the taps add up to 1.
-        gain: of a constant image, after normalisation.
+        gain: of a constant image, after normalization.
         separable: keep a list as it is; None = from SEPARABLE_FROM_TAPS taps on.
     Returns:
         float32, taps (separable) or kh,kw.

@@ -84,7 +84,7 @@ def composite(
 def sample_weights(sigma: Tensor, depths: Tensor) -> Tensor:
     """Share (N,M,T) of a pixel that each sample gives, for samples in any order (sigma and depths N,M,T).
 
-    The mean of two neighbours, weighted, is each of them with half the weight: so depths and densities are sorted
+    The mean of two neighbors, weighted, is each of them with half the weight: so depths and densities are sorted
     here, but never the features.
     """
     depths, order = depths.sort(dim=-1)

@@ -20,7 +20,7 @@ PLANE_PAIRS = {
     "published": ((0, 1), (0, 2), (2, 0)),
     "corrected": ((0, 1), (0, 2), (2, 1)),
 }
-# Border of zeros about each plane of a table: room for the four neighbours of a point clamped to just outside.
+# Border of zeros about each plane of a table: room for the four neighbors of a point clamped to just outside.
 BORDER_BEFORE, BORDER_AFTER = 1, 2
 
 
@@ -115,7 +115,7 @@ def fold_planes(planes: Tensor, axes: str = "published") -> FoldedPlanes:
         else:
             folded[pair] = plane
     maps = torch.stack(list(folded.values()), dim=1)
-    maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)  # channels last in memory: a neighbour is one read
+    maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)  # channels last in memory: a neighbor is one read
     table = None
     if planes.device.type == "cpu":
         border = (0, 0) + 2 * (BORDER_BEFORE, BORDER_AFTER)

@@ -10,7 +10,7 @@ MISS_START, MISS_END = -1.0, -2.0  # what `box_limits` gives for a ray that miss
 
 
 def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-    """One ray through the centre of every pixel of a square image, row by row.
+    """One ray through the center of every pixel of a square image, row by row.
 
     Args:
         cam2world: N,4,4 OpenCV camera (x right, y down, z forward) to world.
@@ -27,12 +27,12 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     for name, matrix, side in (("cam2world", cam2world, 4), ("intrinsics", intrinsics, 3)):
         if matrix.shape != (count, side, side):
             raise ValueError(f"{name}: expected {count},{side},{side}, got {tuple(matrix.shape)}")
-    centres = (torch.arange(resolution, dtype=cam2world.dtype, device=cam2world.device) + 0.5) / resolution
-    v, u = (grid.reshape(1, -1) for grid in torch.meshgrid(centres, centres, indexing="ij"))  # 1,M
+    centers = (torch.arange(resolution, dtype=cam2world.dtype, device=cam2world.device) + 0.5) / resolution
+    v, u = (grid.reshape(1, -1) for grid in torch.meshgrid(centers, centers, indexing="ij"))  # 1,M
     focal_u, focal_v = intrinsics[:, 0, 0, None], intrinsics[:, 1, 1, None]  # N,1
-    skew, centre_u, centre_v = intrinsics[:, 0, 1, None], intrinsics[:, 0, 2, None], intrinsics[:, 1, 2, None]
-    y = (v - centre_v) / focal_v
-    x = (u - centre_u - skew * y) / focal_u
+    skew, center_u, center_v = intrinsics[:, 0, 1, None], intrinsics[:, 0, 2, None], intrinsics[:, 1, 2, None]
+    y = (v - center_v) / focal_v
+    x = (u - center_u - skew * y) / focal_u
     towards = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # N,M,3 at depth 1 in front of the camera
     directions = F.normalize(towards @ cam2world[:, :3, :3].mT, dim=-1)
     return cam2world[:, None, :3, 3].expand_as(directions), directions

@@ -18,9 +18,9 @@ from training.volumetric_rendering.compositing import (
     interval_weights,
     sample_weights,
 )
-from training.volumetric_rendering.depths import importance_depths, sort_samples, stratified_depths
 from training.volumetric_rendering.planes import PLANE_PAIRS
 from training.volumetric_rendering.rays import auto_limits
+from training.volumetric_rendering.sampling import importance_depths, sort_samples, stratified_depths
 
 # Samples of one pass that are evaluated at a time where no gradient is needed. On a CPU the hidden values of a piece
 # stay in the cache; elsewhere the piece fills the device and bounds its memory.

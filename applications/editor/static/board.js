@@ -1,6 +1,6 @@
 // The canvas that is painted on: pointers of every kind to strokes of class ids.
 
-import { brushCentre } from "./drawing.js";
+import { brushCenter } from "./drawing.js";
 
 const LEFT_BUTTON = 0; // also a finger, or the tip of a pen
 const RIGHT_BUTTON = 2;
@@ -21,8 +21,8 @@ export class Board {
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
-  use(drawing, colours) {
-    Object.assign(this, { drawing, colours });
+  use(drawing, colors) {
+    Object.assign(this, { drawing, colors });
     this.canvas.width = this.canvas.height = drawing.size;
     this.context = this.canvas.getContext("2d");
     this.draw();
@@ -37,7 +37,7 @@ export class Board {
   draw() {
     this.due ??= requestAnimationFrame(() => {
       this.due = null;
-      this.context.putImageData(labelPicture(this.drawing.ids, this.drawing.size, this.colours), 0, 0);
+      this.context.putImageData(labelPicture(this.drawing.ids, this.drawing.size, this.colors), 0, 0);
     });
   }
 
@@ -136,7 +136,7 @@ export class Board {
     const { tool, size } = this.tools() ?? {};
     const width = tool === "brush" || tool === "eraser" || tool === "line" ? size : 1;
     const pixel = this.canvas.clientWidth / this.drawing.size;
-    const corner = (v) => `${(brushCentre(v, width) - width / 2) * pixel}px`;
+    const corner = (v) => `${(brushCenter(v, width) - width / 2) * pixel}px`;
     this.cursor.hidden = event.pointerType === "touch" || !this.drawing.inside(x, y);
     Object.assign(this.cursor.style, {
       width: `${width * pixel}px`, height: `${width * pixel}px`, left: corner(x), top: corner(y),
@@ -146,9 +146,9 @@ export class Board {
 
 export const packed = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0; // an opaque RGBA pixel, little-endian
 
-// Class ids in colours, each as `packed` gives it.
-export function labelPicture(ids, size, colours) {
+// Class ids in colors, each as `packed` gives it.
+export function labelPicture(ids, size, colors) {
   const pixels = new Uint32Array(ids.length);
-  for (let i = 0; i < ids.length; i++) pixels[i] = colours[ids[i]];
+  for (let i = 0; i < ids.length; i++) pixels[i] = colors[ids[i]];
   return new ImageData(new Uint8ClampedArray(pixels.buffer), size, size);
 }

@@ -2,8 +2,8 @@
 
 export const UNDO_STEPS = 50;
 
-// Where a brush of so many pixels is set down: an odd one on a pixel's centre, an even one on a corner.
-export const brushCentre = (v, diameter) => (diameter % 2 ? Math.floor(v) + 0.5 : Math.round(v));
+// Where a brush of so many pixels is set down: an odd one on a pixel's center, an even one on a corner.
+export const brushCenter = (v, diameter) => (diameter % 2 ? Math.floor(v) + 0.5 : Math.round(v));
 
 export class Drawing {
   constructor(size) {
@@ -11,9 +11,9 @@ export class Drawing {
     this.ids = new Uint8Array(size * size);
   }
 
-  // Pixels whose centre is within half a diameter of the line between two points (pixel coordinates).
+  // Pixels whose center is within half a diameter of the line between two points (pixel coordinates).
   stroke(x0, y0, x1, y1, diameter, id) {
-    [x0, y0, x1, y1] = [x0, y0, x1, y1].map((v) => brushCentre(v, diameter));
+    [x0, y0, x1, y1] = [x0, y0, x1, y1].map((v) => brushCenter(v, diameter));
     const [dx, dy, radius] = [x1 - x0, y1 - y0, diameter / 2];
     const length2 = dx * dx + dy * dy;
     const [left, right] = this.span(x0, x1, radius);

@@ -46,7 +46,7 @@ const receivers = {
   session: (header, bytes) => board.whenFree(() => openedSession(header, bytes)),
   file: (header, bytes) => files.deliver(header, bytes),
   progress: (header) => downloads.progress(header),
-  cancelled: (header) => downloads.ended(header.id),
+  canceled: (header) => downloads.ended(header.id),
 };
 const channel = new Channel((header, bytes) => receivers[header.type](header, bytes), connected);
 
@@ -75,11 +75,11 @@ function hello(header, bytes) {
 function begin(header, example) {
   state.hello = header;
   const { resolution, classes, orbit, front, cfg, data_type } = header;
-  const colours = Uint32Array.from(classes, ({ colour }) => packed(colour));
+  const colors = Uint32Array.from(classes, ({ color }) => packed(color));
   at("network").textContent = `${cfg}, ${data_type === "edge" ? "edges" : `${classes.length} classes`}, ${resolution} pixels`;
   const drawing = new Drawing(resolution);
-  board.use(drawing, colours);
-  stage.use(orbit, front, resolution, colours);
+  board.use(drawing, colors);
+  stage.use(orbit, front, resolution, colors);
   work.use(drawing, { ...front });
   at("overlay").width = at("overlay").height = resolution;
   at("size").max = Math.round(resolution * LARGEST_BRUSH);

@@ -18,23 +18,23 @@ export class Stage {
     area.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
-  use(orbit, front, size, colours) {
-    Object.assign(this, { orbit, front, size, colours });
+  use(orbit, front, size, colors) {
+    Object.assign(this, { orbit, front, size, colors });
     this.view = { ...front };
     for (const canvas of [this.image, this.labels]) canvas.width = canvas.height = size;
   }
 
-  show(colours, ids) {
+  show(colors, ids) {
     this.ids = ids;
     const count = this.size * this.size;
     const pixels = new Uint8ClampedArray(4 * count).fill(255);
     for (let i = 0, j = 0, k = 0; i < count; i++, j += 4, k += 3) {
-      pixels[j] = colours[k];
-      pixels[j + 1] = colours[k + 1];
-      pixels[j + 2] = colours[k + 2];
+      pixels[j] = colors[k];
+      pixels[j + 1] = colors[k + 1];
+      pixels[j + 2] = colors[k + 2];
     }
     this.image.getContext("2d").putImageData(new ImageData(pixels, this.size, this.size), 0, 0);
-    this.labels.getContext("2d").putImageData(labelPicture(ids, this.size, this.colours), 0, 0);
+    this.labels.getContext("2d").putImageData(labelPicture(ids, this.size, this.colors), 0, 0);
   }
 
   // The image gives way to the label map from the right.

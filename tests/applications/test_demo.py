@@ -1,0 +1,68 @@
+"""The demonstration of make demo: with small untrained networks in place of the repository's own, and with those."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from applications import common, demo
+from dataset_preprocessing.contact_sheet import CAPTION
+from training.data.label_maps import read_label_map
+from training.networks.configs import GeneratorOptions
+from training.networks.registry import construct
+from training.weights.snapshot import save_snapshot
+
+TINY = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 32, "sr_width": 1 / 16, "plane_resolution": 32}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Small networks, coarse meshes, short films."""
+    cats = GeneratorOptions("afhq", 128, semantic_channels=6, pose_conditioning=True, depth_resolution=4, **TINY)
+    cars = GeneratorOptions("shapenet", 128, data_type="edge", depth_resolution=4, **TINY)
+    for name, options in (("CATS", cats), ("CARS", cars)):
+        torch.manual_seed(0)
+        G = construct(options.class_name, options.kwargs())
+        G.neural_rendering_resolution = 16
+        save_snapshot(path := tmp_path / f"{name}.pt", {"G_ema": G}, extra={"training_options": {}})
+        part = getattr(demo, name)
+        monkeypatch.setattr(demo, "MESH_FRAMES", 4)
+        monkeypatch.setattr(demo, name, replace(part, network=str(path), mesh=f"{part.mesh} --resolution 24"))
+
+
+def run(outdir):
+    return CliRunner().invoke(demo.main, [f"--outdir={outdir}"])
+
+
+def test_the_demonstration_makes_pictures_films_meshes_and_a_sheet(small, tmp_path):
+    result = run(tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert {"demo.png", "demo.gif", "cats/semantic_mesh.glb", "cars/edge2car_mesh.ply", "cars/edge2car_0.gif"} <= names
+    assert {f"cats/seg2cat_toy_cat_{seed}_color.png" for seed in demo.CATS.seeds} <= names
+    sheet = Image.open(tmp_path / "out" / "demo.png")
+    assert sheet.size == (6 * demo.CELL, 3 * (demo.CELL + CAPTION))
+    film = Image.open(tmp_path / "out" / "demo.gif")
+    assert (film.size, film.n_frames) == ((256, 128), demo.FRAMES)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "taken").touch()
+    result = run(tmp_path / "taken")
+    assert result.exit_code == 2 and result.output.startswith("Error: --outdir"), result.output
+
+
+def test_the_label_map_of_the_demonstration_is_of_the_networks_classes():
+    ids = read_label_map(common.ASSETS / "toy_cat.png", "seg", 6)
+    assert ids.unique().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_model_that_comes_along_shows_the_label_map_that_it_is_given(tmp_path):
+    words = ["--cfg", demo.CATS.cfg, "--network", demo.CATS.network, "--outdir", str(tmp_path)]
+    given = common.ASSETS / demo.CATS.label_map
+    result = CliRunner().invoke(demo.generate_samples.main, [*words, "--input", str(given), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    shown = read_label_map(tmp_path / "seg2cat_toy_cat_0_label.png", "seg", 6)
+    assert (shown == read_label_map(given, "seg", 6, shown.shape[-1])).float().mean() > 0.85

@@ -1,0 +1,286 @@
+"""The mesh application: what it writes, what it refuses, and that stopping it leaves nothing broken."""
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from click.testing import CliRunner
+from paths import ROOT
+from PIL import Image
+
+from applications import extract_mesh, generate_samples, generate_video
+from dnnlib.cli import INTERRUPTED
+from inference.mesh.rasterize import gl_problem
+from inference.mesh.surface import EmptyMeshError, NoSurfaceError, check_libraries
+from training.data.label_maps import PALETTE, read_label_map
+from training.networks.configs import GeneratorOptions
+from training.networks.registry import construct
+from training.weights.snapshot import load_network_pkl, save_snapshot
+
+ASSETS = ROOT / "applications" / "assets"
+NARROW = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.125, "sr_width": 0.125, "plane_resolution": 32}
+KINDS = {"seg2cat": {"camera": "afhq", "semantic_channels": 6}, "edge2car": {"camera": "shapenet", "data_type": "edge"}}
+SMALL = {"resolution": 24, "threshold": "auto", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """Function from a config to the path of a small network with random weights."""
+
+    def make(cfg):
+        path = folder / f"{cfg}.pt"
+        if not path.exists():
+            torch.manual_seed(0)
+            options = GeneratorOptions(resolution=128, **KINDS[cfg], **NARROW)
+            save_snapshot(path, {"G_ema": construct(options.class_name, options.kwargs())})
+        return path
+
+    folder = tmp_path_factory.mktemp("networks")
+    return make
+
+
+def words(*flags, **options):
+    return [str(word) for word in [*flags, *(word for name, v in options.items() for word in (f"--{name}", v))]]
+
+
+def run(*flags, **options):
+    return CliRunner().invoke(extract_mesh.main, words(*flags, **options))
+
+
+# --------------------------------------------------------------------------- what it writes
+
+
+def test_a_run_writes_input_mesh_and_film_and_nothing_else(network, tmp_path):
+    outdir = tmp_path / "made" / "here"
+    options = {"network": network("seg2cat"), "outdir": outdir, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    result = run(**options, **SMALL, frames=5, fps=25)
+    assert result.exit_code == 0, result.output
+    names = ["rendered_mesh.gif", "seg2cat_cat_input.png", "semantic_mesh.ply"]
+    assert sorted(path.name for path in outdir.iterdir()) == names
+    assert read_label_map(outdir / names[1], "seg", 6).shape == (1, 1, 128, 128)
+    mesh = trimesh.load(outdir / names[2], process=False)
+    assert len(mesh.faces) > 100 and abs(mesh.vertices).max() <= 0.5
+    colors = {tuple(color) for color in np.unique(mesh.visual.vertex_colors[:, :3], axis=0).tolist()}
+    assert colors <= {tuple(color) for color in PALETTE[:6].tolist()}
+    film = Image.open(outdir / names[0])
+    assert (film.size, film.n_frames, film.info["duration"]) == ((512, 512), 5, 40)
+    assert (extract_mesh.PATH_FRAMES, extract_mesh.FPS) == (120, 60)  # unless told otherwise
+    said = re.search(r"--threshold auto: took (\S+)", result.output)[1]
+    assert f"density threshold {said}".encode() in (outdir / names[2]).read_bytes()[:600]
+
+
+def test_edges_give_a_mesh_without_colors_in_a_larger_box(network, tmp_path):
+    options = {"network": network("edge2car"), "outdir": tmp_path, "cfg": "edge2car", "input": ASSETS / "car.png"}
+    result = run("--no-film", **options, **SMALL)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge2car_car_input.png", "edge2car_mesh.ply"]
+    header = (tmp_path / "edge2car_mesh.ply").read_bytes()[:600]
+    assert b"cube of side 1.6" in header and b"property uchar red" not in header
+    result = run("--no-film", **options, **SMALL, color="label")
+    assert result.exit_code == 0, result.output
+    colors = trimesh.load(tmp_path / "edge2car_mesh.ply", process=False).visual.vertex_colors
+    assert (colors[:, 0] == colors[:, 1]).all() and (colors[:, 0] == colors[:, 2]).all()
+
+
+def test_every_option_reaches_the_mesh(network, tmp_path):
+    options = {"network": network("seg2cat"), "cfg": "seg2cat", "input": ASSETS / "cat.png", **SMALL}
+    variants = {
+        "plain": ([], {}),
+        "seed": ([], {"random_seed": 1}),
+        "image": ([], {"color": "image"}),
+        "closed": (["--closed"], {}),
+        "largest": (["--largest"], {}),
+        "solid": (["--closed", "--largest"], {}),
+        "smooth": (["--closed", "--largest"], {"smooth": 3}),
+        "too smooth": ([], {"smooth": 3}),
+        "finer": ([], {"resolution": 32}),
+    }
+    meshes, said = {}, {}
+    for name, (flags, more) in variants.items():
+        result = run("--no-film", *flags, **(options | more), outdir=tmp_path / name, format="ply,glb")
+        assert result.exit_code == 0, result.output
+        said[name] = result.output
+        read = [
+            trimesh.load(tmp_path / name / f"semantic_mesh.{end}", force="mesh", process=False)
+            for end in ("ply", "glb")
+        ]
+        np.testing.assert_allclose(read[0].vertices, read[1].vertices, atol=1e-6)
+        meshes[name] = read[0]
+    plain = meshes.pop("plain")
+    assert meshes["closed"].is_watertight and not plain.is_watertight
+    assert len(meshes["largest"].faces) < len(plain.faces) < len(meshes["finer"].faces)
+    assert (meshes["image"].vertices == plain.vertices).all()
+    assert (meshes["image"].visual.vertex_colors != plain.visual.vertex_colors).any()
+    assert (meshes["smooth"].faces == meshes["solid"].faces).all() and "--smooth" not in said["smooth"]
+    moved = np.linalg.norm(meshes["smooth"].vertices - meshes["solid"].vertices, axis=1)
+    assert 0.001 < np.median(moved) < 0.04  # a grid step is 0.043
+    assert meshes["smooth"].volume == pytest.approx(meshes["solid"].volume, rel=0.01)
+    assert (meshes["too smooth"].vertices == plain.vertices).all()
+    assert "--smooth 3: made 0 rounds" in said["too smooth"]  # scraps of noise, which a single round would wear off
+    assert meshes["seed"].vertices.shape != plain.vertices.shape
+
+
+def test_the_published_command_works_with_a_small_network_in_its_place(network, tmp_path):
+    published = (
+        "python applications/extract_mesh.py --network checkpoints/pix2pix3d_seg2cat.pkl --outdir examples "
+        "--cfg seg2cat --input examples/example_input.png"
+    )
+    command = shlex.split(published)
+    for option, value in (("--network", network("seg2cat")), ("--outdir", tmp_path), ("--input", ASSETS / "cat.png")):
+        command[command.index(option) + 1] = str(value)
+    small = words("--no-film", **SMALL)
+    done = subprocess.run([sys.executable, *command[1:], *small], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "semantic_mesh.ply").exists()
+
+
+# --------------------------------------------------------------------------- what it refuses
+
+REFUSED = {
+    "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network knows 0 to 5"),
+    "a class of edges": (
+        {"network": "edge2car", "cfg": "edge2car", "input": ASSETS / "car.png", "without": 0},
+        "--without 0: this network knows no classes, but edges",
+    ),
+    "no input": ({"input": None}, "--input, --input_id: expected one of them, got none"),
+    "unknown format": ({"format": "ply,stl"}, "'--format': 'stl': expected some of ply,obj,glb"),
+    "no format": ({"format": ""}, "'--format': '': expected some of"),
+    "unknown color": ({"color": "red"}, "'--color': 'red' is not one of 'label', 'shown_label', 'image', 'none'"),
+    "word as threshold": ({"threshold": "high"}, "'--threshold': high: expected a number or auto"),
+    "endless threshold": ({"threshold": "inf"}, "'--threshold': inf: expected a number or auto"),
+    "no number as threshold": ({"threshold": "nan"}, "'--threshold': nan: expected a number or auto"),
+    "grid too coarse": ({"resolution": 1}, "'--resolution': 1 is not in the range 8<=x<=1024"),
+    "grid too fine": ({"resolution": 100000}, "'--resolution': 100000 is not in the range"),
+    "negative smoothing": ({"smooth": -1}, "'--smooth': -1 is not in the range"),
+    "two seeds": ({"random_seed": "0-3"}, "'--random_seed': '0-3' is not a valid integer"),
+    "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
+    "another kind of network": ({"network": "edge2car"}, "takes edges.*fits edge2car"),
+    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
+    "drawing as classes": ({"input": ASSETS / "car.png"}, "--input .*car.png: class"),
+    "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: is a file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["frames", "fps"])
+def test_a_film_that_nobody_wants_has_no_length_and_no_speed(option, tmp_path):
+    result = run("--no-film", network="x.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **{option: 3})
+    assert (result.exit_code, result.output) == (2, f"Error: --{option}: goes with a film, not with --no-film\n")
+
+
+def test_a_grid_that_does_not_fit_the_memory_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_mesh, "free_memory", lambda: 10**9)
+    result = run(network="never-opened.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=1000)
+    assert result.exit_code == 2
+    assert result.output == "Error: --resolution 1000: needs 9.0 GB of memory, 1.0 are free; 480 or less would do\n"
+
+
+def test_a_network_that_diverged_is_named(network, tmp_path):
+    data = load_network_pkl(network("seg2cat"), only=("G_ema",))
+    with torch.no_grad():
+        data["G_ema"].decoder.net[0].weight[0, 0] = float("nan")
+    save_snapshot(tmp_path / "nan.pt", {"G_ema": data["G_ema"]})
+    options = {
+        "network": tmp_path / "nan.pt",
+        "outdir": tmp_path / "out",
+        "cfg": "seg2cat",
+        "input": ASSETS / "cat.png",
+    }
+    result = run(**options, **SMALL)
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert re.fullmatch(r"Error: --network .*nan.pt: holds weights that are not finite .*\n", result.output)
+    with torch.no_grad():
+        data["G_ema"].decoder.net[0].weight[0, 0] = 0
+        data["G_ema"].backbone.synthesis.b4.const[:] = 3e38  # finite, but not what becomes of it
+    save_snapshot(tmp_path / "nan.pt", {"G_ema": data["G_ema"]})
+    for application in (extract_mesh, generate_samples, generate_video):
+        arguments = words(**options, **(SMALL if application is extract_mesh else {"device": "cpu"}))
+        result = CliRunner().invoke(application.main, arguments)
+        assert result.exit_code == 2, result.output
+        assert result.output.splitlines()[-1].startswith("Error: --network: makes scenes that are not finite")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, network, tmp_path):
+    changes, message = REFUSED[case]
+    good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    options = {name: value for name, value in (good | changes).items() if value is not None}
+    if options["network"] in KINDS:
+        options["network"] = network(options["network"])
+    result = run(**options)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), "a traceback"
+    (line,) = result.output.splitlines()
+    assert re.search(f"^Error: .*{message}", line), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_to_do(network, tmp_path):
+    result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=8)
+    assert result.exit_code == 2, result.output
+    (line,) = result.output.splitlines()
+    number = r"-?[\d.e-]+"
+    assert re.fullmatch(
+        rf"Error: --threshold: the density \({number} to {number}, mean {number}\) lies wholly below the threshold 50, "
+        "so there is no surface; try --threshold auto",
+        line,
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "more", "said"),
+    [
+        (NoSurfaceError("all alike"), {"threshold": "auto"}, "--threshold: all alike"),
+        (NoSurfaceError("all alike"), {"threshold": 3}, "--threshold: all alike; try --threshold auto"),
+        (EmptyMeshError("all of class 0"), {"threshold": 3, "without": 0}, "--without 0: all of class 0"),
+    ],
+)
+def test_where_there_is_no_surface_the_option_is_named_that_can_help(network, tmp_path, monkeypatch, error, more, said):
+    monkeypatch.setattr(extract_mesh, "extract_mesh", Mock(side_effect=error))
+    result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **more)
+    assert (result.exit_code, result.output) == (2, f"Error: {said}\n")
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)  # what Python itself takes for "not to be found"
+    with pytest.raises(ValueError, match=r'meshes need skimage.*pip install -e "\.\[mesh\]"'):
+        check_libraries()
+
+
+# --------------------------------------------------------------------------- stopping it
+
+
+def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(network, tmp_path):
+    options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    command = [sys.executable, "applications/extract_mesh.py", *words(**options, **SMALL)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 300
+    while not any(path.stat().st_size for path in tmp_path.glob(".rendered_mesh.gif*")):  # there are frames
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in errors and "Stopped" in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seg2cat_cat_input.png", "semantic_mesh.ply"]
+    trimesh.load(tmp_path / "semantic_mesh.ply")
+
+
+@pytest.mark.skipif(gl_problem() is not None, reason="no OpenGL to take away")
+def test_without_opengl_the_film_is_made_all_the_same_and_it_is_said(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moderngl", None)
+    options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    result = run(**options, **(SMALL | {"resolution": 8}), frames=2)
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^No off-screen OpenGL \(.*moderngl.*\): numpy draws the film, which takes longer.$", result.output, re.M
+    )
+    assert Image.open(tmp_path / "rendered_mesh.gif").n_frames == 2

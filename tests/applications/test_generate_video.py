@@ -1,0 +1,367 @@
+"""The film application: what it writes, its paths and interpolations, what it refuses, and Ctrl-C."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from paths import ROOT
+from PIL import Image, ImageSequence
+from small_data import png
+from test_generate_samples import stand_in
+
+from applications import common, generate_video
+from applications.generate_video import films, interpolate, name_between, views
+from camera_utils import CAMERAS, front_pose, path_poses
+from inference.latents import latent
+from inference.video import render_views
+from training.data.label_maps import colorise, draw_image, read_label_map
+from training.networks.configs import GeneratorOptions
+from training.networks.registry import construct
+from training.weights.snapshot import load_network_pkl, save_snapshot
+
+ASSETS = ROOT / "applications" / "assets"
+FEW = ("--frames", 3, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """Function from a config to the path of a network for it, as small as they get."""
+    folder = tmp_path_factory.mktemp("networks")
+    tiny = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
+    cats = GeneratorOptions("afhq", 128, semantic_channels=6, pose_conditioning=True, depth_resolution=4, **tiny)
+    cars = GeneratorOptions("shapenet", 128, data_type="edge", depth_resolution=4, **tiny)
+    for cfg, options in {"seg2cat": cats, "edge2car": cars}.items():
+        torch.manual_seed(0)
+        G = construct(options.class_name, options.kwargs())
+        G.neural_rendering_resolution = 32
+        save_snapshot(folder / f"{cfg}.pt", {"G_ema": G}, extra={"training_options": {}})  # ours: rendered as it says
+    return lambda cfg: folder / f"{cfg}.pt"
+
+
+def run(*words, **options):
+    words = [*words, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return CliRunner().invoke(generate_video.main, [str(word) for word in words])
+
+
+def made(*words, **options):
+    result = run(*words, *FEW, **options)
+    if result.exit_code:
+        raise AssertionError(result.output) from result.exception
+    return sorted(path.name for path in Path(options["outdir"]).iterdir())
+
+
+def frames(path):
+    with Image.open(path) as picture:
+        return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+
+
+def close(a, b):
+    """Whether two color frames of gifs are one picture: palettes of pictures a level apart may differ by a few."""
+    return np.abs(a.astype(int) - b).mean() < 2
+
+
+# --------------------------------------------------------------------------- what it writes
+
+
+def test_the_command_of_the_public_readme_works_as_it_stands(network, tmp_path):
+    for folder in ("checkpoints", "examples"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(network("seg2cat"), tmp_path / "checkpoints" / "pix2pix3d_seg2cat.pkl")
+    shutil.copy(ASSETS / "cat.png", tmp_path / "examples" / "example_input.png")
+    command = (
+        "applications/generate_video.py --network checkpoints/pix2pix3d_seg2cat.pkl --outdir examples "
+        "--random_seed 1 --cfg seg2cat --input examples/example_input.png"
+    )
+    script, *words = command.split()
+    # a few frames are enough here; the number in use without --frames is tested below
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *words, "--frames", "2"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "examples").iterdir()) == [
+        "example_input.png",
+        "seg2cat_1.gif",
+        "seg2cat_1_label.gif",
+        "seg2cat_input.png",
+    ]
+
+
+def test_120_frames_and_60_a_second_unless_told_otherwise():
+    defaults = {option.name: option.default for option in generate_video.main.params}
+    assert generate_video.PATH_FRAMES == 120 and defaults["fps"] == 60 and defaults["path"] == "orbit"
+
+
+@torch.inference_mode()
+def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_path):
+    names = made("--random_seed", 3, 5, network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat",
+                 input=ASSETS / "cat.png", show="color,label,side_by_side,depth")  # fmt: skip
+    endings = ("", "_depth", "_label", "_side_by_side")
+    assert names == [*(f"seg2cat_{seed}{end}.gif" for seed in (3, 5) for end in endings), "seg2cat_input.png"]
+
+    G = load_network_pkl(network("seg2cat"), only=("G_ema",))["G_ema"]
+    label_map = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
+    ws = G.mapping(latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
+    poses = path_poses("orbit", CAMERAS["seg2cat"], 3)
+    G = common.load_generator(str(network("seg2cat")), "seg2cat", torch.device("cpu"), "auto")
+    film = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
+    assert all(len(pictures) == 3 for pictures in film.values())
+    for frame, pose in enumerate(poses):
+        out = G.synthesis(ws, pose[None], noise_mode="const", jitter=False)
+        assert close(film[""][frame], draw_image(out["image"])[0])
+        label = film["_label"][frame]
+        # label colors are exact in a gif; a pixel at a border may fall to the other side by round-off
+        assert (label == colorise(out["semantic"].argmax(1)[0].numpy())).all(-1).mean() > 0.999
+        both = film["_side_by_side"][frame]
+        assert both.shape == (128, 256, 3) and close(both[:, :128], film[""][frame]) and close(both[:, 128:], label)
+        depth = film["_depth"][frame]
+        size = 128 // G.neural_rendering_resolution
+        # white at 2.7 - 0.5 from the camera, black at 2.7 + 0.5, in 255 steps
+        shown = 2.7 + 0.5 - depth[::size, ::size, 0] / 255
+        assert np.abs(shown - out["image_depth"][0, 0].clamp(2.2, 3.2).numpy()).max() < 1 / 255
+    assert not close(frames(tmp_path / "seg2cat_3.gif")[0], film[""][0])
+
+
+def test_a_sample_of_a_data_set_is_in_the_names_and_sample_0_is_taken_without_input(network, tmp_path):
+    options = {"network": network("edge2car"), "cfg": "edge2car", "data_dir": stand_in(tmp_path, "edge2car")}
+    names = ["edge2car_0.gif", "edge2car_0_label.gif"]
+    assert sorted(made(**options, outdir=tmp_path / "a")) == sorted([*names, "edge2car_0_input.png"])
+    assert sorted(made(**options, outdir=tmp_path / "b", input_id=2)) == sorted([*names, "edge2car_2_input.png"])
+    zero, two = ((tmp_path / name).read_bytes() for name in ("a/edge2car_0_input.png", "b/edge2car_2_input.png"))
+    assert zero != two
+
+
+def test_both_formats_in_one_run(network, tmp_path):
+    av = pytest.importorskip("av", reason="mp4 needs PyAV")
+    options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
+    assert made(**options, format="gif,mp4", show="label", fps=25) == [
+        "edge2car_0_label.gif",
+        "edge2car_0_label.mp4",
+        "edge2car_input.png",
+    ]
+    with av.open(tmp_path / "edge2car_0_label.mp4") as container:
+        assert container.streams.video[0].average_rate == 25
+        film = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for ours, exact in zip(film, frames(tmp_path / "edge2car_0_label.gif"), strict=True):
+        assert np.abs(ours.astype(int) - exact).mean() < 4  # H.264 at a quality where little is seen of it
+
+
+# --------------------------------------------------------------------------- paths
+
+
+def test_a_path_from_a_file_is_taken_pose_by_pose(network, tmp_path):
+    poses = path_poses("turn", CAMERAS["edge2car"], 2)
+    (tmp_path / "path.json").write_text(json.dumps(poses.tolist()))
+    options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "device": "cpu"}
+    assert run(**options, outdir=tmp_path / "file", path=tmp_path / "path.json").exit_code == 0
+    assert run(**options, outdir=tmp_path / "turn", path="turn", frames=2).exit_code == 0
+    for name in ("edge2car_0.gif", "edge2car_0_label.gif"):
+        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "turn" / name).read_bytes()
+        assert len(frames(tmp_path / "file" / name)) == 2
+
+
+# --------------------------------------------------------------------------- interpolation
+
+
+def test_a_film_between_seeds_begins_as_the_first_ones_and_ends_as_the_last_ones(network, tmp_path):
+    options = {"network": network("seg2cat"), "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    made("--random_seed", 3, 5, **options, outdir=tmp_path / "plain")
+    names = made("--random_seed", 3, 9, 5, "--interpolate", **options, outdir=tmp_path / "between")
+    assert names == ["seg2cat_3-9-5.gif", "seg2cat_3-9-5_label.gif", "seg2cat_input.png"]
+    first, middle, last = frames(tmp_path / "between" / "seg2cat_3-9-5.gif")
+    assert close(first, frames(tmp_path / "plain" / "seg2cat_3.gif")[0])
+    assert close(last, frames(tmp_path / "plain" / "seg2cat_5.gif")[-1])
+    made("--random_seed", 9, **options, outdir=tmp_path / "plain")
+    assert close(middle, frames(tmp_path / "plain" / "seg2cat_9.gif")[1])  # seeds are evenly spaced in time
+
+
+@torch.inference_mode()
+def test_a_film_between_label_maps_begins_as_the_first_ones_and_ends_as_the_second_ones(network):
+    G = load_network_pkl(network("seg2cat"), only=("G_ema",))["G_ema"]
+    cat = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
+    maps, pose, ends = [cat, cat.flip(2)], front_pose(CAMERAS["seg2cat"]), torch.tensor([0.0, 1.0])
+    plain = [next(films(G, [label_map], pose, [3], None)) for label_map in maps]
+    ((name, keys),) = films(G, maps, pose, [3], "3")
+    assert [name, *(name for name, _ in plain)] == ["3", "3", "3"]
+    assert torch.equal(interpolate(keys, ends), torch.cat([ws[0] for _, ws in plain]))
+    assert not torch.equal(plain[0][1], plain[1][1])
+
+
+def test_a_second_label_map_on_the_command_line_is_where_the_film_goes(network, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(255 - 255 * np.eye(128, dtype=np.uint8)).save(other)
+    options = {"network": network("edge2car"), "cfg": "edge2car"}
+    made(**options, input=other, outdir=tmp_path / "plain")
+    names = made("--interpolate", **options, input=ASSETS / "car.png", to=other, outdir=tmp_path / "between")
+    film = f"edge2car_{name_between([0], str(other))}"
+    assert names == [f"{film}.gif", f"{film}_label.gif", "edge2car_input.png"]
+    last, plain = (frames(tmp_path / name)[-1] for name in (f"between/{film}.gif", "plain/edge2car_0.gif"))
+    assert close(last, plain)
+
+
+def test_films_along_other_ways_have_other_names():
+    ways = [([3, 9, 5], None), ([3, 4, 5], None), ([3, 5], None), ([3], "b.png"), ([3], "c.png"), ([3], None)]
+    ways += [(list(range(90)), None), ([0, *range(2, 90)], None)]
+    ways += [([3], "a/b.png"), ([3], "c/b.png"), ([3], 70 * "b" + ".png"), ([3], 80 * "b" + ".png")]
+    names = [name_between(*way) for way in ways]
+    assert names[:4] == ["3-9-5", "3-4-5", "3-5", "3-to-b"]
+    assert len(set(names)) == len(ways) and max(map(len, names)) < 90
+
+
+def test_a_film_of_labels_super_resolves_no_colors(network, tmp_path, monkeypatch):
+    seen = []
+    plain = common.TriPlane.synthesis
+    monkeypatch.setattr(
+        common.TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
+    )
+    options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
+    made(**options, show="label")
+    assert {*seen[0]} == {"semantic"}
+    made(**options, show="depth,color")
+    assert {*seen[-1]} == {"image", "image_depth"}
+
+
+def test_seeds_and_label_maps_move_together_along_straight_lines():
+    corners = torch.tensor([[[0.0, 0.0], [0.0, 10.0]], [[1.0, 0.0], [1.0, 10.0]], [[5.0, 0.0], [5.0, 10.0]]])
+    ws = interpolate(corners[:, :, None], torch.tensor([0, 0.25, 0.5, 0.75, 1]))  # K=3, M=2, num_ws=1, w_dim=2
+    assert ws[:, 0].tolist() == [[0, 0], [0.5, 2.5], [1, 5], [3, 7.5], [5, 10]]
+
+
+def test_a_long_way_between_scenes_is_made_in_pieces_that_join(network, monkeypatch):
+    G = load_network_pkl(network("edge2car"), only=("G_ema",))["G_ema"]
+    G.neural_rendering_resolution = 8
+    keys = torch.randn(2, 1, G.num_ws, G.w_dim, generator=torch.Generator().manual_seed(0))
+    poses = path_poses("orbit", CAMERAS["edge2car"], 5)
+    whole = list(views(G, keys, poses))
+    monkeypatch.setattr(generate_video, "WS_AT_ONCE", 2)
+    for piece, expected in zip(views(G, keys, poses), whole, strict=True):
+        torch.testing.assert_close(piece["image"], expected["image"], atol=2e-5, rtol=1e-5)  # float32 round-off
+    (alone,) = render_views(G, keys[1], None, poses[4:])
+    torch.testing.assert_close(alone["image"], whole[-1]["image"], atol=2e-5, rtol=1e-5)
+
+
+# --------------------------------------------------------------------------- what it refuses
+
+
+def path_file(content):
+    def make(folder):
+        path = folder / "path.json"
+        path.write_text(content)
+        return path
+
+    return make
+
+
+def drawn(pixels):
+    def make(folder):
+        path = folder / "other.png"
+        path.write_bytes(png(pixels))
+        return path
+
+    return make
+
+
+NINES = np.full((8, 8), 9, np.uint8)
+# What is changed about a good command line, and what the one line must say; functions make a file in a folder.
+# What all applications share is tested with generate_samples.py.
+REFUSED = {
+    "word as path": ({"path": "spiral"}, "--path spiral: expected orbit, turn or a JSON file"),
+    "no such path": ({"path": "nowhere.json"}, "--path nowhere.json: expected orbit, turn or a JSON file"),
+    "folder as path": ({"path": ASSETS}, "--path .*assets: .*directory"),
+    "text as path": ({"path": path_file("once around")}, "--path .*path.json: not JSON"),
+    "empty path": ({"path": path_file("[]")}, "--path .*path.json: expected a list of poses"),
+    "half a pose": ({"path": path_file("[[1, 0, 0, 0]]")}, "--path .*path.json: pose 0: expected a list of 25 numbers"),
+    "blind pose": ({"path": path_file(json.dumps([[0] * 25]))}, "--path .*path.json: pose 0: the last row of cam2w"),
+    "frames for a path that has its own": (
+        {"path": path_file(json.dumps(front_pose(CAMERAS["seg2cat"]).tolist())), "frames": 7},
+        "--frames: goes with --path orbit or turn; .*path.json holds 1 poses"),
+    "no frame": ({"frames": 0}, "'--frames': 0 is not in the range"),
+    "half a frame": ({"frames": 1.5}, "'--frames': '1.5' is not a valid integer"),
+    "film without end": ({"frames": 10**9}, "'--frames': 1000000000 is not in the range"),
+    "no frame a second": ({"fps": 0}, "'--fps': 0 is not in the range"),
+    "too fast": ({"fps": 1000}, "'--fps': 1000 is not in the range"),
+    "unknown format": ({"format": "gif,avi"}, "'--format': 'avi': expected some of gif,mp4"),
+    "no format": ({"format": ""}, "'--format': '': expected some of gif,mp4"),
+    "unknown view": ({"show": "color"}, "'--show': 'color': expected some of color,label,side_by_side,depth"),
+    "word as seed": ({"random_seed": "one"}, "'--random_seed': one: expected a whole number"),
+    "more seeds than frames": ({"interpolate": True, "random_seed": "0-7", "frames": 7},
+                               "--interpolate: 8 seeds need as many frames, got 7"),
+    "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed, or --to"),
+    "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
+    "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
+    "second label map of another network": (
+        {"interpolate": True, "to": drawn(NINES)}, "--to .*other.png: class 9 found .*knows 0 to 5"),
+    "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
+    "no data set for sample 0": ({"input": None, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
+    "network of another kind": ({"network": "edge2car"}, "takes edges.*fits edge2car"),
+    "file in the place of outdir": ({"outdir": drawn(NINES)}, "--outdir .*other.png: is a file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, tmp_path, network):
+    changes, message = REFUSED[case]
+    good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    options = {name: value(tmp_path) if callable(value) else value for name, value in (good | changes).items()}
+    if options["network"] in CAMERAS:
+        options["network"] = network(options["network"])
+    flags = ["--interpolate"] if options.pop("interpolate", False) else []
+    before = sorted(tmp_path.rglob("*"))
+
+    result = run(*flags, **{name: value for name, value in options.items() if value is not None})
+
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), "a traceback"
+    (line,) = result.output.splitlines()
+    assert re.search(f"^Error: .*{message}", line), line
+    assert sorted(tmp_path.rglob("*")) == before, "something was left"
+
+
+def test_without_pyav_mp4_is_refused_with_what_to_install_and_gif_works(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
+    result = run(**options, format="gif,mp4")
+    assert result.exit_code == 2
+    assert result.output == 'Error: --format mp4: needs PyAV, which is not installed; pip install -e ".[video]"\n'
+    assert list(tmp_path.iterdir()) == []
+    assert "edge2car_0.gif" in made(**options)
+
+
+# --------------------------------------------------------------------------- interruption
+
+
+def test_ctrl_c_keeps_finished_films_leaves_nothing_of_others_and_says_so_in_one_line(network, tmp_path):
+    outdir = tmp_path / "out"
+    words = [ROOT / "applications" / "generate_video.py", "--network", network("edge2car"), "--cfg", "edge2car"]
+    words += ["--input", ASSETS / "car.png", "--outdir", outdir, "--random_seed", "0-9999", "--frames", "4"]
+    script = subprocess.Popen([sys.executable, *words, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (outdir / "edge2car_0_label.gif").exists():  # then the second film is in work
+        assert script.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(script.pid, signal.SIGINT)
+    _, complaint = script.communicate(timeout=30)
+    assert script.returncode == 130
+    assert complaint.strip() == "Stopped: files that were finished are kept, of others nothing is left."
+    left = list(outdir.iterdir())
+    assert not [path for path in left if path.suffix not in (".gif", ".png")]
+    assert all(len(frames(path)) == 4 for path in left if path.suffix == ".gif")
+
+
+def test_a_fault_on_the_way_leaves_nothing_and_is_not_dressed_as_the_users(network, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("shapes differ")
+
+    monkeypatch.setitem(generate_video.SHOWS, "label", broken)
+    result = run(network=network("edge2car"), outdir=tmp_path, cfg="edge2car", input=ASSETS / "car.png")
+    assert isinstance(result.exception, ValueError)
+    assert [path.name for path in tmp_path.iterdir()] == ["edge2car_input.png"]

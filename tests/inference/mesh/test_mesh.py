@@ -1,0 +1,439 @@
+"""Density grids and meshes: equal to the field point by point, and true to solids of known size."""
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import trimesh
+
+from inference.mesh.density_grid import AIR, INTERPOLATION_ERROR, density_grid, sum_of_softplus
+from inference.mesh.export import linear_from_srgb, write_mesh
+from inference.mesh.surface import EmptyMeshError, NoSurfaceError, auto_threshold, extract_mesh, finished, surface
+from training.data.label_maps import PALETTE
+from training.networks.configs import GeneratorOptions
+from training.networks.decoders import Decoder
+from training.networks.registry import construct
+from training.networks.triplane_field import TriplaneField
+from training.volumetric_rendering.renderer import render
+
+BOX = 1.6
+LABELED = "OSGDecoder_semantic_lateSeparate"
+
+
+def grid_points(resolution, box=BOX):
+    line = torch.linspace(-box / 2, box / 2, resolution)
+    return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1)
+
+
+def random_field(axes="published", scale=1.0, size=24):
+    torch.manual_seed(3)
+    decoder = Decoder(32, {"decoder_output_dim": 32, "semantic_channels": 6}, LABELED).requires_grad_(False)
+    return TriplaneField(scale * torch.randn(1, 3, 32, size, size), decoder, BOX, axes)
+
+
+# --------------------------------------------------------------------------- the grid
+
+
+@pytest.mark.parametrize("axes", ["published", "corrected"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("resolution", [2, 33])
+def test_the_separable_grid_is_the_field_at_every_point(axes, scale, resolution):
+    field = random_field(axes, scale)
+    _, expected = field.reference(grid_points(resolution).view(1, -1, 3))
+    grid = density_grid(field, resolution)
+    spread = field.reference(grid_points(33).view(1, -1, 3))[1].std()
+    # a thousandth is what a mesh can stand; float32 rounding of sums of 64 terms near 1 is far below
+    assert (grid.flatten() - expected[0, :, 0]).abs().max() < 2e-4 * spread
+
+
+def test_the_grid_of_two_joined_decoders_reads_the_label_half_of_the_planes():
+    options = GeneratorOptions("shapenet", 128, data_type="edge", channel_base=512, channel_max=8)
+    kwargs = {**options.kwargs(), "plane_resolution": 16}
+    kwargs["mapping_kwargs"] = {
+        **kwargs["mapping_kwargs"],
+        "class_name": "training.triplane_cond.EdgeMappingNetwork",
+    }
+    G = construct("training.triplane_cond.TriPlaneSemanticGenerator", kwargs).requires_grad_(False)
+    field = G.field(torch.randn(1, 3, 64, 16, 16))
+    expected = field.reference(grid_points(9, field.box_warp).view(1, -1, 3))[1].view(9, 9, 9)
+    torch.testing.assert_close(density_grid(field, 9), expected, rtol=0, atol=1e-4 * expected.std().item())
+
+
+@pytest.mark.parametrize("radius", [1e-6, 0.1, 1.0, 3.0, 10.0, 40.0])
+def test_interpolation_has_the_error_that_it_promises(radius):
+    a = radius * torch.linspace(-1, 1, 301, dtype=torch.float64).view(1, -1, 1)
+    b = torch.linspace(-60, 60, 401, dtype=torch.float64).view(1, -1, 1)
+    found = sum_of_softplus(a, b, torch.ones(1, dtype=torch.float64))
+    exact = torch.logaddexp(a + b.mT, torch.zeros(()))
+    assert (found - exact).abs().max() < INTERPOLATION_ERROR
+
+
+def test_progress_counts_every_slab_once():
+    told = []
+    density_grid(random_field(), 21, told.append)
+    assert sum(told) == 21
+
+
+def test_what_has_no_grid_is_named():
+    field = random_field()
+    with pytest.raises(ValueError, match="2 points or more, got 1 and 1"):
+        density_grid(field, 1)
+    field.planes[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        density_grid(TriplaneField(field.planes, field.decoder, BOX), 8)
+
+
+# --------------------------------------------------------------------------- solids of known size
+
+
+def ball(radius, resolution=49, box=BOX):
+    """Density that falls with the distance from the surface, 0 there."""
+    return 100 * (radius - grid_points(resolution, box).norm(dim=-1))
+
+
+def cuboid(low, high, resolution=41):
+    """Distance inside a box, negative outside (Chebyshev), 0 on its faces."""
+    points = grid_points(resolution)
+    return torch.minimum(points - torch.tensor(low), torch.tensor(high) - points).amin(dim=-1)
+
+
+def in_air(grid):
+    return F.pad(grid, (1,) * 6, value=AIR)
+
+
+def solid(mesh):
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+
+
+def test_a_ball_has_its_volume_and_size_a_closed_surface_and_normals_outwards():
+    mesh = surface(ball(0.5), BOX, 0.0)
+    # A chord of a grid step h lies h^2 / 8r inside the ball: 0.06 % of the radius here, 0.2 % of the volume.
+    assert solid(mesh).is_watertight
+    assert solid(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.004)
+    assert np.linalg.norm(mesh.vertices, axis=1) == pytest.approx(0.5, abs=1e-3)
+    assert (mesh.normals() * mesh.vertices / 0.5).sum(1).min() > 0.98
+
+
+def test_the_axes_of_the_grid_are_x_y_z():
+    # on grid planes: step 0.04
+    mesh = surface(cuboid((-0.4, 0.0, 0.2), (0.0, 0.6, 0.6)), BOX, 0.0)
+    np.testing.assert_allclose([mesh.vertices.min(0), mesh.vertices.max(0)], [[-0.4, 0, 0.2], [0, 0.6, 0.6]], atol=1e-4)
+    assert solid(mesh).volume == pytest.approx(0.4 * 0.6 * 0.4, rel=0.04)  # marching cubes bevels edges
+
+
+def test_the_largest_piece_stays_and_the_others_go():
+    two = torch.maximum(cuboid((-0.6, -0.6, -0.6), (-0.2, 0.6, 0.6)), cuboid((0.2, 0, 0), (0.5, 0.3, 0.3)))
+    both = surface(two, BOX, 0.0)
+    one = finished(both, largest=True)
+    assert solid(both).body_count == 2 and solid(one).body_count == 1
+    assert solid(one).volume == pytest.approx(0.4 * 1.2 * 1.2, rel=0.02)
+    assert one.vertices[:, 0].max() < 0
+    assert solid(one).is_watertight
+
+
+def test_closing_makes_a_cut_solid_watertight_at_the_box():
+    grid = ball(0.55, box=1.0)
+    open_, closed = surface(grid, 1.0, 0.0), surface(in_air(grid), 1.0, 0.0, closed=True)
+    assert not solid(open_).is_watertight and solid(closed).is_watertight
+    cap = np.pi * 0.05**2 * (3 * 0.55 - 0.05) / 3
+    assert solid(closed).volume == pytest.approx(4 / 3 * np.pi * 0.55**3 - 6 * cap, rel=0.004)
+    np.testing.assert_array_equal(abs(closed.vertices).max(0), 0.5)
+
+
+def test_a_box_full_of_matter_closes_to_the_box():
+    mesh = surface(in_air(ball(9.0, 8)), BOX, 0.0, closed=True)
+    assert solid(mesh).is_watertight
+    assert solid(mesh).volume == pytest.approx(BOX**3, rel=1e-3)
+
+
+def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
+    grid = ball(0.5)
+    grid += torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
+    rough, smooth = (finished(surface(grid, BOX, 0.0), largest=True, smooth=rounds) for rounds in (0, 20))
+    outwards = [
+        (mesh.normals() * mesh.vertices).sum(1) / np.linalg.norm(mesh.vertices, axis=1) for mesh in (rough, smooth)
+    ]
+    tilt = [np.arccos(cosine.clip(-1, 1)).mean() for cosine in outwards]
+    assert tilt[1] < 0.5 * tilt[0]
+    assert solid(smooth).volume == pytest.approx(solid(rough).volume, rel=0.01)
+
+
+def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_in_the_box():
+    thin = cuboid((-0.8, -0.8, -0.05), (0.8, 0.8, 0.05))  # a plate up to the faces of the cube: its rim wears off
+    plate = surface(in_air(thin), BOX, 0.0, closed=True)
+    worn = finished(plate, smooth=1000)
+    assert (worn.vertices != plate.vertices).any()
+    assert solid(worn).volume == pytest.approx(solid(plate).volume, rel=0.01)
+    assert abs(worn.vertices).max() <= BOX / 2
+    assert worn.volume == pytest.approx(solid(worn).volume, rel=1e-4)
+
+
+@pytest.mark.parametrize(("threshold", "side"), [(90.0, "below"), (-500.0, "above")])
+def test_an_empty_level_set_says_the_range_of_the_density(threshold, side):
+    with pytest.raises(NoSurfaceError, match=rf"density \(-.* to 50, mean .*wholly {side} the threshold {threshold:g}"):
+        surface(ball(0.5), BOX, threshold)
+
+
+# --------------------------------------------------------------------------- the threshold by itself
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
+def test_auto_parts_two_clusters_of_density_whatever_their_shares(share):
+    generator = torch.Generator().manual_seed(0)
+    matter = torch.rand(20, 500, generator=generator) < share
+    noise = torch.randn(20, 500, generator=generator)
+    threshold = auto_threshold(torch.where(matter, 60 + 5 * noise, -10 + 5 * noise), step=1 / 48)
+    assert 5 < threshold < 45
+
+
+def test_auto_is_not_drawn_up_by_a_few_huge_densities():
+    grid = ball(0.5)
+    threshold = auto_threshold(grid, BOX / 64)
+    grid[24, 24, 24] = 1e6
+    assert auto_threshold(grid, BOX / 64) == pytest.approx(threshold, abs=2)
+
+
+def test_auto_finds_no_threshold_where_all_is_alike():
+    with pytest.raises(NoSurfaceError, match="all of one opacity"):
+        auto_threshold(torch.full((3, 3, 3), 7.0), 0.02)
+
+
+# --------------------------------------------------------------------------- from a generator
+
+
+def two_blocks():
+    """A generator's small twin whose scene is known: class 3 at x < 0, class 5 at x > 0, matter where |y| < 0.2."""
+    options = GeneratorOptions("afhq", 128, semantic_channels=7, channel_base=512, channel_max=8, encoder_width=0.125)
+    G = construct(options.class_name, {**options.kwargs(), "plane_resolution": 32}).requires_grad_(False)
+    for name in ("net", "net_semantic"):
+        for layer in (G.decoder.get_submodule(name)[0], G.decoder.get_submodule(name)[2]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    shape, color = G.decoder.net_semantic, G.decoder.net
+    shape[0].weight[0, 0] = shape[0].weight[1, 1] = color[0].weight[0, 1] = 8 * 10  # hidden: softplus(30 * mean)
+    shape[2].weight[0, 0] = 8  # channel 0 of the planes is density
+    shape[2].bias[0] = -1
+    shape[2].weight[1 + 3, 1], shape[2].bias[1 + 3] = -8, 1.0
+    shape[2].weight[1 + 5, 1], shape[2].bias[1 + 5] = 8, -1.0
+    color[2].weight[1, 0], color[2].bias[1] = 8, -3  # red grows with x
+    pixels = (torch.arange(32) + 0.5) / 32 - 0.5  # world units
+    planes = torch.zeros(1, 3, 32, 32, 32)
+    planes[0, 0, 0] = 3 * (0.2 - pixels.abs())[:, None]  # (x, y): columns are x, rows are y
+    planes[0, 0, 1] = 3 * pixels[None, :]
+    return G, planes
+
+
+def test_labels_and_colors_lie_on_their_parts():
+    G, planes = two_blocks()
+    level = np.log1p(np.exp(0.0)) - 1  # softplus of 0, less the bias: where |y| = 0.2
+    mesh = extract_mesh(G, planes, 33, level)
+    x, y, _ = mesh.vertices.T
+    inner = abs(mesh.vertices).max(1) < 0.48  # beyond the last pixel's center planes fade to nothing
+    assert abs(y[inner]) == pytest.approx(0.2, abs=0.005)  # bilinear planes cut the ridge at y = 0, not here
+    away = inner & (abs(x) > 0.06)
+    expected = np.where(x[away] < 0, 3, 5)
+    np.testing.assert_array_equal(mesh.colors[away], PALETTE[expected])
+    np.testing.assert_array_equal(
+        extract_mesh(G, planes, 33, level, color="shown_label").colors[away], PALETTE[expected]
+    )
+    red = extract_mesh(G, planes, 33, level, color="image").colors
+    assert red[inner & (x < -0.1), 0].max() < 60 < 120 < red[inner & (x > 0.3), 0].min()
+    assert (red[:, 1] == red[0, 1]).all()
+    assert extract_mesh(G, planes, 33, level, color=None).colors is None
+
+
+def under_a_skin():
+    """Class 5, red, under a skin of class 3, dark, that is so thin that hardly any of it is seen."""
+    G, planes = two_blocks()
+    pixels = (torch.arange(32) + 0.5) / 32 - 0.5
+    planes[0, 0, 0] *= 30  # dense, so that a ray ends within the matter
+    planes[0, 0, 1] = 60 * (0.17 - pixels.abs())[:, None]
+    return G, planes
+
+
+def test_colors_and_shown_labels_are_of_what_lies_beneath_a_thin_skin():
+    G, planes = under_a_skin()
+    at_point, shown, image = (extract_mesh(G, planes, 33, 0.0, color) for color in ("label", "shown_label", "image"))
+    middle = abs(at_point.vertices).max(1) < 0.4
+    assert (abs(at_point.vertices[middle, 1]) > 0.17).all()
+    np.testing.assert_array_equal(at_point.colors[middle], np.tile(PALETTE[3], (middle.sum(), 1)))
+    np.testing.assert_array_equal(shown.colors[middle], np.tile(PALETTE[5], (middle.sum(), 1)))
+    assert image.colors[middle, 0].min() > 180  # the skin's own color is below 30
+
+
+@torch.inference_mode()
+def test_colors_of_a_vertex_are_those_of_the_picture_that_the_model_renders_there():
+    G, planes = under_a_skin()
+    front, above = torch.tensor([0.0, -1.0, 0.0]), torch.tensor([[[0.05, 1.0, 0.05], [-0.1, 1.0, 0.1]]])
+    field, options = G.field(planes), replace(G.ray_options(), start=0.5, end=1.5, samples=400, fine_samples=0)
+    seen = render(field, above, front.expand_as(above), options, jitter=False)
+    color = ((seen.features + 1) / 2 / seen.weight_sum)[0, :, 0]  # of what a ray meets, black behind it left out
+    mesh = extract_mesh(G, planes, 65, 0.0, color="image")
+    for at, red in zip(above[0], (color * 255).tolist(), strict=True):
+        near = np.linalg.norm(mesh.vertices - [at[0], 0.2, at[2]], axis=1).argmin()
+        assert mesh.colors[near, 0] == pytest.approx(red, abs=12)
+
+
+def test_a_place_has_the_color_that_the_camera_sees_which_faces_it():
+    G, planes = under_a_skin()
+    planes[0, 0, 1] *= torch.linspace(-1, 1, 32).sign()[:, None]  # the upper half alone is red and of class 5
+    above, below = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.0, -1, 0]])
+    of_cameras = [
+        extract_mesh(G, planes, 33, 0.0, "shown_label", cameras=c) for c in (above, below, torch.cat([above, below]))
+    ]
+    x, y, z = of_cameras[0].vertices.T
+    top, bottom = (abs(x) < 0.3) & (abs(z) < 0.3) & (y > 0.1), (abs(x) < 0.3) & (abs(z) < 0.3) & (y < -0.1)
+    assert (of_cameras[0].colors[top] == PALETTE[5]).all() and (of_cameras[1].colors[bottom] == PALETTE[3]).all()
+    np.testing.assert_array_equal(of_cameras[2].colors[top], of_cameras[0].colors[top])
+    np.testing.assert_array_equal(of_cameras[2].colors[bottom], of_cameras[1].colors[bottom])
+    assert (of_cameras[0].colors[bottom] == PALETTE[3]).all(), "what no camera faces is seen from right over it"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("largest", [False, True])
+def test_a_class_can_be_left_out(largest, closed):
+    G, planes = two_blocks()
+    level = np.log1p(np.exp(0.0)) - 1
+    mesh = extract_mesh(G, planes, 33, level, without=3, largest=largest, closed=closed)
+    assert len(mesh.faces) and (mesh.colors != PALETTE[3]).any(axis=1).all()
+    assert mesh.vertices[:, 0].min() == pytest.approx(
+        0.0376, abs=0.005
+    )  # where the classes draw level; a step is 0.031
+    cut = mesh.faces[(abs(mesh.vertices[mesh.faces][..., 0] - 0.0376) < 0.005).all(1)]
+    assert len(cut) > 500  # the cut is a surface, so the mesh closes there
+    assert solid(mesh).is_watertight == closed
+
+
+def test_a_grid_that_is_given_stays_as_it_was():
+    G, planes = two_blocks()
+    grid = density_grid(G.field(planes), 17)
+    before = grid.clone()
+    for closed in (False, True):
+        mesh = extract_mesh(G, planes, threshold=-0.3, without=3, closed=closed, grid=grid)
+        assert torch.equal(grid, before)
+        own = extract_mesh(G, planes, 17, -0.3, without=3, closed=closed)
+        np.testing.assert_array_equal(mesh.vertices, own.vertices)
+
+
+def test_leaving_out_a_class_moves_nothing_of_the_rest():
+    G, planes = two_blocks()
+    level = np.log1p(np.exp(0.0)) - 1
+    mesh = extract_mesh(G, planes, 33, level, without=3)
+    x, y, _ = mesh.vertices.T
+    rest = (x > 0.1) & (abs(mesh.vertices).max(1) < 0.45)
+    assert abs(y[rest]) == pytest.approx(0.2, abs=0.005)
+    whole = extract_mesh(G, planes, 33, level)
+    assert (whole.colors == PALETTE[3]).all(axis=1).any()
+
+
+def test_leaving_out_all_there_is_or_a_class_that_is_not_there_is_named():
+    G, planes = two_blocks()
+    planes[0, 0, 1] = -1  # class 3 everywhere
+    with pytest.raises(EmptyMeshError, match="all of class 3"):
+        extract_mesh(G, planes, 17, np.log1p(np.exp(0.0)) - 1, without=3)
+    with pytest.raises(ValueError, match="expected a class of the network, got 7"):
+        extract_mesh(G, planes, 17, without=7)
+
+
+def test_auto_of_a_generator_uses_the_step_of_its_rays():
+    G, planes = two_blocks()
+    planes[0, 0, 0] *= 10  # dense enough to be seen
+    mesh = extract_mesh(G, planes, 17, "auto", color=None)
+    grid = density_grid(G.field(planes), 17)
+    assert mesh.threshold == pytest.approx(auto_threshold(grid, 1 / 48))
+    assert grid.min() < mesh.threshold < grid.max()
+
+
+def test_an_unknown_color_is_named():
+    with pytest.raises(ValueError, match="expected label, shown_label, image or None, got 'blue'"):
+        extract_mesh(*two_blocks(), 8, color="blue")
+
+
+# --------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def painted():
+    mesh = surface(ball(0.5, 17), BOX, 0.0)
+    return replace(mesh, colors=PALETTE[np.arange(len(mesh.vertices)) % 19])
+
+
+@pytest.mark.parametrize("ending", [".ply", ".obj", ".glb"])
+def test_trimesh_reads_back_what_was_written(painted, ending, tmp_path):
+    path = tmp_path / "made" / f"ball{ending}"
+    write_mesh(painted, path)
+    read = trimesh.load(path, force="mesh", process=False)
+    np.testing.assert_allclose(read.vertices, painted.vertices, atol=1e-7)  # obj has 8 decimals
+    np.testing.assert_array_equal(read.faces, painted.faces)
+    if ending == ".glb":  # linear there, and floats, which trimesh keeps beside the material
+        (read,) = trimesh.load_scene(path, process=False).geometry.values()
+        linear = read.visual.vertex_attributes["color"][:, :3]
+        np.testing.assert_allclose(linear, linear_from_srgb(painted.colors), atol=1e-6)
+    else:
+        np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], painted.colors)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert read.volume > 0
+
+
+def test_a_ply_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
+    write_mesh(painted, tmp_path / "ball.ply")
+    header, body = (tmp_path / "ball.ply").read_bytes().split(b"end_header\n", 1)
+    assert header.startswith(b"ply\nformat binary_little_endian 1.0\ncomment pix2pix3d mesh: world units")
+    assert b"cube of side 1.6 about the origin; x right seen from the front, y up" in header
+    properties = [line.split()[1:] for line in header.decode().splitlines() if line.startswith("property")]
+    assert properties == [
+        *[["float", axis] for axis in "xyz"],
+        *[["uchar", name] for name in ("red", "green", "blue", "alpha")],
+        ["list", "uchar", "int", "vertex_indices"],
+    ]
+    vertices = np.frombuffer(body, [("place", "<f4", 3), ("rgba", "u1", 4)], len(painted.vertices))
+    faces = np.frombuffer(body, [("count", "u1"), ("corners", "<i4", 3)], offset=vertices.nbytes)
+    np.testing.assert_array_equal(vertices["place"], painted.vertices)
+    np.testing.assert_array_equal(vertices["rgba"][:, :3], painted.colors)
+    np.testing.assert_array_equal(faces["corners"], painted.faces)
+
+
+def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
+    write_mesh(painted, tmp_path / "ball.glb")
+    content = (tmp_path / "ball.glb").read_bytes()
+    magic, version, length, json_length = struct.unpack_from("<4sIII", content)
+    assert (magic, version, length) == (b"glTF", 2, len(content))
+    tree = json.loads(content[20 : 20 + json_length])
+    assert "cube of side 1.6" in tree["asset"]["extras"]["description"]
+    (primitive,) = tree["meshes"][0]["primitives"]
+    binary = content[20 + json_length + 8 :]
+
+    def array(accessor, kind, columns):
+        """An accessor's numbers, by the glTF 2.0 specification."""
+        found = tree["accessors"][accessor]
+        assert found["componentType"] == {"<f4": 5126, "<u4": 5125}[kind]
+        assert found["type"] == {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[columns]
+        view = tree["bufferViews"][found["bufferView"]]
+        start = view.get("byteOffset", 0) + found.get("byteOffset", 0)
+        return np.frombuffer(binary, kind, columns * found["count"], start).reshape(-1, columns)
+
+    attributes = primitive["attributes"]
+    np.testing.assert_array_equal(array(attributes["POSITION"], "<f4", 3), painted.vertices)
+    np.testing.assert_allclose(array(attributes["NORMAL"], "<f4", 3), painted.normals(), atol=0.1)  # weighted otherwise
+    np.testing.assert_array_equal(array(primitive["indices"], "<u4", 1).reshape(-1, 3), painted.faces)
+    colors = array(attributes["COLOR_0"], "<f4", 4)  # linear
+    shown = np.where(colors <= 0.0031308, colors * 12.92, 1.055 * colors ** (1 / 2.4) - 0.055)  # as a screen does
+    np.testing.assert_array_equal((shown[:, :3] * 255).round(), painted.colors)
+    assert (colors[:, 3] == 1).all()
+    material = tree["materials"][primitive["material"]]
+    assert material["doubleSided"] and material["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
+
+
+def test_an_obj_says_its_scale_in_its_first_line(painted, tmp_path):
+    write_mesh(painted, tmp_path / "ball.obj")
+    assert (tmp_path / "ball.obj").read_text().startswith("# pix2pix3d mesh: world units")
+
+
+def test_another_ending_is_refused_and_writes_nothing(painted, tmp_path):
+    with pytest.raises(ValueError, match=r"ball.stl: expected a name that ends in .ply, .obj, .glb"):
+        write_mesh(painted, tmp_path / "ball.stl")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,231 @@
+"""The CUDA kernels: they compile, they equal the references, and without them the references run.
+
+Without a GPU the kernels still run here: a plain C++ compiler builds them against the few lines of tests/cuda_on_cpu,
+checks, binding and autograd included.
+"""
+
+import shutil
+import subprocess
+import warnings
+
+import pytest
+import torch
+from paths import ROOT
+from torch.utils import cpp_extension
+
+from torch_utils.ops import build
+from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+STAND_IN = ROOT / "tests" / "cuda_on_cpu"
+WARP_AND_BLOCK_EDGES = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025]
+# PyTorch's own build flags: device code must do without implicit conversions of halves.
+NVCC_FLAGS = ["-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"]
+
+
+@pytest.mark.parametrize("source", sorted(s for s in build.SOURCES if s.suffix == ".cu"), ids=lambda s: s.name)
+def test_device_code_compiles_without_pytorch(source, tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc on PATH")
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 90)]
+    command = [nvcc, "-c", "-std=c++17", *NVCC_FLAGS, *targets, source, "-o", tmp_path / "kernel.o"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def stand_in_library(tmp_path_factory):
+    """The kernels, built for the CPU, as one source: PyTorch's headers are what takes the time."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ on PATH")
+    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    flags = ["-std=c++20", "-shared", "-fPIC", "-DKERNEL_DEVICE=CPU", abi]
+    include = [f"-I{path}" for path in [STAND_IN, *cpp_extension.include_paths()]]
+    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
+    source = "".join(f'#include "{path}"\n' for path in build.SOURCES)
+    command = [compiler, *flags, *include, "-x", "c++", "-", "-o", library, *link]
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.ops.load_library(library)
+
+
+@pytest.fixture(params=["stand-in", "cuda"])
+def device(request, monkeypatch):
+    """Where kernels run: a GPU, or the CPU with the kernels built for it."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        if not build.kernels_ready(torch.device("cuda")):
+            pytest.skip("the kernels cannot be built here: see the warning")
+        return torch.device("cuda")
+    request.getfixturevalue("stand_in_library")
+    monkeypatch.setattr(build, "kernels_ready", lambda device: True)
+    return torch.device("cpu")
+
+
+def value_and_gradients(op, tensors, order):
+    """The result, its gradients and (order 2) the gradients of those, each against fixed directions."""
+    tensors = [t.detach().requires_grad_() for t in tensors]
+
+    def against_ramp(results):
+        return sum((t * torch.linspace(-1, 2, t.numel()).to(t).view_as(t)).sum() for t in results)
+
+    y = op(*tensors)
+    first = torch.autograd.grad(against_ramp([y]), tensors, create_graph=order == 2)
+    curved = [t for t in first if t.requires_grad]
+    second = torch.autograd.grad(against_ramp(curved), tensors, allow_unused=True) if curved else [None] * len(tensors)
+    return [y, *first, *(torch.zeros_like(t) if g is None else g for t, g in zip(tensors, second, strict=True))]
+
+
+def assert_same(op, tensors, order=2, dtype=torch.float64, device="cpu", rtol=1e-9):
+    """op(impl="kernel") in `dtype` against op(impl="ref") in float64, on the same numbers."""
+    tensors = [t.to(device, dtype) for t in tensors]
+    kernel = value_and_gradients(lambda *t: op(*t, impl="kernel"), tensors, order)
+    reference = value_and_gradients(lambda *t: op(*t, impl="ref"), [t.double() for t in tensors], order)
+    for k, r in zip(kernel, reference, strict=True):
+        assert k.dtype == dtype
+        limit = rtol * max(1.0, r.abs().max().item() if r.numel() else 0)
+        torch.testing.assert_close(k.double(), r, rtol=rtol, atol=limit)
+
+
+# One rounding of the result and of each gradient; sums over the bias round once at the end.
+PRECISIONS = [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
+
+
+@pytest.mark.parametrize("clamp", [None, 0.7])
+@pytest.mark.parametrize("gain", [None, 1.7, -0.6])
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_bias_act_kernel_has_the_references_value_and_two_derivatives(device, act, gain, clamp):
+    x, b = torch.randn(3, 5, 7, 6, dtype=torch.float64) * 2, torch.randn(5, dtype=torch.float64)
+    assert_same(lambda x, b, impl: bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl), [x, b], device=device)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_bias_act_kernel_in_lower_precision(device, act, dtype, rtol):
+    x, b = torch.randint(-30, 30, (2, 5, 7, 6)) / 8 + 1 / 16, torch.arange(-2, 3) / 8  # exact in 8 bits, never -b
+    op = lambda x, b, impl: bias_act(x, b, act=act, impl=impl)  # noqa: E731
+    assert_same(op, [x, b], order=1, dtype=dtype, device=device, rtol=rtol)
+
+
+@pytest.mark.parametrize("size", WARP_AND_BLOCK_EDGES)
+def test_bias_act_kernel_at_the_edges_of_warps_and_blocks(device, size):
+    x, b = torch.randn(size, 1), torch.randn(1)
+    op = lambda x, b, impl: bias_act(x, b, act="lrelu", clamp=1.0, impl=impl)  # noqa: E731
+    assert_same(op, [x, b], order=1, dtype=torch.float32, device=device, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "sliced"])
+def test_bias_act_kernel_finds_the_channel_in_every_layout(device, layout, dim):
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64, device=device)
+    x = {
+        "contiguous": x,
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "transposed": x.transpose(1, 2),
+        "sliced": x[:, ::2, :, 1:],
+    }[layout]
+    b = torch.randn(x.shape[dim], dtype=torch.float64, device=device)
+    y = bias_act(x, b, dim=dim, act="swish", impl="kernel")
+    torch.testing.assert_close(y, bias_act(x, b, dim=dim, act="swish", impl="ref"))
+    assert layout in ("transposed", "sliced") or y.stride() == x.stride()
+
+
+def test_bias_act_kernel_keeps_what_is_not_a_number(device):
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf")]], device=device)
+    y = bias_act(x, act="lrelu", gain=1, clamp=2.0, impl="kernel")
+    torch.testing.assert_close(y, torch.tensor([[float("nan"), 2.0, -2.0]], device=device), equal_nan=True)
+
+
+RESAMPLINGS = [  # up, down, padding, taps along y and x (one number: separable)
+    (1, 1, 0, (4, 4)),
+    (1, 1, (1, 2, 0, 3), (4, 4)),
+    (2, 1, (2, 1, 2, 1), (4, 4)),
+    (1, 2, 1, (4, 4)),
+    (2, 1, (-3, 2, 4, -1), (4, 4)),
+    ((2, 1), (1, 3), (5, 4, 6, 5), (2, 3)),
+    ((1, 3), 2, 6, (5, 5)),
+    (2, 2, 11, 12),
+    (3, 1, (-4, -2, 7, -5), 5),
+    (1, 1, (-1, -1, -2, 0), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("flip_filter", [False, True])
+@pytest.mark.parametrize(("up", "down", "padding", "taps"), RESAMPLINGS)
+def test_upfirdn2d_kernel_equals_reference(device, up, down, padding, taps, flip_filter, layout):
+    f = setup_filter(torch.rand(taps), separable=isinstance(taps, int), device=device)
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64).to(memory_format=layout)
+
+    def op(x, impl):
+        return upfirdn2d(x, f, up, down, padding, flip_filter, gain=2.5, impl=impl)
+
+    assert_same(op, [x], device=device, rtol=1e-6)  # the reference multiplies filter and gain in float32
+    assert op(x.to(device), "kernel").is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 255, 256, 257, 1025])
+def test_upfirdn2d_kernel_at_the_edges_of_warps_and_blocks(device, width, dtype, rtol):
+    f = setup_filter([1, 3, 3, 1], device=device)
+    op = lambda x, impl: upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl=impl)  # noqa: E731
+    assert_same(op, [torch.randn(1, 1, 1, width)], order=1, dtype=dtype, device=device, rtol=rtol)
+
+
+def test_upfirdn2d_kernel_takes_an_empty_batch(device):
+    x = torch.zeros(0, 3, 4, 4, device=device)
+    assert upfirdn2d(x, setup_filter([1, 3, 3, 1], device=device), impl="kernel").shape == (0, 3, 1, 1)
+
+
+def test_binding_refuses_tensors_that_the_kernel_would_read_wrongly(device):
+    x, b, f = (torch.zeros(s, device=device) for s in [(2, 4, 6, 6), 4, (4, 4)])
+
+    def call(x=x, b=b, dy=None, order=0, dim=1, act=0):
+        return torch.ops.pix2pix3d.bias_act(x, False, b, dy, None, order, dim, act, 0.2, 1.0, -1.0, 0)
+
+    last = x.to(memory_format=torch.channels_last)
+    bad = [{"x": x[:, :, ::2]}, {"x": x.int()}, {"b": b[:3]}, {"b": b.double()}, {"dim": 4}, {"act": len(ACTIVATIONS)}]
+    bad += [{"order": 1}, {"order": 3}, {"dy": x}, {"order": 1, "dy": last}]
+    for case in bad:
+        with pytest.raises(ValueError, match=r"expected|unknown|missing|not used"):
+            call(**case)
+    for image, taps in [(x[0], f), (x, f[0]), (x, f.double()), (x[:, :, :2], f)]:
+        with pytest.raises(ValueError, match=r"expected|smaller"):
+            torch.ops.pix2pix3d.upfirdn2d(image, taps, 1, 1, 1, 1, [0, 0, 0, 0], False, 1.0, 0)
+
+
+def test_failed_build_warns_once_and_plain_operators_run(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.cu"
+    broken.write_text("#error this cannot be compiled\n")
+    monkeypatch.setattr(build, "SOURCES", (broken,))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    build._built.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert not build.use_kernel("auto", torch.device("cuda"))
+            assert not build.use_kernel("auto", torch.device("cuda"))
+        ours = [w for w in caught if "CUDA kernels could not be built" in str(w.message)]
+        assert len(ours) == 1
+        assert "\n" not in str(ours[0].message)
+        assert list((tmp_path / "built").iterdir()) == []  # nothing half-built stays
+        with pytest.raises(ValueError, match="impl"):
+            build.use_kernel("kernel", torch.device("cuda"))
+    finally:
+        build._built.cache_clear()
+
+
+def test_asking_for_the_kernel_on_a_cpu_or_for_an_unknown_way_is_refused():
+    for impl in ("kernel", "cuda"):
+        with pytest.raises(ValueError, match="impl"):
+            bias_act(torch.zeros(2, 3), impl=impl)
