@@ -19,13 +19,8 @@ import torch
 
 PICTURES = (".png", ".gif")
 ITERATIONS, BATCH = 8, 4
-TOY = "toy --kind cats --resolution 128 --number 6 --held-out 0 --workers 0".split()
-TRAIN = (
-    "--cfg=afhq --semantic_channels=6 --render_mask=True --dis_mask=True --gpus=1 --mbstd-group=2 --gamma=1 "
-    "--lambda_lpips=0 --lambda_l1=1 --lambda_cross_view=0.1 --random_c_prob=0.5 --aug=ada --density_reg=0.25 "
-    "--cbase=1024 --cmax=16 --encoder_width=0.05 --sr_width=0.125 --plane_resolution=64 --depth_resolution=8 "
-    "--neural_rendering_resolution_initial=32 --workers=0 --grid=2x1 --device=cpu --snap=1 --seed=3"
-).split()
+TOY = ["toy", "--kind", "cats", "--resolution", "128", "--number", "6", "--held-out", "0", "--workers", "0"]
+TRAIN = ["--cfg=afhq", "--semantic_channels=6", "--render_mask=True", "--dis_mask=True", "--gpus=1", "--mbstd-group=2", "--gamma=1", "--lambda_lpips=0", "--lambda_l1=1", "--lambda_cross_view=0.1", "--random_c_prob=0.5", "--aug=ada", "--density_reg=0.25", "--cbase=1024", "--cmax=16", "--encoder_width=0.05", "--sr_width=0.125", "--plane_resolution=64", "--depth_resolution=8", "--neural_rendering_resolution_initial=32", "--workers=0", "--grid=2x1", "--device=cpu", "--snap=1", "--keep_states=1", "--seed=3"]
 
 
 def run(checkout: Path, *command: str) -> None:
