@@ -19,8 +19,13 @@ import torch
 
 PICTURES = (".png", ".gif")
 ITERATIONS, BATCH = 8, 4
-TOY = ["toy", "--kind", "cats", "--resolution", "128", "--number", "6", "--held-out", "0", "--workers", "0"]
-TRAIN = ["--cfg=afhq", "--semantic_channels=6", "--render_mask=True", "--dis_mask=True", "--gpus=1", "--mbstd-group=2", "--gamma=1", "--lambda_lpips=0", "--lambda_l1=1", "--lambda_cross_view=0.1", "--random_c_prob=0.5", "--aug=ada", "--density_reg=0.25", "--cbase=1024", "--cmax=16", "--encoder_width=0.05", "--sr_width=0.125", "--plane_resolution=64", "--depth_resolution=8", "--neural_rendering_resolution_initial=32", "--workers=0", "--grid=2x1", "--device=cpu", "--snap=1", "--keep_states=1", "--seed=3"]
+TOY = "toy --kind cats --resolution 128 --number 6 --held-out 0 --workers 0"
+TRAIN = """
+--cfg=afhq --semantic_channels=6 --render_mask=True --dis_mask=True --gpus=1 --mbstd-group=2 --gamma=1
+--lambda_lpips=0 --lambda_l1=1 --lambda_cross_view=0.1 --random_c_prob=0.5 --aug=ada --density_reg=0.25
+--cbase=1024 --cmax=16 --encoder_width=0.05 --sr_width=0.125 --plane_resolution=64 --depth_resolution=8
+--neural_rendering_resolution_initial=32 --workers=0 --grid=2x1 --device=cpu --snap=1 --keep_states=1 --seed=3
+"""
 
 
 def run(checkout: Path, *command: str) -> None:
@@ -49,7 +54,7 @@ def train(checkout: Path, data: Path, outdir: Path) -> dict[str, object]:
     """Train a small model for ITERATIONS iterations; every number of its final state, by its path."""
     files = (f"--data={data}.zip", f"--mask_data={data}_label.zip")
     length = (f"--batch={BATCH}", f"--kimg={ITERATIONS * BATCH / 1000}", f"--tick={ITERATIONS * BATCH / 1000}")
-    run(checkout, "train.py", f"--outdir={outdir}", *files, *length, *TRAIN)
+    run(checkout, "train.py", f"--outdir={outdir}", *files, *length, *TRAIN.split())
 
     (state,) = outdir.glob("*/training-state-*.pt")
     numbers = leaves(torch.load(state, weights_only=True))
@@ -78,7 +83,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(checkouts[0], "dataset_tool.py", *TOY, f"--outdir={folder}/data")
+        run(checkouts[0], "dataset_tool.py", *TOY.split(), f"--outdir={folder}/data")
         data = next(path for path in (folder / "data").glob("*.zip") if not path.stem.endswith("_label"))
         data = data.with_suffix("")
 
