@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import click
+
+from dnnlib.errors import ConfigError
 
 
 class InputError(click.ClickException):
@@ -31,6 +33,8 @@ def user_errors(option: str) -> Iterator[None]:
     """
     try:
         yield
+    except ConfigError:
+        raise  # names its field already; `Command` shows it as an option
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{option} {where}{error.strerror or error}") from error
@@ -98,15 +102,66 @@ class Several(click.ParamType):
         return names
 
 
-class Command(click.Command):
-    """A command whose every complaint is one line, exit code 2.
+def option_group(title: str, *options: Callable) -> Callable:
+    """Decorate a function with click options that `--help` lists under a title.
 
-    Options are found with dashes as with underscores, and one that may be repeated takes several values in one go:
-    `--random_seed 0 1` is `--random_seed 0 --random_seed 1`.
+    Args:
+        title: heading of the group in `--help`.
+        options: decorators such as `click.option(...)`, in the order of the help text.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            already_there = len(getattr(function, "__click_params__", []))
+            function = option(function)
+            for param in function.__click_params__[already_there:]:
+                param.group = title
+        return function
+
+    return decorate
+
+
+class Command(click.Command):
+    """Command whose errors are one line with exit code 2, and whose options are listed in groups.
+
+    Option names may be written with dashes or underscores. A repeatable option takes several values at once:
+    `--random_seed 0 1` means `--random_seed 0 --random_seed 1`. A ConfigError that the command raises is shown with the
+    option that sets its field. Options declared with `option_group` are listed under its title in `--help`.
+
+    Args:
+        old_names: earlier names of options, still accepted but not shown: {"--colour": "--color"}.
+        fields: parameter names of options that set a field of another name: {"batch_size": "batch"}.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        old_names: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, context_settings=DASHES, **kwargs)
+        self.old_names = old_names or {}
+        self.fields = fields or {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the titles of their groups, in the order of their declaration."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)  # None for arguments and hidden options
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def option_of(self, field: str) -> str:
+        """Return the option that sets a field ("--batch"), or the field's name if no option does."""
+        name = self.fields.get(field, field)
+        for param in self.params:
+            if param.name == name and isinstance(param, click.Option):
+                return max(param.opts, key=len)
+        return field
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         with _one_line():
@@ -116,6 +171,8 @@ class Command(click.Command):
         try:
             with _ended_like_interrupted():
                 return super().invoke(ctx)
+        except ConfigError as error:
+            raise InputError(error.message(self.option_of)) from error
         except KeyboardInterrupt as stop:
             with suppress(OSError):  # after SIGHUP the terminal may be gone
                 click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
@@ -129,6 +186,9 @@ class Command(click.Command):
             if arg.startswith("--"):
                 name, _, value = arg.partition("=")
                 option, has_value = "--" + name[2:].replace("-", "_"), bool(value)
+                if option in self.old_names:
+                    option = self.old_names[option]
+                    arg = arg.replace(name, option, 1)
             elif option in repeatable:
                 spread += [option] * has_value
                 has_value = True

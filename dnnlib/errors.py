@@ -1,0 +1,47 @@
+"""Errors of invalid options and arguments, shared by the library and the command lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_REFERENCE = re.compile(r"`(\w+)([^`]*)`")  # `field` or `field=value` in a message
+
+
+class ConfigError(ValueError):
+    """Invalid value of an option or argument, named by its field.
+
+    `str(error)` reads "batch: got 7, expected a multiple of gpus (2); lower gpus". Other fields that the text mentions
+    are written in backticks ("a multiple of `gpus` (2)"), so that a command line can show all of them as its own
+    options (see `message`).
+
+    Args:
+        field: name of the field, with underscores and without dashes.
+        got: the value; left out of the message if not passed.
+        allowed: the valid values, in words that can follow "expected".
+        hint: how to fix it.
+        problem: what is wrong, where "got ..., expected ..." does not say it, for instance "the file is damaged".
+    """
+
+    def __init__(self, field: str, got: Any = ..., allowed: str = "", hint: str = "", problem: str = ""):
+        super().__init__(field, got, allowed, hint, problem)
+        self.field = field
+        self.got = None if got is ... else got
+
+        facts = []
+        if problem:
+            facts.append(problem)
+        if got is not ...:
+            facts.append(f"got {got!r}" if isinstance(got, str) else f"got {got}")
+        if allowed:
+            facts.append(f"expected {allowed}")
+        self._text = ", ".join(facts) + (f"; {hint}" if hint else "")
+
+    def message(self, show_field: Callable[[str], str] = str) -> str:
+        """Return the message in one line, with every field written as `show_field` returns it."""
+        text = _REFERENCE.sub(lambda match: show_field(match[1]) + match[2], self._text)
+        return f"{show_field(self.field)}: {text}"
+
+    def __str__(self) -> str:
+        return self.message()
