@@ -16,10 +16,10 @@ from camera_utils import CAMERAS
 from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
 from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
 from dataset_preprocessing.pack import PackOptions, pack, read_class_table
-from dataset_preprocessing.toy.write import HELD_OUT, KINDS, Job, write_toy
+from dataset_preprocessing.toy.write import HELD_OUT, KINDS, RenderJob, write_toy
 from dnnlib.cli import Group, user_errors
 from training.data.archive import Archive, DataError
-from training.data.checks import Report, examine
+from training.data.checks import Report, check_dataset
 from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.data.image_io import write_png
 from training.data.index import build_index
@@ -96,9 +96,9 @@ def toy(
     """
     if number % views:
         raise click.UsageError(f"--number {number}: expected a multiple of --views {views}")
-    splits = [("", Job(kind, resolution, views, seed), number // views)]
+    splits = [("", RenderJob(kind, resolution, views, seed), number // views)]
     if held_out:
-        splits.append(("_test", Job(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
+        splits.append(("_test", RenderJob(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
     for ending, job, objects in splits:
         bar = progress_bar(f"{kind}{ending}", objects)
         paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{ending}", workers, bar)
@@ -199,7 +199,7 @@ def check(
     images, label_maps = Archive(data), Archive(mask_data) if mask_data else None
     index = build_index(images, label_maps, use_labels=True)
     bar = progress_bar("check", len(index.images) + len(index.label_maps or []))
-    report = examine(images, label_maps, index, data_type, semantic_channels, bar)
+    report = check_dataset(images, label_maps, index, data_type, semantic_channels, bar)
     _print_report(report, data_type if mask_data else None)
     if coverage:
         poses = np.zeros((0, 25), np.float32) if index.poses is None else index.poses

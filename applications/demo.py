@@ -12,7 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
 from applications import common, extract_mesh, generate_samples, generate_video
-from dataset_preprocessing.contact_sheet import Captioned, picture_sheet
+from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
 from dnnlib.cli import Command, user_errors
 from dnnlib.util import atomic_write, check_outdir
 
@@ -52,7 +52,7 @@ class Part:
     def still(self, outdir: Path, ending: str) -> Image.Image:
         return Image.open(outdir / f"{self.cfg}_{Path(self.label_map).stem}_{ending}.png")
 
-    def pictures(self, outdir: Path) -> list[Captioned]:
+    def pictures(self, outdir: Path) -> list[CaptionedImage]:
         """Of the first seed: what was given, from the front, from both sides."""
         first, (left, right) = self.seeds[0], self.sides
         film, labels = (outdir / f"{self.cfg}_{first}{ending}.gif" for ending in ("", "_label"))
@@ -91,7 +91,7 @@ def frame(path: Path, number: int) -> Image.Image:
         return film.convert("RGB")
 
 
-def rows(cats: Path, cars: Path) -> list[list[Captioned]]:
+def rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
     """What the applications left in the two folders."""
     others = [(f"seed {seed}", CATS.still(cats, f"{seed}_color")) for seed in CATS.seeds[1:]]
     steps = [
@@ -120,7 +120,7 @@ def main(outdir: Path) -> None:
     CARS.make(cars)
     with user_errors("--outdir"):
         with atomic_write(outdir / "demo.png") as file:
-            picture_sheet(rows(cats, cars), CELL).save(file, format="png")
+            image_sheet(rows(cats, cars), CELL).save(file, format="png")
         with atomic_write(outdir / "demo.gif") as file:
             shutil.copyfileobj((cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb"), file)
     click.echo(f"Look at {outdir}/demo.png first")

@@ -11,15 +11,15 @@ from PIL import Image, ImageDraw
 
 from camera_utils import view_angles
 from training.data.dataset import PosedImageDataset
-from training.data.label_maps import colorise
+from training.data.label_maps import colorize
 
 CELL, CAPTION = 128, 16  # pixels of a picture, and of the line under it
 LABEL_OPACITY = 0.6
 
-Captioned = tuple[str, Image.Image]
+CaptionedImage = tuple[str, Image.Image]
 
 
-def picture_sheet(rows: Sequence[Sequence[Captioned]], size: int = CELL) -> Image.Image:
+def image_sheet(rows: Sequence[Sequence[CaptionedImage]], size: int = CELL) -> Image.Image:
     """All pictures in rows, each `size` pixels wide and high, over its caption."""
     height = size + CAPTION
     sheet = Image.new("RGB", (size * max(map(len, rows)), height * len(rows)), "white")
@@ -34,10 +34,10 @@ def picture_sheet(rows: Sequence[Sequence[Captioned]], size: int = CELL) -> Imag
 def contact_sheet(dataset: PosedImageDataset, indices: list[int], columns: int = 4) -> Image.Image:
     """Rows of samples: image, label map over the image (edges: the stored drawing), yaw and pitch in degrees."""
     rows = [indices[start : start + columns] for start in range(0, len(indices), columns)]
-    return picture_sheet([[picture for index in row for picture in _pictures(dataset, index)] for row in rows])
+    return image_sheet([[picture for index in row for picture in _pictures(dataset, index)] for row in rows])
 
 
-def _pictures(dataset: PosedImageDataset, index: int) -> list[Captioned]:
+def _pictures(dataset: PosedImageDataset, index: int) -> list[CaptionedImage]:
     sample = dataset[index]
     image = sample["image"].transpose(1, 2, 0)
     caption = f"#{index}"
@@ -47,7 +47,7 @@ def _pictures(dataset: PosedImageDataset, index: int) -> list[Captioned]:
     pictures = [(caption, Image.fromarray(image))]
     if "mask" in sample:
         ids = sample["mask"][0]
-        over = LABEL_OPACITY * colorise(ids) + (1 - LABEL_OPACITY) * image if dataset.data_type == "seg" else 255 - ids
+        over = LABEL_OPACITY * colorize(ids) + (1 - LABEL_OPACITY) * image if dataset.data_type == "seg" else 255 - ids
         pictures.append(("", Image.fromarray(np.round(over).astype(np.uint8))))
     return pictures
 

@@ -34,7 +34,7 @@ from training.data.image_io import (
     encode_png,
     is_turned,
     open_class_map,
-    open_picture,
+    open_image,
 )
 from training.data.index import POSES_FILE, build_index, by_name, parse_json, stem_of, to_float32
 from training.data.label_maps import index_from_colors
@@ -361,7 +361,7 @@ def _poses(images: Archive, names: list[str], options: PackOptions) -> Tensor:
 def _stored_size(images: Archive, name: str) -> tuple[int, int]:
     """Width and height of a picture with a camera, which must not be turned any more."""
     with _naming(images, name):
-        picture = open_picture(images.read(name))
+        picture = open_image(images.read(name))
         if is_turned(picture):
             raise ValueError(
                 "is turned by its EXIF orientation, its camera is not; turn its pixels before finding cameras"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.data.archive import Archive, DataError, data_error
 from training.data.dataset import PosedImageDataset
-from training.data.image_io import open_picture
+from training.data.image_io import open_image
 from training.data.index import POSES_FILE, parse_json
 
 DEPTH_FILE = "depth.json"
@@ -41,7 +41,7 @@ class DepthPictures:
         name, size = details.name, dataset.resolution
         content = self.archive.read(name)
         try:
-            levels = np.array(open_picture(content, DEPTH_MODES)).astype(np.float32)
+            levels = np.array(open_image(content, DEPTH_MODES)).astype(np.float32)
         except (OSError, SyntaxError, ValueError) as error:
             raise data_error(self.archive.path, name, f"not a depth picture ({error})") from error
         if levels.shape != (size, size):

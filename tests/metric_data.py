@@ -9,14 +9,14 @@ from small_data import image_files, label_files, write_zip
 from torch import nn
 
 from dataset_preprocessing.toy.render import render
-from dataset_preprocessing.toy.write import HELD_OUT, Job, draw_object, write_toy
+from dataset_preprocessing.toy.write import HELD_OUT, RenderJob, sample_object, write_toy
 from training.data.dataset import PosedImageDataset
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
 from training.weights.snapshot import save_snapshot
 
 OBJECTS, VIEWS, SIZE = 3, 2, 128
-JOBS = {kind: Job(kind, SIZE, VIEWS, seed=5, part=HELD_OUT, depth=True) for kind in ("cats", "cars")}
+JOBS = {kind: RenderJob(kind, SIZE, VIEWS, seed=5, split=HELD_OUT, depth=True) for kind in ("cats", "cars")}
 
 
 def toy(folder: Path, kind: str = "cats") -> dict[str, Path]:
@@ -59,7 +59,7 @@ class Oracle:
 
     def scenes(self, label_map, pose, seeds):
         owners = [int(np.abs(self.poses - row).sum(1).argmin()) // VIEWS for row in pose.numpy()]
-        return [draw_object(JOBS[self.kind], number)[0] for number in owners]
+        return [sample_object(JOBS[self.kind], number)[0] for number in owners]
 
     def look(self, scenes, pose):
         scenes = scenes * (len(pose) // len(scenes))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from camera_utils import CAMERAS, front_pose, path_poses
 from training.data.dataset import PosedImageDataset
-from training.data.label_maps import colorise, draw_image, draw_semantic, label_map_from_dataset
+from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
 
 TURN_VIEWS = 6
@@ -40,7 +40,7 @@ class ImageGrid:
     def data(self) -> Pictures:
         """The samples themselves: "reals", "mask"."""
         ids = self.masks[:, 0]
-        drawn = colorise(ids) if self.data_type == "seg" else 255 - ids
+        drawn = colorize(ids) if self.data_type == "seg" else 255 - ids
         return {"reals": self._tile(self.images), "mask": self._tile(drawn)}
 
     @torch.no_grad()

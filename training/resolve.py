@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.archive import DataError
-from training.data.checks import examine
+from training.data.checks import check_dataset
 from training.data.dataset import PosedImageDataset
 from training.loss import class_weights
 from training.loss_options import LossOptions
@@ -72,7 +72,7 @@ def examine_data(
         ValueError: anything that training would stumble over later, class ids out of range included.
     """
     classes = values["semantic_channels"] if dataset.data_type == "seg" else None
-    report = examine(dataset.images, dataset.label_maps, dataset.index, dataset.data_type, classes, progress)
+    report = check_dataset(dataset.images, dataset.label_maps, dataset.index, dataset.data_type, classes, progress)
     if report.problems:
         raise _blamed(values, DataError(values["data"], report.problems))
     counts = report.histogram[:classes].tolist() if options.loss.seg_weight == "auto" else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.data.label_maps import colorise
+from training.data.label_maps import colorize
 
 CLASS_NAMES = {  # of the published label maps: docs/conventions.md, and CelebAMask-HQ (Lee et al. 2020)
     "seg2cat": ("background", "head", "ears", "nose and muzzle", "eyes", "the rest"),
@@ -31,4 +31,4 @@ def class_names(cfg: str, data_type: str, classes: int, given: object = None) ->
 
 def paint(ids: np.ndarray, data_type: str) -> np.ndarray:
     """Class ids of any shape to the colors ...,3 in which files and page show them."""
-    return EDGE_COLORS[ids] if data_type == "edge" else colorise(ids)
+    return EDGE_COLORS[ids] if data_type == "edge" else colorize(ids)

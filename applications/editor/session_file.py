@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from applications.editor.protocol import FIELDS, Bounds, MessageError, View
-from training.data.image_io import encode_png, open_picture
+from training.data.image_io import encode_png, open_image
 from training.data.label_maps import draw_label_map, read_label_map
 
 FORMAT = "pix2pix3d-session"
@@ -63,7 +63,7 @@ def read_drawing_file(content: bytes, data_type: str, bounds: Bounds) -> np.ndar
 
 def _check_size(content: bytes) -> None:
     """ValueError for more pixels than anybody draws: a small file may hold very many, and decoding them costs."""
-    width, height = open_picture(content).size
+    width, height = open_image(content).size
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"is {width}x{height}; pictures up to {MAX_SIDE}x{MAX_SIDE} are opened")
 

@@ -61,14 +61,14 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """What determines every picture of one archive, apart from the object's number."""
 
     kind: str
     resolution: int
     views: int
     seed: int
-    part: int = TRAIN
+    split: int = TRAIN
     depth: bool = False
 
 
@@ -82,9 +82,9 @@ class View:
     depth: bytes | None
 
 
-def draw_object(job: Job, number: int) -> tuple[object, list[np.ndarray]]:
+def sample_object(job: RenderJob, number: int) -> tuple[object, list[np.ndarray]]:
     """The scene with that number and its poses, 25 float32 each; both follow from the job's seed and the number."""
-    rng = np.random.default_rng([job.seed, job.part, number])
+    rng = np.random.default_rng([job.seed, job.split, number])
     kind = KINDS[job.kind]
     scene = kind.scene(rng)
     angles = [kind.angles(rng) for _ in range(job.views)]
@@ -95,9 +95,9 @@ def _pose(preset: CameraPreset, yaw: float, pitch: float) -> np.ndarray:
     return pose_at(preset, math.pi / 2 + yaw, math.pi / 2 * (1 - math.sin(pitch)))[0].numpy()
 
 
-def render_object(job: Job, number: int) -> list[View]:
+def render_object(job: RenderJob, number: int) -> list[View]:
     """All views of one object."""
-    scene, poses = draw_object(job, number)
+    scene, poses = sample_object(job, number)
     views = []
     for pose in poses:
         seen = render(scene, pose, job.resolution)
@@ -108,7 +108,7 @@ def render_object(job: Job, number: int) -> list[View]:
 
 
 def write_toy(
-    job: Job,
+    job: RenderJob,
     objects: int,
     stem: Path,
     workers: int = 0,
@@ -128,7 +128,7 @@ def write_toy(
         images, label_maps, *depths = [stack.enter_context(ArchiveWriter(path)) for path in paths]
         for views in progress(rendered):
             for view in views:
-                name = picture_name(len(labels))
+                name = image_name(len(labels))
                 images.add(name, view.image)
                 label_maps.add(name, view.label_map)
                 if depths:
@@ -141,13 +141,13 @@ def write_toy(
     return paths
 
 
-def picture_name(number: int) -> str:
+def image_name(number: int) -> str:
     """Name inside a zip: a thousand pictures to a folder."""
     return f"{number // 1000:05d}/img{number:08d}.png"
 
 
 @contextmanager
-def _rendered(job: Job, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
+def _rendered(job: RenderJob, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
     """Views of object after object, in order, made here (workers 0) or in processes."""
     if not workers:
         yield map(partial(render_object, job), range(objects))
@@ -165,7 +165,7 @@ def _rendered(job: Job, objects: int, workers: int) -> Iterator[Iterable[list[Vi
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, job: Job, objects: int, ahead: int) -> Iterator[list[View]]:
+def _in_order(pool: ProcessPoolExecutor, job: RenderJob, objects: int, ahead: int) -> Iterator[list[View]]:
     """At most `ahead` objects are in work or wait to be taken; OSError if a process ends before its time."""
     waiting: deque[Future] = deque()
     try:

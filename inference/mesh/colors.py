@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.label_maps import colorise, to_uint8
+from training.data.label_maps import colorize, to_uint8
 from training.networks.decoders import RGB_CHANNELS
 from training.networks.generator import FEATURES, TriPlane
 from training.networks.triplane_field import TriplaneField
@@ -48,7 +48,7 @@ def color_pieces(
             continue
         if without is not None:
             values[:, without] = -torch.inf
-        yield colorise(values.argmax(1).numpy())
+        yield colorize(values.argmax(1).numpy())
 
 
 def labels_at(field: TriplaneField, points: Tensor, classes: int) -> Tensor:

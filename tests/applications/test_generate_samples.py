@@ -21,7 +21,7 @@ from inference.latents import latent
 from torch_utils.devices import choose_device
 from torch_utils.precision import has_fast
 from training.data.dataset import PUBLISHED, PosedImageDataset
-from training.data.label_maps import colorise, draw_image, draw_semantic, read_label_map
+from training.data.label_maps import colorize, draw_image, draw_semantic, read_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
 from training.weights.snapshot import load_network_pkl, save_snapshot
@@ -91,7 +91,7 @@ def test_label_maps_come_out_in_the_colors_that_they_go_in_with(tmp_path):
     G = construct(options.class_name, options.kwargs())
     save_snapshot(tmp_path / "small.pt", {"G_ema": G})
     colored = tmp_path / "colored.png"
-    Image.fromarray(colorise(pixels(ASSETS / "cat.png"))).save(colored)
+    Image.fromarray(colorize(pixels(ASSETS / "cat.png"))).save(colored)
     result = run(network=tmp_path / "small.pt", outdir=tmp_path, cfg="seg2cat", input=colored, device="cpu")
     assert result.exit_code == 0, result.output
     assert "untrained" not in result.output
@@ -240,7 +240,7 @@ REFUSED = {
     "truncated input": ({"input": written("a.png", png(NOISE)[:4000])}, "--input .*a.png: damaged"),
     "16 bits": ({"input": written("a.png", IDS.astype(np.uint16) * 1000)}, "--input .*a.png: mode I;16, allowed"),
     "class ids of another network": ({"input": written("a.png", IDS + 3)}, "class 6 found .*knows 0 to 5"),
-    "wrong palette": ({"input": written("a.png", 255 - colorise(IDS))}, "color 0,0,0 at x=0 y=0 is none of the 19"),
+    "wrong palette": ({"input": written("a.png", 255 - colorize(IDS))}, "color 0,0,0 at x=0 y=0 is none of the 19"),
     "photo": ({"input": written("a.png", NOISE)}, "looks like a photo"),
     "jpeg": ({"input": written("a.jpg", IDS)}, "JPEG changes class ids"),
     "not square": ({"input": written("a.png", IDS[:5])}, "is 8x5; expected a square"),

@@ -24,7 +24,7 @@ from applications.generate_video import films, interpolate, name_between, views
 from camera_utils import CAMERAS, front_pose, path_poses
 from inference.latents import latent
 from inference.video import render_views
-from training.data.label_maps import colorise, draw_image, read_label_map
+from training.data.label_maps import colorize, draw_image, read_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
 from training.weights.snapshot import load_network_pkl, save_snapshot
@@ -120,7 +120,7 @@ def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_
         assert close(film[""][frame], draw_image(out["image"])[0])
         label = film["_label"][frame]
         # label colors are exact in a gif; a pixel at a border may fall to the other side by round-off
-        assert (label == colorise(out["semantic"].argmax(1)[0].numpy())).all(-1).mean() > 0.999
+        assert (label == colorize(out["semantic"].argmax(1)[0].numpy())).all(-1).mean() > 0.999
         both = film["_side_by_side"][frame]
         assert both.shape == (128, 256, 3) and close(both[:, :128], film[""][frame]) and close(both[:, 128:], label)
         depth = film["_depth"][frame]

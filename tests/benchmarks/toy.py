@@ -16,7 +16,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dataset_preprocessing.toy.write import KINDS, Job, write_toy
+from dataset_preprocessing.toy.write import KINDS, RenderJob, write_toy
 from training.data.dataset import PosedImageDataset
 from training.data.sampler import BatchStream
 
@@ -52,12 +52,12 @@ def main(number: int, resolution: int, workers: int, batches: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             start = time.perf_counter()
-            write_toy(Job(kind, resolution, 1, seed=0), number, Path(folder, kind), workers)
+            write_toy(RenderJob(kind, resolution, 1, seed=0), number, Path(folder, kind), workers)
             seconds = time.perf_counter() - start
             click.echo(f"{kind}: {number} pictures of {resolution} pixels in {seconds:.1f} s, {peak_mib()}")
         for kind, details in KINDS.items():
             paths = write_toy(
-                Job(kind, LOADER_RESOLUTION, 1, seed=0), 2 * BATCH, Path(folder, f"large_{kind}"), workers
+                RenderJob(kind, LOADER_RESOLUTION, 1, seed=0), 2 * BATCH, Path(folder, f"large_{kind}"), workers
             )
             speed = samples_a_second(PosedImageDataset(*paths, details.data_type), workers, batches)
             click.echo(f"loader, {details.data_type}: {speed:.0f} samples/s of {LOADER_RESOLUTION} pixels")

@@ -18,15 +18,15 @@ from dataset_preprocessing.toy.write import (
     DEPTH_FILE,
     DEPTH_STEP,
     HELD_OUT,
-    Job,
-    draw_object,
-    picture_name,
+    RenderJob,
+    sample_object,
+    image_name,
     render_object,
     write_toy,
 )
 from training.data.archive import Archive
 from training.data.dataset import PosedImageDataset
-from training.data.image_io import decode_class_ids, open_picture
+from training.data.image_io import decode_class_ids, open_image
 
 RESOLUTION = 64
 VIEWS = {  # kind of object -> scene, two poses that share most of what they see
@@ -145,8 +145,8 @@ def test_shape_parameters_change_the_shape_and_color_ones_only_the_picture():
 
 
 def test_a_car_has_wheels_windows_and_lines_where_parts_meet():
-    job = Job("cars", 128, 1, 0)
-    scene, _ = draw_object(job, 0)
+    job = RenderJob("cars", 128, 1, 0)
+    scene, _ = sample_object(job, 0)
     seen = render(scene, pose_of(CARS, 0.7, 0.3), 128)
     names = {PARTS[part] for part in np.unique(seen.parts)}
     assert {"background", "tire", "rim", "glass", "hood", "roof"} <= names
@@ -157,40 +157,40 @@ def test_a_car_has_wheels_windows_and_lines_where_parts_meet():
 
 
 def test_an_object_follows_from_seed_and_number_alone():
-    job = Job("cats", 32, 2, seed=4)
+    job = RenderJob("cats", 32, 2, seed=4)
     once, again = render_object(job, 7), render_object(job, 7)
     assert once == again
     assert render_object(job, 8) != once
-    assert render_object(Job("cats", 32, 2, seed=5), 7) != once
-    assert render_object(Job("cats", 32, 2, seed=4, part=HELD_OUT), 7) != once
+    assert render_object(RenderJob("cats", 32, 2, seed=5), 7) != once
+    assert render_object(RenderJob("cats", 32, 2, seed=4, split=HELD_OUT), 7) != once
 
 
 def test_archives_do_not_depend_on_the_number_of_workers(tmp_path):
-    job = Job("cats", 16, 2, seed=1)
+    job = RenderJob("cats", 16, 2, seed=1)
     here = write_toy(job, 3, tmp_path / "here")
     there = write_toy(job, 3, tmp_path / "there", workers=2)
     assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
 
 
 def test_the_loader_reads_what_was_written_and_depth_has_its_scale(tmp_path):
-    job = Job("cats", 32, 2, seed=1, part=HELD_OUT, depth=True)
+    job = RenderJob("cats", 32, 2, seed=1, split=HELD_OUT, depth=True)
     images, labels, depths = write_toy(job, 2, tmp_path / "toy")
     dataset = PosedImageDataset(images, labels, semantic_channels=6)
     assert (len(dataset), dataset.resolution) == (4, 32)
-    scene, poses = draw_object(job, 1)
+    scene, poses = sample_object(job, 1)
     seen = render(scene, poses[1], 32)
     np.testing.assert_array_equal(dataset[3]["image"].transpose(1, 2, 0), seen.image)
     np.testing.assert_array_equal(dataset[3]["mask"][0], seen.parts)
     np.testing.assert_allclose(dataset[3]["pose"], poses[1], atol=1e-6)  # printed with seven digits
     archive = Archive(depths)
     assert json.loads(archive.read(DEPTH_FILE))["world_units_per_level"] == DEPTH_STEP
-    levels = np.array(open_picture(archive.read(picture_name(3)), ("I;16",)))
+    levels = np.array(open_image(archive.read(image_name(3)), ("I;16",)))
     np.testing.assert_allclose(levels * DEPTH_STEP, seen.depth, atol=0.51 * DEPTH_STEP)
 
 
 def test_edges_of_cars_are_dark_on_white_in_the_zip(tmp_path):
-    images, labels = write_toy(Job("cars", 32, 1, seed=0), 1, tmp_path / "toy")
-    drawing = decode_class_ids(Archive(labels).read(picture_name(0)))
+    images, labels = write_toy(RenderJob("cars", 32, 1, seed=0), 1, tmp_path / "toy")
+    drawing = decode_class_ids(Archive(labels).read(image_name(0)))
     stored = PosedImageDataset(images, labels, "edge")[0]["mask"]
     assert np.median(drawing) == 255
     assert np.median(stored) == 0 and stored.max() > 127
@@ -202,7 +202,7 @@ def test_a_failure_leaves_no_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_toy(Job("cats", 16, 1, seed=1), 2, tmp_path / "toy", progress=stop)
+        write_toy(RenderJob("cats", 16, 1, seed=1), 2, tmp_path / "toy", progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,7 +214,7 @@ def test_workers_do_not_see_ctrl_c(tmp_path):
                 os.kill(process.pid, signal.SIGINT)
             yield views
 
-    images, _ = write_toy(Job("cats", 16, 1, seed=1), 6, tmp_path / "toy", workers=1, progress=interrupt_workers)
+    images, _ = write_toy(RenderJob("cats", 16, 1, seed=1), 6, tmp_path / "toy", workers=1, progress=interrupt_workers)
     assert len(PosedImageDataset(images)) == 6
 
 
@@ -226,11 +226,11 @@ def test_a_killed_worker_is_one_error_and_leaves_no_file(tmp_path):
             yield views
 
     with pytest.raises(OSError, match="a rendering process was ended from outside"):
-        write_toy(Job("cats", 16, 1, seed=1), 50, tmp_path / "toy", workers=1, progress=kill)
+        write_toy(RenderJob("cats", 16, 1, seed=1), 50, tmp_path / "toy", workers=1, progress=kill)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_zips_hold_stored_members_with_a_fixed_date(tmp_path):
-    images, _ = write_toy(Job("cats", 16, 1, seed=1), 1, tmp_path / "toy")
+    images, _ = write_toy(RenderJob("cats", 16, 1, seed=1), 1, tmp_path / "toy")
     with zipfile.ZipFile(images) as archive:
         assert {(m.compress_type, m.date_time[0]) for m in archive.infolist()} == {(zipfile.ZIP_STORED, 1980)}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from metric_data import Thumbnails
 from torch import nn
 
-from dataset_preprocessing.toy.write import TRAIN, Job, write_toy
+from dataset_preprocessing.toy.write import TRAIN, RenderJob, write_toy
 from metrics.distribution import frechet_distance, statistics
 from metrics.extractors import digest_of, load_extractor, load_segmenter
 from training.data.dataset import PosedImageDataset
@@ -134,7 +134,7 @@ def edge_weights():
 def toys(tmp_path_factory):
     """Pictures N,3,64,64 uint8 of toy cats, and their label maps N,1,64,64."""
     folder = tmp_path_factory.mktemp("toys")
-    job = Job("cats", 64, views=1, seed=11, part=TRAIN)
+    job = RenderJob("cats", 64, views=1, seed=11, split=TRAIN)
     dataset = PosedImageDataset(*write_toy(job, 16, folder / "cats"))
     found = [dataset[i] for i in range(16)]
     return tuple(torch.from_numpy(np.stack([sample[name] for sample in found])) for name in ("image", "mask"))

@@ -309,7 +309,7 @@ def test_options_are_checked_before_the_files_of_the_data_set_and_a_restart_open
     def opened(*_args):
         raise AssertionError("a file was opened")
 
-    monkeypatch.setattr("training.resolve.examine", opened)
+    monkeypatch.setattr("training.resolve.check_dataset", opened)
     options = {"outdir": tmp_path, **SMALL, **data()}
     for changes in ({"batch": 3, "gpus": 2}, {"desc": "a/b"}, {"resume": "none.pkl"}, {"mbstd_group": 4},
                     {"gpus": 200, "batch": 400}):  # fmt: skip

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch_utils import distributed
 from training import run_dir as run_folder
 from training import training_loop
-from training.data.label_maps import colorise
+from training.data.label_maps import colorize
 from training.image_grid import ImageGrid
 from training.interruption import Interrupted, Interruption
 from training.iteration import Trainer, TrainingError
@@ -231,7 +231,7 @@ def test_grids_show_the_same_samples_whatever_the_seed(options):
     for cell, index in enumerate(order[:6]):
         place = np.s_[cell // 3 * 128 : (cell // 3 + 1) * 128, cell % 3 * 128 : (cell % 3 + 1) * 128]
         assert (pictures["reals"][place] == dataset[index]["image"].transpose(1, 2, 0)).all()
-        assert (pictures["mask"][place] == colorise(dataset[index]["mask"][0])).all()
+        assert (pictures["mask"][place] == colorize(dataset[index]["mask"][0])).all()
 
 
 def test_a_grid_may_be_larger_than_the_data_set_and_edges_are_drawn_dark_on_white(options):

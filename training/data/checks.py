@@ -15,7 +15,7 @@ from training.data.label_maps import DARKEST_PAPER
 
 @dataclass
 class Report:
-    """What `examine` found.
+    """What `check_dataset` found.
 
     Attributes:
         images, label_maps: number of files that are in use.
@@ -31,7 +31,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
 
-def examine(
+def check_dataset(
     images: Archive,
     label_maps: Archive | None,
     index: Index,

@@ -12,7 +12,7 @@ import torch
 
 from camera_utils import mirror_pose
 from training.data.archive import Archive, DataError, data_error
-from training.data.checks import examine
+from training.data.checks import check_dataset
 from training.data.image_io import decode_class_ids, decode_edges, decode_image
 from training.data.index import build_index
 
@@ -74,7 +74,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         if self.index.problems:
             raise DataError(path, self.index.problems)
         if semantic_channels is not None:
-            problems = examine(self.images, self.label_maps, self.index, data_type, semantic_channels).problems
+            problems = check_dataset(self.images, self.label_maps, self.index, data_type, semantic_channels).problems
             if problems:
                 raise DataError(path, problems)
 

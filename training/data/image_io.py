@@ -20,7 +20,7 @@ PNG_GRAY = 0  # color type
 UPRIGHT = 1  # EXIF orientation
 
 
-def open_picture(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.Image:
+def open_image(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.Image:
     """A PIL picture of which only the header is read.
 
     Raises:
@@ -40,8 +40,8 @@ def open_picture(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.
 
 
 def open_class_map(content: bytes, modes: tuple[str, ...] = CLASS_MODES) -> Image.Image:
-    """As `open_picture`, for pictures whose values are classes: blurring compression is refused."""
-    picture = open_picture(content, modes)
+    """As `open_image`, for pictures whose values are classes: blurring compression is refused."""
+    picture = open_image(content, modes)
     if picture.format == "JPEG":
         raise ValueError("JPEG changes class ids; save the label map as PNG")
     return picture
@@ -74,7 +74,7 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 def decode_image(content: bytes, upright: bool = False) -> np.ndarray:
     """Color picture as uint8 3,H,W, turned by its EXIF orientation if `upright`; ValueError if it is none."""
-    picture = on_white(_loaded(open_picture(content), upright))
+    picture = on_white(_loaded(open_image(content), upright))
     return np.ascontiguousarray(np.array(picture).transpose(2, 0, 1))
 
 
@@ -95,7 +95,7 @@ def decode_edges(content: bytes, resolution: int) -> np.ndarray:
     The inverted drawing through a 3x3 box (border mirrored without its edge pixel, rounded), then the nearest pixel up
     and left where the size differs. ValueError if it is no square picture.
     """
-    gray = np.array(on_white(_loaded(open_picture(content))).convert("L"))
+    gray = np.array(on_white(_loaded(open_image(content))).convert("L"))
     height, width = gray.shape
     if height != width:
         raise ValueError(f"{width}x{height} pixels, drawings must be square (dataset_tool.py pack)")

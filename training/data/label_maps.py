@@ -27,7 +27,7 @@ DARKEST_PAPER = 192  # median gray of a drawing; below it is a photo or white li
 # --------------------------------------------------------------------------- palette
 
 
-def colorise(ids: np.ndarray) -> np.ndarray:
+def colorize(ids: np.ndarray) -> np.ndarray:
     """Class ids of any shape to palette colors: uint8 ...,3; ids without a color become black."""
     black = len(PALETTE)
     known = np.where((ids >= 0) & (ids < black), ids, black)
@@ -35,7 +35,7 @@ def colorise(ids: np.ndarray) -> np.ndarray:
 
 
 def index_from_colors(rgb: np.ndarray) -> np.ndarray:
-    """Palette colors H,W,3 uint8 to class ids H,W uint8, the inverse of `colorise`.
+    """Palette colors H,W,3 uint8 to class ids H,W uint8, the inverse of `colorize`.
 
     Raises:
         ValueError: a pixel of another color; says which and where.
@@ -144,12 +144,12 @@ def draw_image(image: Tensor) -> np.ndarray:
 def draw_semantic(semantic: Tensor, data_type: str) -> np.ndarray:
     """`semantic` of a synthesis as pictures: N,H,W,3 palette colors of the largest logit, or N,H,W gray edges."""
     if data_type == "seg":
-        return colorise(semantic.argmax(1).cpu().numpy())
+        return colorize(semantic.argmax(1).cpu().numpy())
     return to_uint8(semantic)[:, 0].cpu().numpy()
 
 
 def draw_label_map(label_map: Tensor, data_type: str) -> np.ndarray:
     """A label map N,1,H,W as pictures that `read_label_map` reads back exactly: N,H,W,3 colors or N,H,W gray."""
     if data_type == "seg":
-        return colorise(label_map[:, 0].cpu().numpy())
+        return colorize(label_map[:, 0].cpu().numpy())
     return ((label_map[:, 0] + 1) * 127.5).round().to(torch.uint8).cpu().numpy()  # truncating would lose a level

@@ -23,7 +23,7 @@ from applications.editor.protocol import (
     read_message,
     unpack,
 )
-from training.data.label_maps import colorise
+from training.data.label_maps import colorize
 
 BOUNDS = Bounds(16, 6, Orbit((1.0, 2.0), (1.2, 1.8), (0.75, 3.0), False))
 DRAWING = np.arange(256, dtype=np.uint8).reshape(16, 16) % 6
@@ -206,7 +206,7 @@ def test_a_damaged_session_is_refused_with_its_reason(case):
         session_file.read_session(content, "seg2cat", "seg", BOUNDS)
 
 
-@pytest.mark.parametrize("picture", [DRAWING, colorise(DRAWING)], ids=["class ids", "palette colors"])
+@pytest.mark.parametrize("picture", [DRAWING, colorize(DRAWING)], ids=["class ids", "palette colors"])
 def test_a_label_map_opens_from_both_forms_of_png(picture):
     assert np.array_equal(session_file.read_drawing_file(png(picture), "seg", BOUNDS), DRAWING)
 

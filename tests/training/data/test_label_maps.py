@@ -13,7 +13,7 @@ from PIL import Image
 
 from training.data.label_maps import (
     PALETTE,
-    colorise,
+    colorize,
     draw_image,
     draw_label_map,
     draw_semantic,
@@ -45,21 +45,21 @@ def palette_png(ids):
 def test_palette_and_coloring_are_the_published_ones():
     expected, x = golden.load("helpers"), golden.inputs("helpers")
     assert (expected["color_list"] == PALETTE).all()
-    assert (colorise(x["labels2d"].numpy()) == expected["color_mask2d"]).all()
-    assert (colorise(x["labels3d"].numpy()) == expected["color_mask3d"]).all()
+    assert (colorize(x["labels2d"].numpy()) == expected["color_mask2d"]).all()
+    assert (colorize(x["labels3d"].numpy()) == expected["color_mask3d"]).all()
 
 
 def test_ids_without_a_color_are_black():
-    assert (colorise(np.array([-1, 19, 255, 10**6])) == 0).all()
+    assert (colorize(np.array([-1, 19, 255, 10**6])) == 0).all()
 
 
 def test_colors_give_back_the_ids_of_all_classes():
     ids = np.arange(19).reshape(1, 19)
-    assert (index_from_colors(colorise(ids)) == ids).all()
+    assert (index_from_colors(colorize(ids)) == ids).all()
 
 
 def test_a_color_outside_the_palette_is_named_with_its_place():
-    rgb = colorise(IDS)
+    rgb = colorize(IDS)
     rgb[2, 3] = (204, 0, 1)
     with pytest.raises(ValueError, match=r"^color 204,0,1 at x=3 y=2 is none of the 19 label colors$"):
         index_from_colors(rgb)
@@ -74,7 +74,7 @@ def test_a_color_outside_the_palette_is_named_with_its_place():
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
 def test_class_ids_read_the_same_from_every_form(tmp_path, mode):
     forms = {"L": Image.fromarray(IDS), "P": palette_png(IDS)}
-    picture = forms.get(mode) or Image.fromarray(colorise(IDS)).convert(mode)
+    picture = forms.get(mode) or Image.fromarray(colorize(IDS)).convert(mode)
     label_map = read_label_map(saved(tmp_path / "ids.png", picture), "seg", 6, 6)
     assert picture.mode == mode
     assert label_map.shape == (1, 1, 6, 6) and label_map.dtype == torch.int64
@@ -82,7 +82,7 @@ def test_class_ids_read_the_same_from_every_form(tmp_path, mode):
 
 
 def test_transparent_parts_of_a_colored_map_are_background(tmp_path):
-    rgba = np.dstack([colorise(np.full((4, 4), 3)), np.full((4, 4), 255, np.uint8)])
+    rgba = np.dstack([colorize(np.full((4, 4), 3)), np.full((4, 4), 255, np.uint8)])
     rgba[0, 0, 3] = 0
     label_map = read_label_map(saved(tmp_path / "ids.png", rgba), "seg", 6, 4)
     assert label_map[0, 0, 0, 0] == 0 and label_map.flatten()[1:].eq(3).all()
@@ -167,7 +167,7 @@ REFUSED = {
     "cmyk": ("seg", lambda path: saved(path, np.zeros((8, 8, 4), np.uint8), "CMYK", format="jpeg"), "mode CMYK"),
     "jpeg": ("seg", lambda path: saved(path, IDS, format="jpeg"), "JPEG changes class ids"),
     "class too high": ("seg", lambda path: saved(path, IDS + 1), "class 6 found at x=5 y=0.*knows 0 to 5"),
-    "color of a class too high": ("seg", lambda path: saved(path, colorise(IDS + 1)), "class 6 found at x=5 y=0"),
+    "color of a class too high": ("seg", lambda path: saved(path, colorize(IDS + 1)), "class 6 found at x=5 y=0"),
     "photo": ("seg", photo, "none of the 19 label colors.*looks like a photo"),
     "photo, edges": ("edge", photo, "expected dark lines on white"),
     "inverted drawing": ("edge", lambda path: saved(path, np.zeros((8, 8), np.uint8)), "expected dark lines on white"),
