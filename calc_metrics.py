@@ -35,7 +35,7 @@ from training.data.dataset import PUBLISHED, PosedImageDataset
 from training.networks.configs import CONFIGS
 from training.networks.generator import TriPlane
 from training.networks.registry import construct
-from training.weights.record import record_of
+from training.weights.record import record_from_module
 
 MAX_SEED = 2**31 - 1
 GUESS_FROM = 1000  # samples behind the constant guess
@@ -183,7 +183,7 @@ def sources(options: Options, evaluation: Evaluation, G: TriPlane) -> dict[str, 
     if options.baselines:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(WEIGHTS_SEED)
-            fresh = construct(record_of(G).class_name, record_of(G).init_kwargs)
+            fresh = construct(record_from_module(G).class_name, record_from_module(G).init_kwargs)
         fresh.rendering_kwargs = G.rendering_kwargs
         fresh.neural_rendering_resolution = G.neural_rendering_resolution
         set_precision(fresh, options.precision)

@@ -1,4 +1,4 @@
-"""Published pickles are read as data: right ones whole, hostile and damaged ones refused in one line."""
+"""Published pickles are read as data; malicious and damaged files are rejected in one line; legacy.py commands."""
 
 import io
 import os
@@ -25,16 +25,16 @@ from legacy import WeightsError, load_network_pkl
 from torch_utils.safe_pickle import read_pickle
 from training.networks.augment import AugmentPipe
 from training.networks.configs import generator_kwargs
-from training.weights import published_pickle as public_weights
+from training.weights import published_pickle
 from training.weights.record import NetworkRecord
 from training.weights.snapshot import save_snapshot
 
-pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # what public files are written with
+pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # by torch.save of a storage
 SMALL = "map_plain"  # 12,032 numbers
 
 
 def built(case: str) -> tuple[nn.Module, str, dict]:
-    """The golden case's network with random weights, its public name, its arguments."""
+    """Return a golden case's network with random weights, its public class name and its arguments."""
     manifest = golden.manifest(case)
     module = legacy.construct(manifest["module"], manifest["init_kwargs"])
     return golden.fill_(module), manifest["module"], manifest["init_kwargs"]
@@ -49,13 +49,14 @@ def snapshot(*, protocol: int = 4, **networks) -> io.BytesIO:
 
 
 def assert_same_state(module: nn.Module, expected: nn.Module) -> None:
-    ours, theirs = module.state_dict(), expected.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    state = module.state_dict()
+    expected_state = expected.state_dict()
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
 
 
-def refused(contents: bytes | io.BytesIO, *words: str) -> str:
-    """The one line with which a file is refused, which holds these words."""
+def rejected(contents: bytes | io.BytesIO, *words: str) -> str:
+    """Return the error message of reading a file, one line that contains all `words`."""
     with pytest.raises(WeightsError) as caught:
         load_network_pkl(io.BytesIO(contents) if isinstance(contents, bytes) else contents)
     line = str(caught.value)
@@ -63,7 +64,7 @@ def refused(contents: bytes | io.BytesIO, *words: str) -> str:
     return line
 
 
-# --------------------------------------------------------------------------- what published files hold
+# --------------------------------------------------------------------------- valid files
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -84,7 +85,7 @@ def test_a_published_generator_loads_bit_for_bit_with_its_attributes(protocol):
 
 
 @pytest.mark.slow
-def test_the_conditional_generator_of_a_public_file_gives_the_golden_image():
+def test_the_conditional_generator_of_a_published_pickle_renders_the_golden_image():
     manifest, arrays, x = (f("gen_edge2car") for f in (golden.manifest, golden.load, golden.inputs))
     generator = load_network_pkl(snapshot(G_ema=record("gen_edge2car")))["G_ema"]
     with torch.no_grad(), golden.golden_noise():
@@ -94,7 +95,7 @@ def test_the_conditional_generator_of_a_public_file_gives_the_golden_image():
     golden.check("image", out["image"], arrays, rtol=manifest["rtol"])
 
 
-def test_a_published_discriminator_gives_the_golden_logits():
+def test_a_published_discriminator_computes_the_golden_logits():
     manifest, arrays, x = (f("net_discriminator") for f in (golden.manifest, golden.load, golden.inputs))
     discriminator = load_network_pkl(snapshot(D=record("net_discriminator")))["D"]
     with torch.no_grad():
@@ -102,32 +103,32 @@ def test_a_published_discriminator_gives_the_golden_logits():
     golden.check("logits", out, arrays, rtol=manifest["rtol"])
 
 
-def test_loading_leaves_the_random_state_as_it_was():
+def test_loading_does_not_change_the_random_state():
     file = snapshot(G_ema=record())
     before = torch.get_rng_state()
     load_network_pkl(file)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_positional_constructor_arguments_are_named():
+def test_positional_constructor_arguments_are_accepted():
     module, name, kwargs = built(SMALL)
     rest = {key: value for key, value in kwargs.items() if key not in ("z_dim", "c_dim")}
     theirs = public_pickle.network(module, name, rest, args=(kwargs["z_dim"], kwargs["c_dim"]))
     assert_same_state(load_network_pkl(snapshot(G_ema=theirs))["G_ema"], module)
 
 
-def test_tensors_come_back_from_every_storage_type_and_from_views():
+def test_tensors_of_every_type_and_views_are_read():
     base = torch.arange(24).reshape(4, 6)
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.uint8, torch.bool):
         for view in (base.to(dtype), base.to(dtype).T, base.to(dtype)[1:3, ::2], base.to(dtype)[:0]):
-            found = read_pickle(io.BytesIO(public_pickle.dumps(view)), public_weights.lookup)
+            found = read_pickle(io.BytesIO(public_pickle.dumps(view)), published_pickle.lookup)
             assert found.dtype == dtype and torch.equal(found, view)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_numpy_scalars_and_sets_become_plain_values(protocol):
     values = [np.float64(0.1), np.float32(0.5), np.int64(-7), np.bool_(True), {"a", "b"}]
-    found = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), public_weights.lookup)
+    found = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), published_pickle.lookup)
     assert found == [0.1, 0.5, -7, True, {"a", "b"}]
     assert not any(isinstance(value, np.generic) for value in found)
 
@@ -141,25 +142,25 @@ def test_a_published_augmentation_pipeline_loads_with_its_options_and_probabilit
     assert_same_state(ours, pipe)
 
 
-def test_an_augmentation_pipeline_that_we_do_not_have_stays_a_record():
+def test_an_augmentation_pipeline_of_an_unknown_class_stays_a_record():
     module = nn.Module()
     module.register_buffer("p", torch.tensor(0.25))
-    theirs = public_pickle.network(module, "PipeOfTheirs", {"xflip": 1})
+    theirs = public_pickle.network(module, "UnknownPipe", {"xflip": 1})
     pipe = load_network_pkl(snapshot(G_ema=record(), augment_pipe=theirs))["augment_pipe"]
     assert isinstance(pipe, NetworkRecord)
-    assert (pipe.class_name, pipe.init_kwargs, pipe.state["p"].item()) == ("PipeOfTheirs", {"xflip": 1}, 0.25)
+    assert (pipe.class_name, pipe.init_kwargs, pipe.state["p"].item()) == ("UnknownPipe", {"xflip": 1}, 0.25)
 
 
-def test_an_undecorated_class_from_a_file_that_was_itself_loaded_is_known():
+def test_an_ordinary_class_of_an_imported_module_is_known():
     decoder = public_pickle.named("_imported_module_" + "0a" * 16, "OSGDecoder")
     contents = public_pickle.dumps(decoder(), stand_ins=(decoder,))
-    assert read_pickle(io.BytesIO(contents), public_weights.lookup).class_name == "OSGDecoder"
+    assert read_pickle(io.BytesIO(contents), published_pickle.lookup).class_name == "OSGDecoder"
     other = public_pickle.named("_imported_module_" + "0a" * 16, "Other")
     with pytest.raises(WeightsError, match="Other"):
-        read_pickle(io.BytesIO(public_pickle.dumps(other(), stand_ins=(other,))), public_weights.lookup)
+        read_pickle(io.BytesIO(public_pickle.dumps(other(), stand_ins=(other,))), published_pickle.lookup)
 
 
-# --------------------------------------------------------------------------- hostile files
+# --------------------------------------------------------------------------- malicious files
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -175,7 +176,7 @@ def test_an_undecorated_class_from_a_file_that_was_itself_loaded_is_known():
         (print, ("x",)),
     ],
 )
-def test_a_call_of_anything_else_is_refused_by_name_and_does_nothing(
+def test_a_call_of_any_other_function_is_rejected_and_not_executed(
     tmp_path, monkeypatch, protocol, function, arguments
 ):
     monkeypatch.chdir(tmp_path)
@@ -184,11 +185,11 @@ def test_a_call_of_anything_else_is_refused_by_name_and_does_nothing(
         snapshot(protocol=protocol, G_ema=record(), extra=call),
         snapshot(protocol=protocol, G_ema=record(attributes={"neural_rendering_resolution": call})),
     ):
-        refused(file, function.__name__, "refused")
+        rejected(file, function.__name__, "not allowed")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_embedded_source_text_is_not_run(tmp_path):
+def test_embedded_source_code_is_not_executed(tmp_path):
     marker = tmp_path / "marker"
     source = f"open({str(marker)!r}, 'w').close()\n"
     theirs = record()
@@ -197,16 +198,16 @@ def test_the_embedded_source_text_is_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_a_call_inside_tensor_data_is_refused(tmp_path):
-    evil = pickle.dumps(public_pickle.Call(os.system, f"touch {tmp_path / 'marker'}"))
+def test_a_call_inside_tensor_data_is_rejected(tmp_path):
+    payload = pickle.dumps(public_pickle.Call(os.system, f"touch {tmp_path / 'marker'}"))
     genuine = io.BytesIO()
     torch.save(torch.zeros(3).storage(), genuine, _use_new_zipfile_serialization=False)
-    for data in (evil, genuine.getvalue()[:100] + evil, evil + genuine.getvalue()):
-        refused(snapshot(G_ema=record(), extra=public_pickle.Call(torch.storage._load_from_bytes, data)))
+    for data in (payload, genuine.getvalue()[:100] + payload, payload + genuine.getvalue()):
+        rejected(snapshot(G_ema=record(), extra=public_pickle.Call(torch.storage._load_from_bytes, data)))
     assert not list(tmp_path.iterdir())
 
 
-def test_lengths_and_numbers_beyond_the_file_take_no_memory():
+def test_lengths_and_inrngs_beyond_the_file_allocate_no_memory():
     head = b"\x80\x04"
     for body in (
         b"\x8e" + struct.pack("<Q", 2**60) + b"x",  # bytes of 2**60
@@ -219,25 +220,25 @@ def test_lengths_and_numbers_beyond_the_file_take_no_memory():
         b")" + b"\x85" * 20_000 + b"}" + b"\x8c\x01a" + b"s.",
         b"}" + b")" + b"\x85" * 20_000 + b"Ns.",  # a nested tuple as key: hashing it would recurse
     ):
-        refused(head + body)
+        rejected(head + body)
 
 
-def test_tensors_do_not_reach_past_their_storage():
+def test_tensors_beyond_their_storage_are_rejected():
     storage = torch.zeros(10).storage()
     rebuild = torch._utils._rebuild_tensor_v2
     for offset, size, stride in [(0, (11,), (1,)), (8, (3,), (1,)), (0, (2, 2), (9, 2)), (-1, (2,), (1,)),
                                  (0, (2,), (-1,)), (0, (2**40,), (0,)), (0, (3,), (1, 1)), (0, (True,), (1,)),
                                  (2**70, (1,), (1,))]:  # fmt: skip
         call = public_pickle.Call(rebuild, storage, offset, size, stride, False, {})
-        refused(snapshot(G_ema=record(), extra=call), "tensor")
+        rejected(snapshot(G_ema=record(), extra=call), "tensor")
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda data: data.replace(b"little_endian\x94\x88", b"little_endian\x94\x89"), "endian"),
-        (lambda data: data[:-1], "bytes there"),
-        (lambda data: data + b"x", "bytes there"),
+        (lambda data: data[:-1], "10 values of torch.float32"),
+        (lambda data: data + b"x", "10 values of torch.float32"),
         (lambda data: data[:-48] + struct.pack("<q", 11) + data[-40:], "10 values"),
         (lambda data: data.replace(b"FloatStorage", b"QuietStorage"), "QuietStorage"),
         (lambda data: data.replace(b"FloatStorage", b"DoubleTensor"), "DoubleTensor"),
@@ -245,21 +246,21 @@ def test_tensors_do_not_reach_past_their_storage():
         (lambda data: b"", "cut short"),
     ],
 )
-def test_damaged_tensor_data_is_refused(damage, words):
+def test_damaged_tensor_data_is_rejected(damage, words):
     genuine = io.BytesIO()
     torch.save(torch.zeros(10).storage(), genuine, _use_new_zipfile_serialization=False, pickle_protocol=4)
-    assert torch.equal(public_weights.read_storage(genuine.getvalue()), torch.zeros(10))
+    assert torch.equal(published_pickle.read_storage(genuine.getvalue()), torch.zeros(10))
     with pytest.raises(WeightsError, match=words):
-        public_weights.read_storage(damage(genuine.getvalue()))
+        published_pickle.read_storage(damage(genuine.getvalue()))
 
 
-def test_loops_and_doubling_lists_end():
+def test_cycles_and_exponentially_nested_data_are_rejected():
     decoder = public_pickle.CLASSES["decoder"]()
     decoder.__dict__.update(nn.Module().__dict__)
     decoder.__dict__.update({"_modules": {"again": decoder}})
     theirs = record()
     theirs.arguments[0]["state"]["_modules"]["loop"] = decoder
-    refused(snapshot(G_ema=theirs), "deep")
+    rejected(snapshot(G_ema=theirs), "deep")
 
     doubling: list = [0]
     for _ in range(30):
@@ -269,7 +270,7 @@ def test_loops_and_doubling_lists_end():
     for value in (doubling, loop):
         theirs = record()
         theirs.arguments[0]["state"]["_init_kwargs"]["value"] = value
-        refused(snapshot(G_ema=theirs), "levels")
+        rejected(snapshot(G_ema=theirs), "levels")
 
     for _ in range(30):  # 2**30 modules
         outer = public_pickle.CLASSES["decoder"]()
@@ -279,65 +280,65 @@ def test_loops_and_doubling_lists_end():
         decoder = outer
     theirs = record()
     theirs.arguments[0]["state"]["_modules"]["many"] = decoder
-    refused(snapshot(G_ema=theirs), "submodules")
+    rejected(snapshot(G_ema=theirs), "submodules")
     theirs.arguments[0]["version"] = doubling  # 2**30 zeros, if a message quoted it
-    refused(snapshot(G_ema=theirs), "version a list")
+    rejected(snapshot(G_ema=theirs), "version a list")
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"version": "6"}, {"type": "module"}, {"state": None}])
-def test_other_persistence_records_are_refused(change):
+def test_invalid_persistence_records_are_rejected(change):
     theirs = record()
     theirs.arguments[0].update(change)
-    refused(snapshot(G_ema=theirs), "persistent object")
+    rejected(snapshot(G_ema=theirs), "persistent object")
 
 
-# --------------------------------------------------------------------------- networks that do not fit
+# --------------------------------------------------------------------------- invalid networks
 
 
-def test_names_shapes_classes_and_arguments_must_be_the_networks_own():
+def test_wrong_tensor_names_shapes_classes_and_arguments_are_rejected():
     module, name, kwargs = built(SMALL)
 
     def attempt(*words: str, class_name: str = name, **changes) -> None:
         theirs = public_pickle.network(module, class_name, {**kwargs, **changes})
-        refused(snapshot(G_ema=theirs), "G_ema", *words)
+        rejected(snapshot(G_ema=theirs), "G_ema", *words)
 
     attempt("fc0.weight", "(64, 192)", "(64, 96)", z_dim=128)
     attempt("fc2", num_layers=3)
     attempt("unknown tensor", "fc1", num_layers=1)
     attempt("NoSuchNetwork", class_name="NoSuchNetwork")
     attempt("color", color="red")
-    attempt("more numbers than the file holds", w_dim=2**20)
-    attempt("more numbers than the file holds", num_layers=2**20)
+    attempt("more elements than the file holds", w_dim=2**20)
+    attempt("more elements than the file holds", num_layers=2**20)
     attempt("1073741824", num_layers=2**30)
 
 
-# --------------------------------------------------------------------------- damaged files and other files
+# --------------------------------------------------------------------------- damaged files and other formats
 
 
-def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+def test_a_truncated_file_is_rejected(tmp_path):
     whole = snapshot(G_ema=record()).getvalue()
     path = tmp_path / "cut.pkl"
     for length in [*range(40), *range(40, len(whole), 997), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        refused(whole[:length])
+        rejected(whole[:length])
         with pytest.raises(WeightsError, match=r"cut\.pkl"):
             load_network_pkl(path)
 
 
-def test_changed_bytes_give_a_network_or_one_line_and_never_another_error():
+def test_a_file_with_a_changed_byte_loads_or_raises_weights_error():
     whole = snapshot(G_ema=record()).getvalue()
-    dice = random.Random(0)
-    outcomes = {True: 0, False: 0}
+    rng = random.Random(0)
+    loaded = {True: 0, False: 0}
     for _ in range(300):
         damaged = bytearray(whole)
-        # mostly in the part that is structure, not numbers
-        damaged[dice.randrange(len(whole)) if dice.random() < 0.2 else dice.randrange(3000)] = dice.randrange(256)
+        # Mostly in the first 3000 bytes, which hold the structure; the rest is tensor data.
+        damaged[rng.randrange(len(whole)) if rng.random() < 0.2 else rng.randrange(3000)] = rng.randrange(256)
         try:
             load_network_pkl(io.BytesIO(damaged))
-            outcomes[True] += 1
+            loaded[True] += 1
         except WeightsError:
-            outcomes[False] += 1
-    assert min(outcomes.values()) > 20  # both happen, so that the test sees both
+            loaded[False] += 1
+    assert min(loaded.values()) > 20  # both cases are tested
 
 
 def torch_file(contents, zipped: bool = True) -> bytes:
@@ -349,7 +350,7 @@ def torch_file(contents, zipped: bool = True) -> bytes:
 def zip_file() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("dataset.json"), "{}")  # the same bytes every time: they name a test
+        archive.writestr(zipfile.ZipInfo("dataset.json"), "{}")  # no date, because the bytes are part of the test name
     return file.getvalue()
 
 
@@ -362,22 +363,22 @@ def zip_file() -> bytes:
         (bytes(range(1, 200)), "starts with"),
         (zip_file(), "zip"),
         (zip_file()[:50], "zip"),
-        (torch_file({"weight": torch.zeros(3)}), "not one of our snapshots"),
+        (torch_file({"weight": torch.zeros(3)}), "not a snapshot"),
         (torch_file(nn.Linear(2, 2)), "plain data"),
         (torch_file({"weight": torch.zeros(3)}, zipped=False), "got int"),
         (pickle.dumps([1, 2]), "expected a dict of networks"),
         (pickle.dumps({"G_ema": 3}), "G_ema: expected a network"),
-        (pickle.dumps({"weights": 3}), "holds none of G, D"),
+        (pickle.dumps({"weights": 3}), "has none of G, D"),
         (pickle.dumps({"G_ema": 3}, protocol=1), "starts with"),
         (b"\x80\x09N.", "starts with"),
         (struct.pack("<Q", 30) + b'{"a":{"dtype":"F32","shape":[1],', "safetensors"),
     ],
 )
-def test_other_files_are_told_apart_in_one_line(contents, words):
-    refused(contents, words)
+def test_each_other_format_is_named_in_a_one_line_error(contents, words):
+    rejected(contents, words)
 
 
-def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
+def test_a_missing_file_and_a_directory_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.pkl", tmp_path):
         with pytest.raises(WeightsError, match="cannot be read"):
             load_network_pkl(path)
@@ -387,7 +388,7 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
 
 
 @pytest.fixture
-def public_file(tmp_path) -> Path:
+def published_file(tmp_path) -> Path:
     path = tmp_path / "public.pkl"
     path.write_bytes(snapshot(G=record(), G_ema=record(), D=record("net_discriminator")).getvalue())
     return path
@@ -400,23 +401,24 @@ def run(*arguments) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("target", ["ours.pkl", "ours.pt", "ours.safetensors"])
-def test_convert_keeps_every_tensor(public_file, tmp_path, target):
-    code, output = run("convert", public_file.as_uri(), tmp_path / target)
+def test_convert_keeps_every_tensor(published_file, tmp_path, target):
+    code, output = run("convert", published_file.as_uri(), tmp_path / target)
     assert code == 0, output
-    theirs, ours = load_network_pkl(public_file), load_network_pkl(tmp_path / target)
+    original = load_network_pkl(published_file)
+    converted = load_network_pkl(tmp_path / target)
     for name in ("G", "G_ema", "D"):
-        assert_same_state(ours[name], theirs[name])
-    assert ours["training_set_kwargs"] == theirs["training_set_kwargs"]
+        assert_same_state(converted[name], original[name])
+    assert converted["training_set_kwargs"] == original["training_set_kwargs"]
 
 
-def test_convert_can_keep_one_network(public_file, tmp_path):
-    assert run("convert", public_file, tmp_path / "one.pt", "--only", "G_ema")[0] == 0
+def test_convert_only_keeps_the_named_network(published_file, tmp_path):
+    assert run("convert", published_file, tmp_path / "one.pt", "--only", "G_ema")[0] == 0
     assert load_network_pkl(tmp_path / "one.pt").keys() == {"G_ema", "training_set_kwargs", "extra"}
 
 
-def test_convert_can_halve_the_file_and_keeps_three_digits(public_file, tmp_path):
+def test_convert_half_halves_the_size_and_keeps_three_digits(published_file, tmp_path):
     whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
-    run("convert", public_file, whole)
+    run("convert", published_file, whole)
     run("convert", whole, small, "--half")
     assert small.stat().st_size < 0.6 * whole.stat().st_size
     before, after = (load_network_pkl(path)["G_ema"].state_dict() for path in (whole, small))
@@ -425,7 +427,7 @@ def test_convert_can_halve_the_file_and_keeps_three_digits(public_file, tmp_path
         assert torch.allclose(tensor, before[name], rtol=2**-10, atol=1e-6), name
 
 
-def test_convert_refuses_to_halve_what_would_become_infinite(tmp_path):
+def test_convert_half_rejects_values_too_large_for_float16(tmp_path):
     G, _, _ = built(SMALL)
     next(G.parameters()).data.fill_(1e6)
     save_snapshot(tmp_path / "x.pt", {"G_ema": G})
@@ -433,8 +435,8 @@ def test_convert_refuses_to_halve_what_would_become_infinite(tmp_path):
     assert status == 2 and "is too large for float16" in output and not (tmp_path / "y.pt").exists()
 
 
-def test_show_prints_class_arguments_and_tensors(public_file):
-    code, output = run("show", public_file)
+def test_show_prints_class_arguments_and_tensors(published_file):
+    code, output = run("show", published_file)
     manifest = golden.manifest(SMALL)
     assert code == 0
     assert "G_ema: MappingNetwork" in output and '"num_ws": 14' in output
@@ -442,7 +444,7 @@ def test_show_prints_class_arguments_and_tensors(public_file):
     assert f"{len(manifest['state'])} tensors, {numbers:,} numbers" in output
 
 
-def test_init_writes_an_untrained_generator_that_says_so(tmp_path):
+def test_init_writes_a_generator_marked_as_untrained(tmp_path):
     arguments = ("--cfg", "edge2car", "--channel-base", 1024, "--channel-max", 16, "--seed", 3)
     code, output = run("init", tmp_path / "fresh.pkl", *arguments)
     assert code == 0, output
@@ -460,7 +462,7 @@ def test_init_writes_an_untrained_generator_that_says_so(tmp_path):
     ("arguments", "words"),
     [
         (("convert", "{public}", "x.zip"), "ends in .pkl, .pt, .safetensors"),
-        (("convert", "{public}", "nowhere/x.pt"), "no folder"),
+        (("convert", "{public}", "nowhere/x.pt"), "does not exist"),
         (("convert", "none.pkl", "x.pt"), "none.pkl: cannot be read"),
         (("convert", "{public}", "x.pt", "--only", "D_semantic"), "no D_semantic"),
         (("show", "none.pkl"), "none.pkl: cannot be read"),
@@ -472,27 +474,27 @@ def test_init_writes_an_untrained_generator_that_says_so(tmp_path):
         (("nonsense",), "No such command"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(public_file, tmp_path, monkeypatch, arguments, words):
+def test_invalid_input_prints_one_line_and_exits_with_2(published_file, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    code, output = run(*(a.format(public=public_file) for a in arguments))
+    code, output = run(*(a.format(public=published_file) for a in arguments))
     assert code == 2 and words in output and "Traceback" not in output
     assert len(output.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == [public_file]
+    assert list(tmp_path.iterdir()) == [published_file]
 
 
-def test_converting_leaves_a_strangers_json_alone_and_writes_both_files_or_none(public_file, tmp_path):
+def test_convert_does_not_replace_an_unrelated_json_file_and_then_writes_nothing(published_file, tmp_path):
     notes = tmp_path / "ours.json"
     for make in (lambda: notes.write_text('{"labels": []}'), lambda: (notes.unlink(), notes.mkdir())):
         make()
-        code, output = run("convert", public_file, tmp_path / "ours.safetensors")
+        code, output = run("convert", published_file, tmp_path / "ours.safetensors")
         assert code == 2 and "ours.json" in output and len(output.splitlines()) == 1
-        assert sorted(tmp_path.iterdir()) == sorted([public_file, notes])
+        assert sorted(tmp_path.iterdir()) == sorted([published_file, notes])
 
 
 COMMAND = re.compile(r"^python (legacy\.py .*)$", re.MULTILINE)
 
 
-def test_the_commands_in_the_readme_work_as_they_stand(tmp_path, monkeypatch):
+def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
     commands = [shlex.split(line) for line in COMMAND.findall((ROOT / "README.md").read_text())]
     assert [command[1] for command in commands] == ["init", "show", "convert"]
     monkeypatch.chdir(tmp_path)
@@ -501,12 +503,12 @@ def test_the_commands_in_the_readme_work_as_they_stand(tmp_path, monkeypatch):
         assert code == 0, output
 
 
-def test_convert_can_name_the_classes(public_file, tmp_path):
-    run("convert", public_file, tmp_path / "named.pt", "--class_names", "background,left ear")
+def test_convert_stores_class_names(published_file, tmp_path):
+    run("convert", published_file, tmp_path / "named.pt", "--class_names", "background,left ear")
     assert load_network_pkl(tmp_path / "named.pt")["extra"]["class_names"] == ["background", "left ear"]
 
 
-def test_convert_refuses_names_for_fewer_classes_than_there_are(tmp_path):
+def test_convert_rejects_a_wrong_number_of_class_names(tmp_path):
     toy = ROOT / "checkpoints" / "toy_seg2cat.safetensors"
     code, output = run("convert", toy, tmp_path / "named.pt", "--class_names", "background,left ear")
     assert (code, output) == (2, "Error: --class_names: expected 6 names, one for each class, got 2\n")

@@ -184,7 +184,7 @@ class _Machine:
         meaning = self.lookup(name)
         if meaning is None:
             dotted = name.replace(" ", ".")
-            raise WeightsError(f"names {dotted!r:.200}, which is not among the names that weights files need; refused")
+            raise WeightsError(f"names {dotted!r:.200}, which is not allowed in weights files")
         self.stack.append(Global(name, meaning))
 
     def _call(self, function: Any, arguments: Any) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from training.networks import registry
 from training.options import AUGMENTATIONS, TrainingOptions
-from training.weights.snapshot import copy_by_name, load_network_pkl
+from training.weights.snapshot import load_network_pkl
+from training.weights.transfer import copy_by_name
 
 BETAS, EPS = (0.0, 0.99), 1e-8  # Adam, as published
 WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}

@@ -221,7 +221,7 @@ REFUSED = {
     "foreign pickle": ({"network": written("a.pkl", pickle.dumps({"G": 1}))}, r"--network .*a.pkl: .*\bG\b"),
     "pickle that would run code": ({"network": written("a.pkl", pickle.dumps(Runs()))}, "--network .*a.pkl: .*print"),
     "foreign torch file": ({"network": written("a.pt", lambda path: torch.save({"w": torch.ones(2)}, path))},
-                           "--network .*a.pt: .*not one of our snapshots"),
+                           "--network .*a.pt: .*not a snapshot"),
     "zip as network": ({"network": written("a.zip", lambda path: zipfile.ZipFile(path, "w").close())},
                        "--network .*a.zip: "),
     "network without G_ema": ({"network": written("a.pt", TINY["in another role"])}, "a.pt: .*no G_ema"),

@@ -1,8 +1,8 @@
-"""Read the network snapshots of pix2pix3D and EG3D: pickles that we take for data and never execute.
+"""Published pickles of pix2pix3D and EG3D: read as data, nothing is executed.
 
-Such a file stores each network as a record with its class's source text, constructor arguments and attributes.
-The source is not looked at. From the record's tree of submodules we take the tensors, from its top the class name
-and the arguments; `network_record.build` makes our own class from these.
+Such a file stores each network as a record of its class's source text, constructor arguments and attributes. The
+source text is ignored. The tensors come from the record's tree of submodules, the class name and the constructor
+arguments from its root; `record.module_from_record` then builds our own class.
 """
 
 import io
@@ -16,68 +16,146 @@ import torch
 from torch import Tensor
 
 from torch_utils.safe_pickle import SETSTATE, Global, Record, WeightsError, read_pickle
-from training.weights.record import ATTRIBUTES, NetworkRecord, WeightsFile, named_arguments, plain
+from training.weights.record import ATTRIBUTES, NetworkRecord, WeightsFile, arguments_by_name, to_plain_data
 
-PERSISTENCE_VERSION = 6
+PERSISTENCE_VERSION = 6  # of the format in which published code pickles its networks
 NETWORKS = ("G", "D", "G_ema", "D_semantic", "augment_pipe")
-MAX_PARTS = 100_000  # submodules and tensors of one network; real ones have about 600
-MAX_DEPTH = 32  # of submodules; real ones have 6
-MAX_NAME = 100  # characters of a part's; real ones have 25
-MAX_AXES = 64  # of a tensor, torch's own limit
 
-# Classes that are stored as ordinary objects, not as persistent ones.
-_UNDECORATED = frozenset((
+# Limits on a file's structure; in comments, the largest value in a real file.
+MAX_ENTRIES = 100_000  # submodules and tensors of one network; about 600
+MAX_DEPTH = 32  # nesting of submodules; 6
+MAX_NAME = 100  # characters of a submodule's or tensor's name; 25
+MAX_AXES = 64  # of a tensor, as in PyTorch
+
+# Classes pickled as ordinary objects instead of persistence records.
+_ORDINARY_CLASSES = frozenset((
     "OSGDecoder", "OSGDecoder_semantic", "OSGDecoder_semantic_entangle", "OSGDecoder_semantic_lateSeparate",
     "ImportanceRenderer", "ImportanceSemanticRenderer", "MipRayMarcher2", "RaySampler",
 ))  # fmt: skip
-_UNDECORATED_MODULE = re.compile(
+_ORDINARY_MODULES = re.compile(
     r"training\.triplane|training\.triplane_cond|training\.volumetric_rendering\.(ray_marcher|ray_sampler|renderer)"
     r"|_imported_module_[0-9a-f]{32}"
 )
 
+
+def read_published_pickle(stream: BinaryIO) -> WeightsFile:
+    """Read the networks of a published pickle as records.
+
+    Raises:
+        WeightsError: not such a pickle, damaged, or with a name that `lookup` does not allow.
+    """
+    contents = read_pickle(stream, lookup)
+    if not isinstance(contents, dict):
+        raise WeightsError(f"not a network pickle: expected a dict of networks, got {type(contents).__name__}")
+    networks = {name: _network(name, contents[name]) for name in NETWORKS if contents.get(name) is not None}
+    if not networks:
+        raise WeightsError(f"not a network pickle: has none of {', '.join(NETWORKS)}")
+    return WeightsFile(networks, to_plain_data(contents.get("training_set_kwargs"), "training_set_kwargs"))
+
+
+def _network(name: str, record: Any) -> NetworkRecord:
+    if not isinstance(record, Record):
+        raise WeightsError(f"{name}: expected a network, got {type(record).__name__}")
+
+    # Constructor arguments.
+    args = record.state.get("_init_args", ())
+    kwargs = record.state.get("_init_kwargs")
+    if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+        raise WeightsError(f"{name} ({record.class_name!r}): constructor arguments are missing")
+    init_kwargs = to_plain_data(arguments_by_name(record.class_name, args, kwargs), f"{name}: arguments")
+
+    # Tensors and attributes.
+    attributes = {key: to_plain_data(record.state[key], key) for key in ATTRIBUTES if record.state.get(key) is not None}
+    return NetworkRecord(record.class_name, init_kwargs, dict(_tensors(record)), attributes)
+
+
+def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
+    """Yield names as in `state_dict()` and tensors, depth first.
+
+    An explicit stack instead of recursion, because submodules in the file may form a cycle.
+    """
+    pending = [("", network)]
+    entries = 0
+    while pending:
+        prefix, record = pending.pop()
+        if not isinstance(record, Record) or prefix.count(".") > MAX_DEPTH:
+            raise WeightsError(f"{prefix!r:.100}: expected a module at most {MAX_DEPTH} deep")
+
+        # A submodule reachable by several paths is counted each time.
+        parameters = _named_entries(record, "_parameters")
+        buffers = _named_entries(record, "_buffers")
+        modules = _named_entries(record, "_modules")
+        entries += 1 + len(parameters) + len(buffers) + len(modules)
+        if entries > MAX_ENTRIES:
+            raise WeightsError(f"network of more than {MAX_ENTRIES} submodules and tensors")
+
+        # Non-persistent buffers are not in a state dict.
+        non_persistent = record.state.get("_non_persistent_buffers_set")
+        if isinstance(non_persistent, set):
+            buffers = {key: tensor for key, tensor in buffers.items() if key not in non_persistent}
+        for key, tensor in (parameters | buffers).items():
+            if isinstance(tensor, Tensor):
+                yield prefix + key, tensor
+            elif tensor is not None:
+                raise WeightsError(f"{prefix + key!r:.100}: expected a tensor, got {type(tensor).__name__}")
+        pending += [(f"{prefix}{key}.", child) for key, child in reversed(modules.items()) if child is not None]
+
+
+def _named_entries(record: Record, key: str) -> dict[str, Any]:
+    entries = record.state.get(key)
+    if not isinstance(entries, dict) or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in entries):
+        raise WeightsError(f"{record.class_name!r:.100}: {key} is missing or has invalid names")
+    return entries
+
+
 # --------------------------------------------------------------------------- tensors
 
 _STORAGES = {
-    "torch FloatStorage": torch.float32,
-    "torch DoubleStorage": torch.float64,
-    "torch HalfStorage": torch.float16,
-    "torch BFloat16Storage": torch.bfloat16,
-    "torch LongStorage": torch.int64,
-    "torch IntStorage": torch.int32,
-    "torch ShortStorage": torch.int16,
-    "torch CharStorage": torch.int8,
-    "torch ByteStorage": torch.uint8,
-    "torch BoolStorage": torch.bool,
-}
-_MAGIC = 0x1950A86A20F9469CFC6C  # first of the five pickles in torch's old format
+    "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
+    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
+    "torch LongStorage": torch.int64, "torch IntStorage": torch.int32, "torch ShortStorage": torch.int16,
+    "torch CharStorage": torch.int8, "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool,
+}  # fmt: skip
+_MAGIC = 0x1950A86A20F9469CFC6C  # first of the five pickles in PyTorch's legacy format
 _FORMAT_VERSION = 1001
 
 
 def read_storage(data: bytes) -> Tensor:
-    """The one storage in the bytes of torch's old (not zip) format, as a flat tensor.
+    """Read a storage in PyTorch's legacy (not zip) format.
 
     Five pickles (magic number, version, machine, the storage's reference, list of keys), then an 8-byte count and
     the raw values, both little endian.
+
+    Returns:
+        The stored values, shape (count,).
+    Raises:
+        WeightsError: any other format, or a count that does not match the data.
     """
     if not isinstance(data, bytes):
         raise WeightsError(f"tensor data: expected bytes, got {type(data).__name__}")
     stream = io.BytesIO(data)
+
+    # Header.
     magic, version, machine = (read_pickle(stream, _STORAGES.get) for _ in range(3))
     if magic != _MAGIC or version != _FORMAT_VERSION:
-        raise WeightsError("tensor data: not in torch's old format")
+        raise WeightsError("tensor data: not in PyTorch's legacy format")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise WeightsError("tensor data: from a big-endian machine, only little endian is read")
+        raise WeightsError("tensor data: written on a big-endian machine, only little endian is supported")
+
+    # Type and size.
     dtype, key, count = read_pickle(stream, _STORAGES.get, persistent=_storage_reference)
     if read_pickle(stream, _STORAGES.get) != [key]:
         raise WeightsError("tensor data: expected one storage")
     start = stream.tell() + 8
     if start + count * dtype.itemsize != len(data) or struct.unpack_from("<q", data, start - 8)[0] != count:
-        raise WeightsError(f"tensor data: {count} values of {dtype} announced, {max(len(data) - start, 0)} bytes there")
+        raise WeightsError(f"tensor data: expected {count} values of {dtype}, got {max(len(data) - start, 0)} bytes")
+
+    # Values, copied because `bytes` are read-only and tensors are not.
     if count == 0:
         return torch.empty(0, dtype=dtype)
-    values = bytearray(memoryview(data)[start:])  # a copy, for tensors are writable
+    values = bytearray(memoryview(data)[start:])
     if dtype == torch.bool:
-        return torch.frombuffer(values, dtype=torch.uint8).bool()  # any byte becomes a valid truth value
+        return torch.frombuffer(values, dtype=torch.uint8).bool()  # bytes other than 0 and 1 are not valid bools
     return torch.frombuffer(values, dtype=dtype)
 
 
@@ -85,79 +163,82 @@ def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
     match reference:
         case ("storage", Global(meaning=torch.dtype() as dtype), str(key), str(), int(count), None) if count >= 0:
             return dtype, key, count
-    raise WeightsError("tensor data: not a reference to one whole storage")
+    raise WeightsError("tensor data: not a reference to a whole storage")
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_unread: Any) -> Tensor:
-    """A view of the storage; what follows the stride (gradient flag, hooks, metadata) does not matter here."""
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_unused: Any) -> Tensor:
+    """View a storage as a tensor; gradient flag, hooks and metadata, which follow, are ignored."""
     numbers = (offset, *size, *stride)
-    fits = len(size) <= MAX_AXES and all(type(n) is int and 0 <= n < 2**62 for n in numbers)
-    if not isinstance(storage, Tensor) or not fits:
-        raise WeightsError("tensor: its storage, offset, size or stride is none")
+    valid = len(size) <= MAX_AXES and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
+    if not isinstance(storage, Tensor) or not valid:
+        raise WeightsError("tensor: invalid storage, offset, size or stride")
+
+    # The last element must be inside the storage.
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count > storage.numel() or (count and last >= storage.numel()):
-        raise WeightsError(f"tensor: size {size} reaches past its {storage.numel()} stored values")
+        raise WeightsError(f"tensor: size {size} is beyond its storage of {storage.numel()} values")
     return storage.as_strided(size, stride, offset)
 
 
-def _parameter(tensor: Tensor, *_unread: Any) -> Tensor:
+def _rebuild_parameter(tensor: Tensor, *_unused: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise WeightsError(f"parameter: expected a tensor, got {type(tensor).__name__}")
     return tensor
 
 
-# --------------------------------------------------------------------------- the other names
+# --------------------------------------------------------------------------- other names in the pickle
 
 
-def _quoted(value: Any) -> str:
-    """For messages; what is not small by its kind (lists can hold themselves) is named by its kind."""
+def _short(value: Any) -> str:
+    """Quote a scalar for a message; anything else by its type, since containers can be huge or contain themselves."""
     return f"{value!r:.50}" if isinstance(value, str | float | bool | None) else f"a {type(value).__name__}"
 
 
-_SCALARS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"}
+_SCALARS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"}  # for `struct`
 
 
 def _numpy_dtype(code: str, *_flags: Any) -> Record:
     if not isinstance(code, str) or code not in _SCALARS:
-        raise WeightsError(f"numpy dtype {_quoted(code)}, expected one of {', '.join(_SCALARS)}")
+        raise WeightsError(f"numpy dtype {_short(code)}, expected one of {', '.join(_SCALARS)}")
     return Record(code)
 
 
 def _numpy_scalar(dtype: Record, data: bytes) -> float | int | bool:
     byte_order = dtype.state[SETSTATE][1]
     if byte_order not in ("<", "|"):
-        raise WeightsError(f"numpy scalar: byte order {_quoted(byte_order)}, only little endian is read")
+        raise WeightsError(f"numpy scalar: byte order {_short(byte_order)}, only little endian is supported")
     return struct.unpack("<" + _SCALARS[dtype.class_name], data)[0]
 
 
 def _persistent_object(meta: dict[str, Any]) -> Record:
-    """A network or layer of theirs. `meta["module_src"]`, its source text, stays unread."""
+    """Read a persistence record of a network or layer; its source text, `meta["module_src"]`, is ignored."""
     if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
-        found = f"type {_quoted(meta.get('type'))}, version {_quoted(meta.get('version'))}"
-        raise WeightsError(f"persistent object: expected type 'class', version {PERSISTENCE_VERSION}, got {found}")
-    class_name, state = meta.get("class_name"), meta.get("state")
+        got = f"type {_short(meta.get('type'))}, version {_short(meta.get('version'))}"
+        raise WeightsError(f"persistent object: expected type 'class', version {PERSISTENCE_VERSION}, got {got}")
+    class_name = meta.get("class_name")
+    state = meta.get("state")
     if not isinstance(class_name, str) or not isinstance(state, dict):
-        raise WeightsError("persistent object: without class name or state")
+        raise WeightsError("persistent object: class name or state is missing")
     return Record(class_name, state)
 
 
 def _set(items: list | tuple = ()) -> set[str]:
     if not all(isinstance(item, str) for item in items):
-        raise WeightsError("set: expected names only")
+        raise WeightsError("set: expected strings only")
     return set(items)
 
 
-_NAMES = {
+_GLOBALS = {
     "builtins set": _set,  # protocol 3 has no opcode for sets
     "collections OrderedDict": lambda: {},
     "dnnlib.util EasyDict": lambda: {},
     "numpy dtype": _numpy_dtype,
     "numpy.core.multiarray scalar": _numpy_scalar,
     "numpy._core.multiarray scalar": _numpy_scalar,
-    "torch._utils _rebuild_parameter": _parameter,
-    "torch._utils _rebuild_tensor": _tensor,
-    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _rebuild_parameter,
+    "torch._utils _rebuild_tensor": _rebuild_tensor,
+    "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage _load_from_bytes": read_storage,
     "torch.nn.modules.activation Softplus": lambda: Record("Softplus"),
     "torch.nn.modules.container Sequential": lambda: Record("Sequential"),
@@ -166,65 +247,8 @@ _NAMES = {
 
 
 def lookup(name: str) -> Any:
-    """What "module name" in a public snapshot means to us; None for what such a file does not need."""
+    """Return our replacement for the global "module name" of a published pickle, None if it is not allowed."""
     module, _, class_name = name.partition(" ")
-    if class_name in _UNDECORATED and _UNDECORATED_MODULE.fullmatch(module):
+    if class_name in _ORDINARY_CLASSES and _ORDINARY_MODULES.fullmatch(module):
         return lambda: Record(class_name)
-    return _NAMES.get(name)
-
-
-# --------------------------------------------------------------------------- the whole file
-
-
-def read_public_weights(stream: BinaryIO) -> WeightsFile:
-    """The networks of a public snapshot as plain records.
-
-    Raises:
-        WeightsError: not such a pickle, damaged, or one that names anything outside the table above.
-    """
-    contents = read_pickle(stream, lookup)
-    if not isinstance(contents, dict):
-        raise WeightsError(f"a pickle, but no snapshot: expected a dict of networks, got {type(contents).__name__}")
-    networks = {name: _network(name, contents[name]) for name in NETWORKS if contents.get(name) is not None}
-    if not networks:
-        raise WeightsError(f"a pickle, but no snapshot: it holds none of {', '.join(NETWORKS)}")
-    return WeightsFile(networks, plain(contents.get("training_set_kwargs"), "training_set_kwargs"))
-
-
-def _network(name: str, record: Any) -> NetworkRecord:
-    if not isinstance(record, Record):
-        raise WeightsError(f"{name}: expected a network, got {type(record).__name__}")
-    positional, keywords = record.state.get("_init_args", ()), record.state.get("_init_kwargs")
-    if not isinstance(positional, tuple) or not isinstance(keywords, dict):
-        raise WeightsError(f"{name} ({record.class_name!r}): its constructor arguments are not there")
-    arguments = plain(named_arguments(record.class_name, positional, keywords), f"{name}: arguments")
-    attributes = {key: plain(record.state[key], key) for key in ATTRIBUTES if record.state.get(key) is not None}
-    return NetworkRecord(record.class_name, arguments, dict(_tensors(record)), attributes)
-
-
-def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
-    """Names as in state_dict() and the tensors, depth first; no recursion, for the file may hold a loop."""
-    pending, parts = [("", network)], 0
-    while pending:
-        prefix, record = pending.pop()
-        if not isinstance(record, Record) or prefix.count(".") > MAX_DEPTH:
-            raise WeightsError(f"{prefix!r:.100}: expected a module at most {MAX_DEPTH} deep")
-        parameters, buffers, modules = (_parts(record, key) for key in ("_parameters", "_buffers", "_modules"))
-        parts += 1 + len(parameters) + len(buffers) + len(modules)
-        if parts > MAX_PARTS:
-            raise WeightsError(f"a network of more than {MAX_PARTS} submodules and tensors")
-        passing = record.state.get("_non_persistent_buffers_set")
-        kept = {key: tensor for key, tensor in buffers.items() if not isinstance(passing, set) or key not in passing}
-        for key, tensor in (parameters | kept).items():
-            if isinstance(tensor, Tensor):
-                yield prefix + key, tensor
-            elif tensor is not None:
-                raise WeightsError(f"{prefix + key!r:.100}: expected a tensor, got {type(tensor).__name__}")
-        pending += [(f"{prefix}{key}.", child) for key, child in reversed(modules.items()) if child is not None]
-
-
-def _parts(record: Record, key: str) -> dict[str, Any]:
-    parts = record.state.get(key)
-    if not isinstance(parts, dict) or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in parts):
-        raise WeightsError(f"a {record.class_name!r:.100} without {key}, or with wrong names in it")
-    return parts
+    return _GLOBALS.get(name)

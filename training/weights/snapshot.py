@@ -1,4 +1,4 @@
-"""Weights files: our own snapshots (plain data and tensors), and opening a file of any kind by what it holds."""
+"""Weights files: write our own snapshots, and read a file of any supported format, detected from its first bytes."""
 
 import errno
 import io
@@ -6,10 +6,8 @@ import json
 import mmap
 import os
 import pickle
-import re
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,18 +18,27 @@ from torch import Tensor, nn
 
 from dnnlib.util import atomic_write, open_url
 from torch_utils.safe_pickle import WeightsError
-from training.weights.published_pickle import read_public_weights
-from training.weights.record import NetworkRecord, WeightsFile, build, is_known, plain, record_of
+from training.weights.published_pickle import read_published_pickle
+from training.weights.record import (
+    NetworkRecord,
+    WeightsFile,
+    is_registered,
+    module_from_record,
+    record_from_module,
+    to_plain_data,
+)
 
 FORMAT = "pix2pix3d-snapshot"
 VERSION = 1
-METADATA_KEY = "pix2pix3d"  # in a safetensors file's header; its value is everything but the tensors, as JSON
-UNTRAINED = "untrained"  # key of `extra`: true for weights as initialized
-CLASS_NAMES = "class_names"  # key of `extra`: names of label classes, class 0 first
-KEPT_AS_RECORD = "augment_pipe"  # no part of a model, so its class may be one that we do not have
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
+METADATA_KEY = "pix2pix3d"  # in the header of a .safetensors file; its value is all but the tensors, as JSON
+MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, as in the safetensors library
 
-ABSENT = "not in the source"
+# Keys of `extra`.
+UNTRAINED = "untrained"  # True for weights as initialized
+CLASS_NAMES = "class_names"  # names of label classes, class 0 first
+
+# Not needed to run a model, so a class that is not registered is no error: it stays a record.
+OPTIONAL_NETWORK = "augment_pipe"
 
 Source = str | os.PathLike[str] | BinaryIO
 
@@ -44,87 +51,106 @@ def save_snapshot(
     training_set_kwargs: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write networks as plain data and tensors; the suffix .safetensors chooses that format, any other torch's.
+    """Save networks as plain data and tensors, in the safetensors format if `path` ends so, else as a PyTorch file.
+
+    Files appear under their names only once they are complete and on the disk. Next to a .safetensors file, everything
+    but the tensors is written to a .json file of the same name.
 
     Args:
-        networks: by their public names (G, D, G_ema, ...); modules are those of `registry.construct`.
-        extra: plain data to keep with them.
-    A .safetensors file gets a readable .json of the same name, less the tensors, beside it. Each file appears
-    under its name only when it is complete and on the disk.
+        path: of the file.
+        networks: by public name (G, D, G_ema, ...); modules must have been built by `registry.construct`.
+        training_set_kwargs: arguments of the training data set.
+        extra: other plain data.
+    Raises:
+        OSError: cannot be written, or the .json file exists and is not one of ours.
+        ValueError: anything but plain data and registered networks.
     """
     path = Path(path)
-    records = {name: net if isinstance(net, NetworkRecord) else record_of(net) for name, net in networks.items()}
-    contents = _to_plain(records, plain(training_set_kwargs, "training_set_kwargs"), plain(dict(extra or {}), "extra"))
-    if path.suffix != ".safetensors":
+    records = {
+        name: network if isinstance(network, NetworkRecord) else record_from_module(network)
+        for name, network in networks.items()
+    }
+    contents = {
+        "format": FORMAT,
+        "version": VERSION,
+        "networks": {name: dict(vars(record)) for name, record in records.items()},
+        "training_set_kwargs": to_plain_data(training_set_kwargs, "training_set_kwargs"),
+        "extra": to_plain_data(dict(extra or {}), "extra"),
+    }
+    if path.suffix == ".safetensors":
+        _save_safetensors(path, contents)
+    else:
         with atomic_write(path) as file:
             torch.save(contents, file)
-        return
-    # One tensor, one place: a network that stands under two names is written twice.
-    tensors = {f"{name}.{key}": t.clone() for name, record in records.items() for key, t in record.state.items()}
-    for network in contents["networks"].values():
-        del network["state"]
-    header = {METADATA_KEY: json.dumps(contents)}
-    readable = path.with_suffix(".json")
-    if readable.exists() and not _is_ours(readable):
-        raise FileExistsError(errno.EEXIST, "not a description of weights, left alone", str(readable))
-    with atomic_write(path) as file, atomic_write(readable) as description:  # both or neither
-        file.write(safetensors.torch.save(tensors, header))
+
+
+def _save_safetensors(path: Path, contents: dict[str, Any]) -> None:
+    # Cloned, because the format allows no two names for the same memory: G and G_ema may be one network.
+    tensors = {
+        f"{name}.{key}": tensor.clone()
+        for name, network in contents["networks"].items()
+        for key, tensor in network.pop("state").items()
+    }
+    description_path = path.with_suffix(".json")
+    if description_path.exists() and not _is_description(description_path):
+        raise FileExistsError(errno.EEXIST, "exists and does not describe weights, not replaced", str(description_path))
+
+    # Nested, so that either both files are written or none.
+    with atomic_write(path) as file, atomic_write(description_path) as description:
+        file.write(safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(contents)}))
         description.write(json.dumps(contents, indent=1).encode())
 
 
-def _is_ours(description: Path) -> bool:
+def _is_description(path: Path) -> bool:
     try:
-        return json.loads(description.read_bytes()).get("format") == FORMAT
+        return json.loads(path.read_bytes()).get("format") == FORMAT
     except (ValueError, AttributeError, OSError):
         return False
-
-
-def _to_plain(networks: Mapping[str, NetworkRecord], training_set_kwargs: Any, extra: dict) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "networks": {name: dict(vars(record)) for name, record in networks.items()},
-        "training_set_kwargs": training_set_kwargs,
-        "extra": extra,
-    }
 
 
 # --------------------------------------------------------------------------- reading
 
 
 def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dict[str, Any]:
-    """The networks of a weights file of any kind, ready to use: pix2pix3D's or EG3D's pickle, or one of ours.
+    """Load the networks of a weights file: a published pickle of pix2pix3D or EG3D, or one of our snapshots.
 
     Args:
-        source: binary file, path or URL.
-        only: names of the networks to build, None for all that are there.
+        source: path, URL or binary file.
+        only: names of the networks to build; None builds all.
     Returns:
-        The networks by their public names (G, D, G_ema, D_semantic, augment_pipe as far as they are there), in eval
-        mode on the CPU; training_set_kwargs (dict or None); extra (dict, what `save_snapshot` was given).
-        An augment_pipe of a class that we do not have stays a NetworkRecord.
+        The networks in the file by public name (G, D, G_ema, D_semantic, augment_pipe), in eval mode on the CPU;
+        "training_set_kwargs" (dict or None); "extra" (dict, see `save_snapshot`). An augment_pipe whose class is not
+        registered stays a NetworkRecord.
     Raises:
-        WeightsError: cannot be opened, not a weights file, damaged, without a network that `only` names, or not of
-            our networks; the message names the source.
+        WeightsError: cannot be opened, not a weights file, damaged, without a network in `only`, or with an unknown
+            network; the message starts with the source.
     """
     contents = read_weights(source)
     data: dict[str, Any] = {}
     for name in contents.networks if only is None else only:
         if name not in contents.networks:
-            raise WeightsError(f"{_label(source)}: holds {', '.join(contents.networks)}, but no {name}")
+            raise WeightsError(f"{_label(source)}: has {', '.join(contents.networks)}, but no {name}")
         record = contents.networks[name]
+        if name == OPTIONAL_NETWORK and not is_registered(record.class_name):
+            data[name] = record
+            continue
         try:
-            foreign = name == KEPT_AS_RECORD and not is_known(record.class_name)
-            data[name] = record if foreign else build(record)
+            data[name] = module_from_record(record)
         except WeightsError as error:
             raise WeightsError(f"{_label(source)}: {name}: {error}") from error
     return {**data, "training_set_kwargs": contents.training_set_kwargs, "extra": contents.extra}
 
 
 def read_weights(source: Source) -> WeightsFile:
-    """As `load_network_pkl`, but the networks as records: nothing is built."""
+    """Read a weights file without building its networks.
+
+    Raises:
+        WeightsError: as `load_network_pkl`.
+    """
+    is_path = isinstance(source, str | os.PathLike)
     try:
         # A file that the caller opened stays open.
-        with open_url(os.fspath(source)) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+        with open_url(os.fspath(source)) if is_path else nullcontext(source) as file:
             return _read(file if file.seekable() else io.BytesIO(file.read()))
     except WeightsError as error:
         raise WeightsError(f"{_label(source)}: {error}") from None
@@ -138,29 +164,35 @@ def _label(source: Source) -> str:
 
 
 def _read(file: BinaryIO) -> WeightsFile:
+    """Detect the format from the first bytes and read the file."""
     start = file.tell()
     head = file.read(9)
     file.seek(start)
-    if not head:
-        raise WeightsError("empty file")
+
+    # Zip archives are PyTorch files, 0x80 and a protocol number start a pickle, safetensors start with the length of
+    # their JSON header in 8 bytes.
     if head.startswith(b"PK"):
-        return _from_plain(_load_torch(file))
-    if head[0] == 0x80 and head[1:2] <= b"\x05":
-        return read_public_weights(_mapped(file))
+        return _parse_contents(_load_torch(file))
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        return read_published_pickle(_map_into_memory(file))
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
         return _load_safetensors(file.read())
+
+    # Anything else is an error.
+    if not head:
+        raise WeightsError("empty file")
     if head.lstrip().startswith(b"<"):
-        raise WeightsError("a web page, not weights; was it saved from a download page's address?")
-    expected = "a pix2pix3D or EG3D pickle, one of our snapshots, or .safetensors"
+        raise WeightsError("a web page instead of weights; is the URL that of a download page?")
+    expected = "a pix2pix3D or EG3D pickle, a snapshot of this program, or .safetensors"
     raise WeightsError(f"not a weights file: starts with {head!r}, expected {expected}")
 
 
-def _mapped(file: BinaryIO) -> BinaryIO:
-    """The file's contents without reading them into memory, where the system can."""
+def _map_into_memory(file: BinaryIO) -> BinaryIO:
+    """Map the file instead of reading it where the system supports it, since most of it is skipped over."""
     start = file.tell()
     try:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):  # io.UnsupportedOperation is both: no file of the system
+    except (OSError, ValueError):  # io.UnsupportedOperation is both: not a file of the operating system
         return io.BytesIO(file.read())
     mapped.seek(start)
     return mapped
@@ -170,10 +202,10 @@ def _load_torch(file: BinaryIO) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise WeightsError("a torch file with more than plain data and tensors; only our snapshots are read") from None
+        raise WeightsError("a PyTorch file with more than plain data and tensors; expected a snapshot") from None
     except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]  # torch appends where in its own code it was
-        raise WeightsError(f"damaged, cut short, or a zip archive that torch did not write ({reason})") from None
+        reason = str(error).partition("\n")[0]  # the following lines are a C++ stack trace
+        raise WeightsError(f"damaged, truncated, or a zip archive not written by PyTorch ({reason})") from None
 
 
 def _load_safetensors(data: bytes) -> WeightsFile:
@@ -187,82 +219,39 @@ def _load_safetensors(data: bytes) -> WeightsFile:
             name, _, key = full_name.partition(".")
             contents["networks"][name]["state"][key] = tensors[full_name]
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"damaged, or a safetensors file that we did not write ({error!r:.200})") from None
-    return _from_plain(contents)
+        raise WeightsError(f"damaged, or a safetensors file not written by this program ({error!r:.200})") from None
+    return _parse_contents(contents)
 
 
-def _from_plain(contents: Any) -> WeightsFile:
-    """Undo `_to_plain`, trusting nothing."""
+def _parse_contents(contents: Any) -> WeightsFile:
+    """Check and convert what `save_snapshot` wrote; every value may have been changed."""
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise WeightsError(f"a torch file, but not one of our snapshots ({FORMAT})")
+        raise WeightsError(f"a PyTorch file, but not a snapshot ({FORMAT})")
     if contents.get("version") != VERSION:
-        found = plain(contents.get("version"), "version")
-        raise WeightsError(f"snapshot version {found!r:.50}, this program reads version {VERSION}")
-    networks, extra = contents.get("networks"), contents.get("extra")
-    named = isinstance(networks, dict) and networks and all(isinstance(name, str) for name in networks)
-    if not named or not isinstance(extra, dict):
-        raise WeightsError("a snapshot without networks, or without the table of extra values")
-    records = {name: _record(name, network) for name, network in networks.items()}
-    data_set = plain(contents.get("training_set_kwargs"), "training_set_kwargs")
-    return WeightsFile(records, data_set, plain(extra, "extra"))
+        version = to_plain_data(contents.get("version"), "version")
+        raise WeightsError(f"snapshot version {version!r:.50}, expected {VERSION}")
+
+    networks = contents.get("networks")
+    if not isinstance(networks, dict) or not networks or not all(isinstance(name, str) for name in networks):
+        raise WeightsError("a snapshot without networks")
+    extra = contents.get("extra")
+    if not isinstance(extra, dict):
+        raise WeightsError(f"extra: expected a dict, got {type(extra).__name__}")
+
+    records = {name: _parse_network(name, network) for name, network in networks.items()}
+    training_set_kwargs = to_plain_data(contents.get("training_set_kwargs"), "training_set_kwargs")
+    return WeightsFile(records, training_set_kwargs, to_plain_data(extra, "extra"))
 
 
-def _record(name: str, network: Any) -> NetworkRecord:
+def _parse_network(name: str, network: Any) -> NetworkRecord:
     match network:
         case {
             "class_name": str(class_name),
-            "init_kwargs": dict(init),
+            "init_kwargs": dict(init_kwargs),
             "attributes": dict(attributes),
             "state": dict(state),
         }:
             if all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()):
-                return NetworkRecord(class_name, plain(init, name), state, plain(attributes, name))
-    raise WeightsError(f"{name}: not a network's class, arguments, attributes and tensors")
-
-
-# --------------------------------------------------------------------------- copying by name
-
-
-@dataclass(frozen=True)
-class CopyReport:
-    """What `copy_by_name` did with each tensor of its destination."""
-
-    sources: dict[str, str | None]  # by destination: the name it was copied from, None: stays as it was
-    reasons: dict[str, str]  # of those that stay
-    sizes: dict[str, int]
-
-    def table(self) -> str:
-        """How many tensors and numbers were copied, taken from another name, left as they were; and which."""
-        same = [name for name, source in self.sources.items() if source == name]
-        other = [name for name, source in self.sources.items() if source not in (name, None)]
-        lines = [f"{'':18}{'tensors':>8}{'numbers':>14}"]
-        for title, names in (("copied", same), ("from another name", other), ("left as it was", self.reasons)):
-            lines.append(f"{title:18}{len(names):8}{sum(self.sizes[name] for name in names):14,}")
-        # Whole modules stand for their tensors: up to the part that was renamed, or to the third level.
-        modules = dict.fromkeys(re.match(r".*_semantic[^.]*", name)[0] for name in other)
-        lines += [f"  {module}: from {module.replace('_semantic', '')}" for module in modules]
-        absent = dict.fromkeys(".".join(n.split(".")[:3]) for n, reason in self.reasons.items() if reason == ABSENT)
-        lines += [f"  {module}: {ABSENT}" for module in absent]
-        lines += [f"  {name}: {reason}" for name, reason in self.reasons.items() if reason != ABSENT]
-        return "\n".join(lines)
-
-
-def copy_by_name(source: nn.Module, destination: nn.Module) -> CopyReport:
-    """Start a network from another one's weights.
-
-    Each parameter and buffer takes the source's of the same name, or else of the name without every "_semantic";
-    what has no source, or one of another shape, stays as it is.
-    """
-    found, wanted = source.state_dict(), destination.state_dict()
-    sources: dict[str, str | None] = dict.fromkeys(wanted)
-    reasons = {}
-    for name, tensor in wanted.items():
-        other = name if name in found else name.replace("_semantic", "")
-        if other not in found:
-            reasons[name] = ABSENT
-        elif found[other].shape != tensor.shape:
-            reasons[name] = f"shape {tuple(tensor.shape)}, source {tuple(found[other].shape)}"
-        else:
-            tensor.copy_(found[other])  # state_dict() gives the tensors themselves, detached
-            sources[name] = other
-    return CopyReport(sources, reasons, {name: tensor.numel() for name, tensor in wanted.items()})
+                init_kwargs = to_plain_data(init_kwargs, name)
+                return NetworkRecord(class_name, init_kwargs, state, to_plain_data(attributes, name))
+    raise WeightsError(f"{name}: expected class name, arguments, attributes and tensors")

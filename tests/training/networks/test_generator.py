@@ -13,7 +13,7 @@ from training.networks.backbone import count_ws
 from training.networks.configs import CONFIGS, generator_kwargs
 from training.networks.registry import construct
 from training.volumetric_rendering.planes import sample_planes
-from training.weights.record import build, record_of
+from training.weights.record import module_from_record, record_from_module
 
 CASES = sorted(path.stem.removeprefix("manifest_") for path in golden.HERE.glob("manifest_gen_*.json"))
 
@@ -279,7 +279,7 @@ def test_small_planes_and_narrow_super_resolution_are_built_and_recorded_and_not
     ws = torch.randn(1, G.num_ws, 512)
     pose = front_pose(CAMERAS["edge2car"])
     assert G.planes(ws).shape == (1, 3, 32, 32, 32)
-    again = build(record_of(G))
+    again = module_from_record(record_from_module(G))
     same = {"noise_mode": "const", "jitter": False, "neural_rendering_resolution": 8}
     assert torch.equal(again.synthesis(ws, pose, **same)["semantic"], G.synthesis(ws, pose, **same)["semantic"])
     published = generator_kwargs("edge2car", **changes)

@@ -1,4 +1,4 @@
-"""Our own weights files: what goes in comes out, nothing half-written stays, nothing in them is trusted."""
+"""Snapshots: round trips, atomic writes, validation of untrusted contents, initialization from other weights."""
 
 import io
 import json
@@ -17,8 +17,9 @@ from dnnlib import EasyDict
 from torch_utils.safe_pickle import WeightsError
 from training.networks import registry
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions, generator_kwargs
-from training.weights.record import NetworkRecord, build, plain, record_of
-from training.weights.snapshot import FORMAT, VERSION, copy_by_name, load_network_pkl, save_snapshot
+from training.weights.record import NetworkRecord, module_from_record, record_from_module, to_plain_data
+from training.weights.snapshot import FORMAT, VERSION, load_network_pkl, save_snapshot
+from training.weights.transfer import copy_by_name
 
 
 def built(case: str, fill: bool = True) -> nn.Module:
@@ -33,15 +34,16 @@ def mapping() -> nn.Module:
 
 
 def same_state(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = a.state_dict(), b.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    state_a = a.state_dict()
+    state_b = b.state_dict()
+    return state_a.keys() == state_b.keys() and all(torch.equal(state_a[name], state_b[name]) for name in state_b)
 
 
 # --------------------------------------------------------------------------- round trips
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pt", "weights.safetensors"])
-def test_networks_come_back_bit_for_bit_with_all_that_was_kept(tmp_path, mapping, name):
+def test_saved_networks_and_metadata_load_bit_for_bit(tmp_path, mapping, name):
     discriminator = built("net_discriminator").train()
     data_set = EasyDict(path="cats.zip", sizes=(512, np.int64(6)))
     networks = {"G_ema": mapping, "D": discriminator, "G": mapping}
@@ -56,23 +58,23 @@ def test_networks_come_back_bit_for_bit_with_all_that_was_kept(tmp_path, mapping
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.safetensors"])
-def test_a_file_that_is_already_open_is_read_and_stays_open(tmp_path, mapping, name):
+def test_an_open_file_is_read_and_not_closed(tmp_path, mapping, name):
     save_snapshot(tmp_path / name, {"G_ema": mapping})
     with (tmp_path / name).open("rb") as file:
         assert same_state(load_network_pkl(file)["G_ema"], mapping)
         assert not file.closed
 
 
-def test_a_generators_attributes_are_kept(tmp_path):
+def test_generator_attributes_are_saved(tmp_path):
     generator = built("gen_eg3d_uncond", fill=False)
     generator.neural_rendering_resolution = 96
     generator.rendering_kwargs = {**generator.rendering_kwargs, "depth_resolution": 24}
     save_snapshot(tmp_path / "g.pkl", {"G_ema": generator})
-    again = load_network_pkl(tmp_path / "g.pkl")["G_ema"]
-    assert again.neural_rendering_resolution == 96 and again.rendering_kwargs == generator.rendering_kwargs
+    loaded = load_network_pkl(tmp_path / "g.pkl")["G_ema"]
+    assert loaded.neural_rendering_resolution == 96 and loaded.rendering_kwargs == generator.rendering_kwargs
 
 
-def test_the_file_is_plain_data_for_torch_and_says_what_it_is(tmp_path, mapping):
+def test_a_snapshot_loads_with_weights_only_and_names_its_format(tmp_path, mapping):
     save_snapshot(tmp_path / "w.pkl", {"G_ema": mapping})
     contents = torch.load(tmp_path / "w.pkl", weights_only=True)
     assert (contents["format"], contents["version"]) == (FORMAT, VERSION)
@@ -80,14 +82,16 @@ def test_the_file_is_plain_data_for_torch_and_says_what_it_is(tmp_path, mapping)
     assert contents["networks"]["G_ema"]["init_kwargs"] == golden.manifest("map_plain")["init_kwargs"]
 
 
-def test_safetensors_come_with_a_readable_description(tmp_path, mapping):
+def test_safetensors_are_described_by_a_json_file(tmp_path, mapping):
     save_snapshot(tmp_path / "w.safetensors", {"G_ema": mapping}, extra={"cfg": "seg2cat"})
-    described = json.loads((tmp_path / "w.json").read_text())
-    assert described["networks"]["G_ema"]["init_kwargs"]["num_ws"] == 14 and described["extra"] == {"cfg": "seg2cat"}
+    description = json.loads((tmp_path / "w.json").read_text())
+    assert description["networks"]["G_ema"]["init_kwargs"]["num_ws"] == 14 and description["extra"] == {
+        "cfg": "seg2cat"
+    }
 
 
-def test_a_view_does_not_drag_its_whole_storage_into_the_file(tmp_path, mapping):
-    record = record_of(mapping)
+def test_saving_a_view_does_not_save_its_whole_storage(tmp_path, mapping):
+    record = record_from_module(mapping)
     size = sum(t.numel() * t.element_size() for t in record.state.values())
     mapping_of_views = registry.construct(record.class_name, record.init_kwargs)
     for parameter in mapping_of_views.parameters():
@@ -96,10 +100,10 @@ def test_a_view_does_not_drag_its_whole_storage_into_the_file(tmp_path, mapping)
     assert (tmp_path / "w.pkl").stat().st_size < size + 50_000
 
 
-# --------------------------------------------------------------------------- what goes wrong
+# --------------------------------------------------------------------------- errors
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, mapping):
+def test_a_failed_write_keeps_the_previous_file_and_no_temporary_one(tmp_path, mapping):
     path = tmp_path / "w.pkl"
     save_snapshot(path, {"G_ema": mapping})
     before = path.read_bytes()
@@ -109,8 +113,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, mapping):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_only_plain_data_is_written(tmp_path, mapping):
-    with pytest.raises(WeightsError, match=r"extra: expected plain data, found a Tensor"):
+def test_saving_anything_but_plain_data_and_registered_networks_is_an_error(tmp_path, mapping):
+    with pytest.raises(WeightsError, match=r"extra: expected plain data, got Tensor"):
         save_snapshot(tmp_path / "w.pkl", {"G_ema": mapping}, extra={"x": torch.zeros(1)})
     with pytest.raises(ValueError, match="not built by"):
         save_snapshot(tmp_path / "w.pkl", {"G_ema": nn.Linear(2, 2)})
@@ -118,7 +122,7 @@ def test_only_plain_data_is_written(tmp_path, mapping):
 
 
 @pytest.mark.parametrize("name", ["w.pkl", "w.safetensors"])
-def test_a_snapshot_cut_short_anywhere_is_refused(tmp_path, mapping, name):
+def test_a_truncated_snapshot_is_rejected(tmp_path, mapping, name):
     save_snapshot(tmp_path / name, {"G_ema": mapping})
     whole = (tmp_path / name).read_bytes()
     for length in [*range(0, 64, 7), *range(64, len(whole), 2003), len(whole) - 1]:
@@ -127,34 +131,34 @@ def test_a_snapshot_cut_short_anywhere_is_refused(tmp_path, mapping, name):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda c: c.update(version=2), "snapshot version 2"),
-        (lambda c: c.update(format="other"), "not one of our snapshots"),
+        (lambda c: c.update(format="other"), "not a snapshot"),
         (lambda c: c.update(networks={}), "without networks"),
-        (lambda c: c.update(extra=None), "without networks"),
-        (lambda c: c["networks"].update(G_ema=3), "G_ema: not a network"),
-        (lambda c: c["networks"]["G_ema"]["state"].update(x=3), "G_ema: not a network"),
-        (lambda c: c["networks"]["G_ema"]["state"].pop("w_avg"), "lacks tensor 'w_avg'"),
+        (lambda c: c.update(extra=None), "extra: expected a dict, got NoneType"),
+        (lambda c: c["networks"].update(G_ema=3), "G_ema: expected class name"),
+        (lambda c: c["networks"]["G_ema"]["state"].update(x=3), "G_ema: expected class name"),
+        (lambda c: c["networks"]["G_ema"]["state"].pop("w_avg"), "missing tensor 'w_avg'"),
         (
             lambda c: c["networks"]["G_ema"]["state"].update(w_avg=torch.zeros(3)),
             r"w_avg: expected \(64,\), got \(3,\)",
         ),
-        (lambda c: c["networks"]["G_ema"].update(class_name="None"), "class 'None', which is none of ours"),
+        (lambda c: c["networks"]["G_ema"].update(class_name="None"), "unknown class 'None'"),
         (lambda c: c["networks"]["G_ema"]["attributes"].update(rendering_kwargs=3), "rendering_kwargs: expected dict"),
     ],
 )
-def test_what_a_snapshot_says_is_checked(tmp_path, mapping, change, words):
+def test_changed_snapshot_contents_are_rejected(tmp_path, mapping, change, message):
     save_snapshot(tmp_path / "w.pkl", {"G_ema": mapping})
     contents = torch.load(tmp_path / "w.pkl", weights_only=True)
     change(contents)
     torch.save(contents, tmp_path / "w.pkl")
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(WeightsError, match=message):
         load_network_pkl(tmp_path / "w.pkl")
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"avg_camera_radius": "x"}, "'>' not supported"),
         ({"avg_camera_radius": -1}, "avg_camera_radius: expected more than 0, got -1"),
@@ -166,61 +170,60 @@ def test_what_a_snapshot_says_is_checked(tmp_path, mapping, change, words):
         (None, "rendering options lack ray_start"),
     ],
 )
-def test_rendering_options_that_do_not_fit_are_refused_on_loading(generator_record, changed, words):
+def test_invalid_rendering_options_are_rejected_on_loading(generator_record, changed, message):
     options = {} if changed is None else {**generator_record.attributes["rendering_kwargs"], **changed}
-    with pytest.raises(WeightsError, match=f"rendering options do not fit .*{words}"):
-        build(replace(generator_record, attributes={"rendering_kwargs": options}))
+    with pytest.raises(WeightsError, match=f"invalid rendering options .*{message}"):
+        module_from_record(replace(generator_record, attributes={"rendering_kwargs": options}))
 
 
 @pytest.fixture(scope="module")
 def generator_record():
-    return record_of(built("gen_eg3d_uncond", fill=False))
+    return record_from_module(built("gen_eg3d_uncond", fill=False))
 
 
-def test_a_snapshot_cannot_replace_a_networks_methods(mapping):
-    record = record_of(mapping)
+def test_a_snapshot_cannot_replace_methods_of_a_network(mapping):
+    record = record_from_module(mapping)
     changed = NetworkRecord(record.class_name, record.init_kwargs, record.state, {"forward": "nothing"})
-    assert callable(build(changed).forward)
+    assert callable(module_from_record(changed).forward)
 
 
-def test_a_foreign_safetensors_file_is_refused():
+def test_a_safetensors_file_of_another_program_is_rejected():
     header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    with pytest.raises(WeightsError, match="safetensors file that we did not write"):
+    with pytest.raises(WeightsError, match="safetensors file not written by this program"):
         load_network_pkl(io.BytesIO(struct.pack("<Q", len(header)) + header + bytes(4)))
 
 
-def test_plain_copies_and_refuses_what_is_not_data():
+def test_to_plain_data_copies_data_and_rejects_anything_else():
     original = {"a": (1, np.float64(0.5)), "b": EasyDict(c=[None, True, "x"])}
-    copied = plain(original)
+    copied = to_plain_data(original)
     assert copied == {"a": [1, 0.5], "b": {"c": [None, True, "x"]}} and type(copied["b"]) is dict
     copied["b"]["c"].append(1)
     assert original["b"]["c"] == [None, True, "x"]
     for bad in ({1: 2}, {"x": b"bytes"}, {"x": object()}, [0] * 20_000):
         with pytest.raises(WeightsError):
-            plain(bad)
+            to_plain_data(bad)
 
 
-# --------------------------------------------------------------------------- starting from other weights
+# --------------------------------------------------------------------------- initialization from other weights
 
 
-def test_starting_from_eg3d_copies_what_the_golden_map_says():
+def test_initializing_from_eg3d_copies_the_tensors_in_the_golden_map():
     expected = json.loads((golden.HERE / "resume_map.json").read_text())
     source, destination = built(expected["src_case"]), built(expected["dst_case"], fill=False)
     fresh = {name: tensor.clone() for name, tensor in destination.state_dict().items()}
     report = copy_by_name(source, destination)
 
     assert report.sources == expected["map"]
-    theirs = source.state_dict()
+    source_state = source.state_dict()
     for name, tensor in destination.state_dict().items():
         origin = expected["map"][name]
-        assert torch.equal(tensor, fresh[name] if origin is None else theirs[origin]), name
+        assert torch.equal(tensor, fresh[name] if origin is None else source_state[origin]), name
     table = report.table()
     kinds = [
         "same" if origin == name else "none" if origin is None else "other" for name, origin in expected["map"].items()
     ]
     rows = [
-        re.search(rf"^{title} +(\d+)", table, re.MULTILINE)[1]
-        for title in ("copied", "from another name", "left as it was")
+        re.search(rf"^{title} +(\d+)", table, re.MULTILINE)[1] for title in ("copied", "from another name", "unchanged")
     ]
     assert [int(row) for row in rows] == [kinds.count(kind) for kind in ("same", "other", "none")]
     assert "superresolution_semantic: from superresolution\n" in table
@@ -228,7 +231,7 @@ def test_starting_from_eg3d_copies_what_the_golden_map_says():
     assert "backbone.mapping.embed_mask: not in the source" in table
 
 
-def test_a_label_discriminator_starts_from_one_of_fewer_channels():
+def test_a_discriminator_is_initialized_from_one_with_fewer_input_channels():
     kwargs = golden.manifest("net_discriminator")["init_kwargs"]
     source, destination = (registry.construct("Discriminator", {**kwargs, "img_channels": n}) for n in (3, 8))
     report = copy_by_name(source, destination)
@@ -242,15 +245,15 @@ def test_a_label_discriminator_starts_from_one_of_fewer_channels():
 @pytest.mark.parametrize(
     ("cfg", "case"), [("seg2cat", "gen_seg2cat_full"), ("seg2face", "gen_seg2face"), ("edge2car", "gen_edge2car")]
 )
-def test_generators_of_the_applications_are_built_as_the_published_ones(cfg, case):
+def test_generator_arguments_equal_the_published_ones(cfg, case):
     published = golden.manifest(case)["init_kwargs"]
     widths = {key: published[key] for key in ("channel_base", "channel_max")}
-    if cfg == "edge2car":  # recorded as 9, but the published weights have 7 and the published classes ignore it
+    if cfg == "edge2car":  # the golden file has 9, but published weights have 7 and published classes ignore it
         published["mapping_kwargs"]["geometry_layer"] = 7
     assert generator_kwargs(cfg, **widths) == published
 
 
-def test_edge2cat_is_the_cats_camera_with_one_channel():
+def test_edge2cat_has_the_camera_of_seg2cat_and_one_channel():
     cat, edge = generator_kwargs("seg2cat"), generator_kwargs("edge2cat")
     assert edge["rendering_kwargs"] == cat["rendering_kwargs"]
     assert (edge["semantic_channels"], edge["data_type"], edge["img_resolution"]) == (1, "edge", 512)
@@ -258,7 +261,7 @@ def test_edge2cat_is_the_cats_camera_with_one_channel():
     assert CONFIGS.keys() == RAW_RESOLUTION.keys()
 
 
-def test_another_number_of_geometry_layers_uses_a_class_that_honors_it():
+def test_geometry_layer_other_than_7_uses_a_mapping_class_that_honors_it():
     options = GeneratorOptions("shapenet", 128, "edge", geometry_layer=9)
     mapping_kwargs = options.kwargs()["mapping_kwargs"]
     sizes = {"z_dim": 512, "c_dim": 25, "w_dim": 512, "num_ws": 14}
@@ -266,14 +269,14 @@ def test_another_number_of_geometry_layers_uses_a_class_that_honors_it():
     assert registry.construct(mapping_kwargs["class_name"], {**sizes, **arguments}).geometry_layer == 9
 
 
-def test_options_outside_the_tables_are_refused():
+def test_unknown_cfg_and_resolution_are_rejected():
     with pytest.raises(ValueError, match="cfg: expected seg2cat, seg2face, edge2car, edge2cat, got 'seg2dog'"):
         generator_kwargs("seg2dog")
     with pytest.raises(ValueError, match="resolution: expected 512, 256, 128, got 64"):
         generator_kwargs("seg2cat", resolution=64)
 
 
-def test_each_call_gives_arguments_of_its_own():
+def test_generator_kwargs_returns_a_new_dict_each_time():
     first = generator_kwargs("seg2cat")
     first["rendering_kwargs"]["avg_camera_pivot"][2] = 5
     assert generator_kwargs("seg2cat")["rendering_kwargs"]["avg_camera_pivot"] == [0, 0, -0.06]
