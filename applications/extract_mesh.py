@@ -18,16 +18,10 @@ from applications import common
 from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses
 from dnnlib.cli import Command, InputError, Several, user_errors
 from inference.mesh.colors import COLORS
-from inference.mesh.export import MESH_WRITERS, write_mesh
+from inference.mesh.extraction import extract_mesh
 from inference.mesh.rasterize import FILM_VIEWS, gl_problem, half_width_of, render_mesh
-from inference.mesh.surface import (
-    PUBLISHED_THRESHOLD,
-    EmptyMeshError,
-    Mesh,
-    NoSurfaceError,
-    check_libraries,
-    extract_mesh,
-)
+from inference.mesh.surface import PUBLISHED_THRESHOLD, EmptyMeshError, NoSurfaceError
+from inference.mesh.triangles import MESH_WRITERS, Mesh, check_libraries
 from inference.video import FPS
 from torch_utils.host_memory import free_memory
 from training.data.image_io import write_png
@@ -195,9 +189,8 @@ def main(
     options["cameras"] = orbit_positions(CAMERAS[cfg], **G.orbit)
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     try:
-        with tqdm(total=resolution, desc="density", unit="slab", delay=2, disable=None) as bar:
-            planes = scene(G, label_map, pose, seed)
-            mesh = extract_mesh(G, planes, resolution, threshold, on_slabs=bar.update, **options)
+        planes = scene(G, label_map, pose, seed)
+        mesh = extract_mesh(G, planes, resolution, threshold, **options)
         if threshold == "auto":
             click.echo(f"--threshold auto: took {mesh.threshold:g}")
         if mesh.smoothed < smooth:
@@ -205,7 +198,7 @@ def main(
         with user_errors("--outdir"):
             write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
             for ending in formats:
-                write_mesh(mesh, outdir / f"{name}.{ending}")
+                mesh.export(outdir / f"{name}.{ending}")
         click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
         if film:
             write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames or PATH_FRAMES, fps or FPS)

@@ -1,10 +1,44 @@
-"""What a seed stands for."""
+"""Latent codes: z from integer seeds, ws of a scene, tri-planes of ws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.errors import ConfigError
+from training.networks.generator import TriPlane
+
 
 def latent(seed: int, z_dim: int) -> Tensor:
-    """1,z_dim float32: the z that a seed stands for, on every machine."""
+    """Return z (1,z_dim float32) of a seed, the same on every machine."""
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
+
+
+def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Map encoded label maps and seeds to ws (N,num_ws,w_dim), one scene per seed, without truncation.
+
+    Args:
+        G: the generator.
+        encoded: result of `G.encode` for N label maps, or for one that serves all seeds.
+        pose: N,25 or 1,25 poses to condition on.
+        seeds: N integers.
+    """
+    z = torch.cat([latent(seed, G.z_dim) for seed in seeds]).to(pose.device)  # N,z_dim
+    count = len(z)
+    return G.mapping(z, pose.expand(count, -1), encoded=encoded.expand(count, *encoded.shape[1:]))
+
+
+def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
+    """Compute the tri-planes (N,3,F,P,P) of ws (N,num_ws,w_dim) with constant noise.
+
+    Raises:
+        ConfigError: the planes are not finite.
+    """
+    planes = G.planes(ws, noise_mode="const")
+    if not planes.isfinite().all():
+        problem = "makes scenes that are not finite (NaN or infinity)"
+        raise ConfigError("network", problem=problem, hint="try `precision` fp32")
+    return planes

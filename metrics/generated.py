@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from inference.latents import latent
-from inference.mesh.surface import NoSurfaceError, extract_mesh
+from inference.mesh.extraction import extract_mesh
+from inference.mesh.surface import NoSurfaceError
 from metrics.errors import OptionError
 from training.data.archive import data_error
 from training.data.dataset import PosedImageDataset

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from inference.mesh.surface import check_libraries
+from inference.mesh.triangles import check_libraries
 from metrics.diversity import load_distance
 from metrics.errors import OptionError, blamed_on
 from metrics.evaluation import Tools

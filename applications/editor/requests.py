@@ -6,12 +6,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from applications.editor.classes import paint
 from applications.editor.protocol import Message, MessageError, View, pack
@@ -25,10 +24,8 @@ from applications.editor.session_file import (
 from applications.editor.studio import Picture, Studio
 from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
 from camera_utils import orbit_positions, path_poses
-from inference.mesh.colors import color_pieces
-from inference.mesh.density_grid import density_slabs
-from inference.mesh.export import write_mesh
-from inference.mesh.surface import check_libraries, extract_mesh
+from inference.mesh.extraction import extraction_steps
+from inference.mesh.triangles import check_libraries
 from inference.video import VideoWriter, check_video_format, render_views
 from training.data.image_io import encode_png
 from training.data.label_maps import draw_image
@@ -38,7 +35,6 @@ FILM_FRAMES = 120  # of the published film
 FILM_FPS = 60
 PROGRESS_FRAMES = 5  # a page hears of a film this often
 MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
-MESH_DENSITY_SHARE = 0.25  # of the time; the rest goes into the colors of the vertices
 
 LANES = {"edit": SCENE, "blend": SCENE, "look": LOOK, "save_film": LONG_FILE, "save_mesh": LONG_FILE}  # others: FILE
 
@@ -191,29 +187,20 @@ class Requests:
         with _said_to_page():
             check_libraries()
         G, planes = self.studio.G, self.studio.scene_planes(self._scene(page, scene))
-        field = G.field(planes)
-        grid = torch.empty((MESH_RESOLUTION,) * 3)
-        for part, slabs in density_slabs(field, MESH_RESOLUTION):
-            grid[part] = slabs
-            yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE * part.stop / MESH_RESOLUTION)
-        with _said_to_page():
-            mesh = extract_mesh(G, planes, grid=grid, threshold="auto", color=None)
-        yield None
-        colors = np.empty_like(mesh.vertices, np.uint8)
-        color, cameras = (
-            "shown_label" if self.data_type == "seg" else "image",
-            orbit_positions(self.studio.preset, **G.orbit),
-        )
-        colored = 0
-        for piece in color_pieces(G, field, mesh.vertices, mesh.normals(), color, cameras=cameras):
-            colors[colored : colored + len(piece)] = piece
-            colored += len(piece)
-            share = colored / len(colors)
-            yield pack(type="progress", id=id, done=MESH_DENSITY_SHARE + (1 - MESH_DENSITY_SHARE) * share)
-        mesh = replace(mesh, colors=colors)
+        color = "shown_label" if self.data_type == "seg" else "image"
+        cameras = orbit_positions(self.studio.preset, **G.orbit)
+        steps = extraction_steps(G, planes, MESH_RESOLUTION, threshold="auto", color=color, cameras=cameras)
+        mesh = None
+        while mesh is None:
+            with _said_to_page():
+                try:
+                    done = next(steps)
+                except StopIteration as end:
+                    mesh = end.value
+            yield pack(type="progress", id=id, done=done)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"mesh.{mesh_form}"
-            write_mesh(mesh, path)
+            mesh.export(path)
             yield self._file(id, path.name, path.read_bytes())
 
     def _file(self, id: int, name: str, content: bytes) -> bytes:

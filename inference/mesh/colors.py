@@ -1,4 +1,4 @@
-"""Colors of a mesh's vertices: of the labels or the image, at a place or as a picture shows it there."""
+"""Vertex colors of a mesh: labels or image, at the vertex itself or as a rendered view shows it there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from training.networks.triplane_field import TriplaneField
 from training.volumetric_rendering.compositing import sample_weights
 
 COLORS = ("label", "shown_label", "image")
-POINTS_PER_PIECE = 2**14  # that the field is evaluated at at a time: their hidden values stay in a CPU's cache
-# What a picture shows at a place is a blend of what lies beneath the surface: so many samples, so far inwards.
+POINTS_PER_CHUNK = 2**14  # evaluated at a time: their hidden activations fit a CPU's cache
+# A rendered pixel blends what lies beneath the surface: samples along the inward ray, and its length.
 INWARD_SAMPLES = 24
 INWARD_SHARE = 0.25  # of the cube's side
 
 
 @torch.inference_mode()
-def color_pieces(
+def color_chunks(
     G: TriPlane,
     field: TriplaneField,
     vertices: np.ndarray,
@@ -32,17 +32,31 @@ def color_pieces(
     without: int | None = None,
     cameras: Tensor | None = None,
 ) -> Iterator[np.ndarray]:
-    """k,3 uint8 of the vertices K,3 with normals K,3, some at a time; the other arguments are `extract_mesh`'s."""
-    rows = POINTS_PER_PIECE if color == "label" else POINTS_PER_PIECE // INWARD_SAMPLES
+    """Compute vertex colors chunk by chunk.
+
+    Args:
+        G: the generator.
+        field: its scene.
+        vertices: K,3 float32, world units.
+        normals: K,3 float32.
+        color: one of COLORS; like `without` and `cameras`, see `extraction_steps`.
+    Yields:
+        Colors of the next vertices, n,3 uint8.
+    """
+    size = POINTS_PER_CHUNK if color == "label" else POINTS_PER_CHUNK // INWARD_SAMPLES
     channels = slice(RGB_CHANNELS) if color == "image" else slice(FEATURES, FEATURES + G.semantic_channels)
-    for points, upwards in zip(
-        torch.from_numpy(vertices).split(rows), torch.from_numpy(normals).split(rows), strict=True
-    ):
+    point_chunks = torch.from_numpy(vertices).split(size)
+    normal_chunks = torch.from_numpy(normals).split(size)
+    for points, outwards in zip(point_chunks, normal_chunks, strict=True):
+        # Features of the vertices, K,S or K,3.
         if color == "label":
             values = labels_at(field, points, G.semantic_channels)
         else:
-            outwards = upwards if cameras is None else _towards(cameras.cpu(), points, upwards)
-            values = _shown(field, points, outwards, channels)
+            if cameras is not None:
+                outwards = _directions_to_cameras(cameras.cpu(), points, outwards)
+            values = _blended_features(field, points, outwards, channels)
+
+        # Features to colors.
         if color == "image" or G.data_type == "edge":
             yield to_uint8(values * 2 - 1).expand(-1, 3).numpy()
             continue
@@ -52,33 +66,41 @@ def color_pieces(
 
 
 def labels_at(field: TriplaneField, points: Tensor, classes: int) -> Tensor:
-    """K,S label channels of the field at points K,3, on the CPU."""
-    pieces = points.split(POINTS_PER_PIECE)
-    return torch.cat([field.labels(piece[None].to(field.planes.device))[0, :, :classes].cpu() for piece in pieces])
+    """Evaluate the label channels (K,S, on the CPU) of the field at points K,3."""
+    chunks = points.split(POINTS_PER_CHUNK)
+    return torch.cat([field.labels(chunk[None].to(field.planes.device))[0, :, :classes].cpu() for chunk in chunks])
 
 
-def _towards(cameras: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
-    """K,3 unit vectors from each vertex to the camera (P,3) that it faces most directly, else its normal."""
-    best, outwards = torch.zeros(len(vertices)), normals.clone()
+def _directions_to_cameras(cameras: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
+    """Return unit vectors (K,3) to the camera (of N,3) that each vertex (K,3) faces most directly, else its normal."""
+    best = torch.zeros(len(vertices))
+    outwards = normals.clone()
     for camera in cameras:
         direction = F.normalize(camera - vertices, dim=1)
-        cosine = (direction * normals).sum(1)
+        cosine = (direction * normals).sum(1)  # K
         better = cosine > best
-        best[better], outwards[better] = cosine[better], direction[better]
+        best[better] = cosine[better]
+        outwards[better] = direction[better]
     return outwards
 
 
-def _shown(field: TriplaneField, vertices: Tensor, outwards: Tensor, channels: slice) -> Tensor:
-    """k,F features that a ray blends which comes from `outwards` k,3, as a share of what it meets; on the CPU.
+def _blended_features(field: TriplaneField, vertices: Tensor, outwards: Tensor, channels: slice) -> Tensor:
+    """Render features (K,F, on the CPU) along rays that enter the surface at vertices K,3 from directions K,3.
 
-    Matter is thin on the outside: a ray goes on through the level set, and what a picture shows there lies beneath.
+    Density rises gradually: a ray goes on through the level set, and a rendered view shows what lies beneath it. The
+    result is normalized by the ray's total weight.
     """
+    # Samples along the rays.
     device = field.planes.device
-    depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)
-    points = vertices.to(device)[:, None] - outwards.to(device)[:, None] * depths[:, None]  # k,T,3
+    depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)  # T
+    points = vertices.to(device)[:, None] - outwards.to(device)[:, None] * depths[:, None]  # K,T,3
     parts, sigma = field.parts(points.view(1, -1, 3))
-    weights = sample_weights(sigma.view(1, len(vertices), -1), depths.expand(1, len(vertices), -1))
-    weights[..., 0] += torch.finfo(weights.dtype).tiny  # where there is nothing at all: the surface itself
-    weights = (weights / weights.sum(-1, keepdim=True))[..., None]  # 1,k,T,1
-    blended = [(part.unflatten(1, weights.shape[1:3]) * weights).sum(2) for part in parts]
+
+    # Weights of the samples; a ray through empty space shows the surface itself.
+    weights = sample_weights(sigma.view(1, len(vertices), -1), depths.expand(1, len(vertices), -1))  # 1,K,T
+    weights[..., 0] += torch.finfo(weights.dtype).tiny
+    weights = (weights / weights.sum(-1, keepdim=True))[..., None]  # 1,K,T,1
+
+    # The decoder's last layer is linear, so it is applied after blending.
+    blended = [(part.unflatten(1, weights.shape[1:3]) * weights).sum(2) for part in parts]  # 1,K,F each
     return field.readout(blended, torch.ones_like(blended[0][..., :1]))[0, :, channels].cpu()

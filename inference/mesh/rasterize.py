@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from camera_utils import split_pose
-from inference.mesh.surface import Mesh
+from inference.mesh.triangles import Mesh
 
 AMBIENT = 0.25  # of a face that is seen edge-on
 PAPER = 255  # gray of the background

@@ -24,10 +24,10 @@ from applications import common, edit, generate_samples
 from applications.editor.classes import CLASS_NAMES, class_names
 from applications.editor.guard import Place, listen
 from applications.editor.protocol import View, unpack
-from applications.editor.requests import MESH_DENSITY_SHARE
 from applications.editor.session_file import read_drawing_file
 from applications.editor.studio import PLANES_KEPT, orbit_of
 from camera_utils import CAMERAS, orbit_angles
+from inference.mesh.extraction import DENSITY_SHARE
 from training.data.label_maps import draw_image, draw_semantic, read_label_map
 from training.weights.snapshot import save_snapshot
 
@@ -223,7 +223,7 @@ def test_a_film_and_a_mesh_are_made_and_pictures_come_meanwhile(client):
         assert len(done) > 5 and done == sorted(done), "other pages' pictures come between its slabs and its colors"
         header, content = replies[-1]
         if header["type"] == "file":
-            assert content.startswith(b"ply") and done[-1] == 1 and sum(MESH_DENSITY_SHARE < d < 1 for d in done) > 5
+            assert content.startswith(b"ply") and done[-1] == 1 and sum(DENSITY_SHARE < d < 1 for d in done) > 5
         else:  # random weights may hold no surface, which is said
             assert "density" in header["reason"]
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 import trimesh
 
-from inference.mesh.density_grid import AIR, INTERPOLATION_ERROR, density_grid, sum_of_softplus
-from inference.mesh.export import linear_from_srgb, write_mesh
-from inference.mesh.surface import EmptyMeshError, NoSurfaceError, auto_threshold, extract_mesh, finished, surface
+from inference.mesh.density_grid import EMPTY, INTERPOLATION_ERROR, density_slabs, sum_of_softplus
+from inference.mesh.extraction import extract_mesh, extraction_steps
+from inference.mesh.surface import EmptyMeshError, NoSurfaceError, auto_threshold, clean_up, level_set
+from inference.mesh.triangles import linear_from_srgb
 from training.data.label_maps import PALETTE
 from training.networks.configs import GeneratorOptions
 from training.networks.decoders import Decoder
@@ -102,7 +103,7 @@ def cuboid(low, high, resolution=41):
 
 
 def in_air(grid):
-    return F.pad(grid, (1,) * 6, value=AIR)
+    return F.pad(grid, (1,) * 6, value=EMPTY)
 
 
 def solid(mesh):
@@ -110,7 +111,7 @@ def solid(mesh):
 
 
 def test_a_ball_has_its_volume_and_size_a_closed_surface_and_normals_outwards():
-    mesh = surface(ball(0.5), BOX, 0.0)
+    mesh = level_set(ball(0.5), BOX, 0.0)
     # A chord of a grid step h lies h^2 / 8r inside the ball: 0.06 % of the radius here, 0.2 % of the volume.
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.004)
@@ -120,15 +121,15 @@ def test_a_ball_has_its_volume_and_size_a_closed_surface_and_normals_outwards():
 
 def test_the_axes_of_the_grid_are_x_y_z():
     # on grid planes: step 0.04
-    mesh = surface(cuboid((-0.4, 0.0, 0.2), (0.0, 0.6, 0.6)), BOX, 0.0)
+    mesh = level_set(cuboid((-0.4, 0.0, 0.2), (0.0, 0.6, 0.6)), BOX, 0.0)
     np.testing.assert_allclose([mesh.vertices.min(0), mesh.vertices.max(0)], [[-0.4, 0, 0.2], [0, 0.6, 0.6]], atol=1e-4)
     assert solid(mesh).volume == pytest.approx(0.4 * 0.6 * 0.4, rel=0.04)  # marching cubes bevels edges
 
 
 def test_the_largest_piece_stays_and_the_others_go():
     two = torch.maximum(cuboid((-0.6, -0.6, -0.6), (-0.2, 0.6, 0.6)), cuboid((0.2, 0, 0), (0.5, 0.3, 0.3)))
-    both = surface(two, BOX, 0.0)
-    one = finished(both, largest=True)
+    both = level_set(two, BOX, 0.0)
+    one = clean_up(both, largest=True)
     assert solid(both).body_count == 2 and solid(one).body_count == 1
     assert solid(one).volume == pytest.approx(0.4 * 1.2 * 1.2, rel=0.02)
     assert one.vertices[:, 0].max() < 0
@@ -137,7 +138,7 @@ def test_the_largest_piece_stays_and_the_others_go():
 
 def test_closing_makes_a_cut_solid_watertight_at_the_box():
     grid = ball(0.55, box=1.0)
-    open_, closed = surface(grid, 1.0, 0.0), surface(in_air(grid), 1.0, 0.0, closed=True)
+    open_, closed = level_set(grid, 1.0, 0.0), level_set(in_air(grid), 1.0, 0.0, closed=True)
     assert not solid(open_).is_watertight and solid(closed).is_watertight
     cap = np.pi * 0.05**2 * (3 * 0.55 - 0.05) / 3
     assert solid(closed).volume == pytest.approx(4 / 3 * np.pi * 0.55**3 - 6 * cap, rel=0.004)
@@ -145,7 +146,7 @@ def test_closing_makes_a_cut_solid_watertight_at_the_box():
 
 
 def test_a_box_full_of_matter_closes_to_the_box():
-    mesh = surface(in_air(ball(9.0, 8)), BOX, 0.0, closed=True)
+    mesh = level_set(in_air(ball(9.0, 8)), BOX, 0.0, closed=True)
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(BOX**3, rel=1e-3)
 
@@ -153,7 +154,7 @@ def test_a_box_full_of_matter_closes_to_the_box():
 def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
     grid = ball(0.5)
     grid += torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
-    rough, smooth = (finished(surface(grid, BOX, 0.0), largest=True, smooth=rounds) for rounds in (0, 20))
+    rough, smooth = (clean_up(level_set(grid, BOX, 0.0), largest=True, smooth=rounds) for rounds in (0, 20))
     outwards = [
         (mesh.normals() * mesh.vertices).sum(1) / np.linalg.norm(mesh.vertices, axis=1) for mesh in (rough, smooth)
     ]
@@ -164,8 +165,8 @@ def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
 
 def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_in_the_box():
     thin = cuboid((-0.8, -0.8, -0.05), (0.8, 0.8, 0.05))  # a plate up to the faces of the cube: its rim wears off
-    plate = surface(in_air(thin), BOX, 0.0, closed=True)
-    worn = finished(plate, smooth=1000)
+    plate = level_set(in_air(thin), BOX, 0.0, closed=True)
+    worn = clean_up(plate, smooth=1000)
     assert (worn.vertices != plate.vertices).any()
     assert solid(worn).volume == pytest.approx(solid(plate).volume, rel=0.01)
     assert abs(worn.vertices).max() <= BOX / 2
@@ -175,7 +176,7 @@ def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_
 @pytest.mark.parametrize(("threshold", "side"), [(90.0, "below"), (-500.0, "above")])
 def test_an_empty_level_set_says_the_range_of_the_density(threshold, side):
     with pytest.raises(NoSurfaceError, match=rf"density \(-.* to 50, mean .*wholly {side} the threshold {threshold:g}"):
-        surface(ball(0.5), BOX, threshold)
+        level_set(ball(0.5), BOX, threshold)
 
 
 # --------------------------------------------------------------------------- the threshold by itself
@@ -358,14 +359,14 @@ def test_an_unknown_color_is_named():
 
 @pytest.fixture
 def painted():
-    mesh = surface(ball(0.5, 17), BOX, 0.0)
+    mesh = level_set(ball(0.5, 17), BOX, 0.0)
     return replace(mesh, colors=PALETTE[np.arange(len(mesh.vertices)) % 19])
 
 
 @pytest.mark.parametrize("ending", [".ply", ".obj", ".glb"])
 def test_trimesh_reads_back_what_was_written(painted, ending, tmp_path):
     path = tmp_path / "made" / f"ball{ending}"
-    write_mesh(painted, path)
+    painted.export(path)
     read = trimesh.load(path, force="mesh", process=False)
     np.testing.assert_allclose(read.vertices, painted.vertices, atol=1e-7)  # obj has 8 decimals
     np.testing.assert_array_equal(read.faces, painted.faces)
@@ -380,7 +381,7 @@ def test_trimesh_reads_back_what_was_written(painted, ending, tmp_path):
 
 
 def test_a_ply_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
-    write_mesh(painted, tmp_path / "ball.ply")
+    painted.export(tmp_path / "ball.ply")
     header, body = (tmp_path / "ball.ply").read_bytes().split(b"end_header\n", 1)
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\ncomment pix2pix3d mesh: world units")
     assert b"cube of side 1.6 about the origin; x right seen from the front, y up" in header
@@ -398,7 +399,7 @@ def test_a_ply_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
 
 
 def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
-    write_mesh(painted, tmp_path / "ball.glb")
+    painted.export(tmp_path / "ball.glb")
     content = (tmp_path / "ball.glb").read_bytes()
     magic, version, length, json_length = struct.unpack_from("<4sIII", content)
     assert (magic, version, length) == (b"glTF", 2, len(content))
@@ -429,11 +430,11 @@ def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
 
 
 def test_an_obj_says_its_scale_in_its_first_line(painted, tmp_path):
-    write_mesh(painted, tmp_path / "ball.obj")
+    painted.export(tmp_path / "ball.obj")
     assert (tmp_path / "ball.obj").read_text().startswith("# pix2pix3d mesh: world units")
 
 
 def test_another_ending_is_refused_and_writes_nothing(painted, tmp_path):
     with pytest.raises(ValueError, match=r"ball.stl: expected a name that ends in .ply, .obj, .glb"):
-        write_mesh(painted, tmp_path / "ball.stl")
+        painted.export(tmp_path / "ball.stl")
     assert not list(tmp_path.iterdir())

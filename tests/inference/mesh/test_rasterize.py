@@ -10,7 +10,8 @@ import torch
 
 from camera_utils import CARS, pose_at
 from inference.mesh.rasterize import AMBIENT, PLAIN_GRAY, gl_problem, half_width_of, render_mesh
-from inference.mesh.surface import Mesh, surface
+from inference.mesh.surface import level_set
+from inference.mesh.triangles import Mesh
 
 NO_GL = gl_problem()
 IMPLS = [pytest.param("gl", marks=pytest.mark.skipif(NO_GL is not None, reason=f"no OpenGL: {NO_GL}")), "plain"]
@@ -44,7 +45,7 @@ def lumps():
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1)
     balls = [((0.1, 0.2, 0.1), 0.25), ((-0.2, -0.2, 0.0), 0.2), ((0.2, -0.3, 0.45), 0.15)]
     grid = torch.stack([radius - (points - torch.tensor(at)).norm(dim=-1) for at, radius in balls]).amax(0)
-    mesh = surface(grid, 1.0, 0.0)
+    mesh = level_set(grid, 1.0, 0.0)
     return replace(mesh, colors=np.where(mesh.vertices[:, 1:2] > 0, np.uint8([204, 0, 0]), np.uint8([51, 51, 255])))
 
 

@@ -1,0 +1,138 @@
+"""Loading a generator for inference: device, precision, and the configuration that its weights follow."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from camera_utils import CAMERAS, front_pose
+from dnnlib.errors import ConfigError
+from torch_utils.devices import choose_device
+from torch_utils.host_memory import keep_freed_memory
+from torch_utils.precision import has_fast, set_precision
+from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
+from training.networks.generator import TriPlane
+from training.weights.snapshot import UNTRAINED, load_network_pkl
+
+RADIUS_TOLERANCE = 0.2  # largest difference from a configuration's camera radius, as a share of it
+
+
+def load_generator(
+    network: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    cfg: str | None = None,
+    notify: Callable[[str], object] = warnings.warn,
+) -> TriPlane:
+    """Load G_ema of a weights file, ready to render.
+
+    Args:
+        network: path or URL of a weights file: ours, or a published pickle.
+        device: such as "cuda:1"; None chooses the first available of CUDA, MPS and CPU.
+        precision: one of PRECISIONS; a CPU without fast convolutions of that type computes in fp32.
+        cfg: expected configuration, a key of CONFIGS; None takes the one that the weights follow (`config_of`).
+        notify: called with messages about the precision and about untrained weights.
+    Raises:
+        ConfigError: the weights do not follow `cfg`.
+        ValueError: no such device, or a file that holds no usable generator.
+    """
+    device = device if isinstance(device, torch.device) else choose_device(device)
+    if not has_fast(precision, device):
+        notify(f"This CPU has no {precision} convolutions: computing in fp32, which is faster here.")
+        precision = "fp32"
+
+    data = load_network_pkl(network, only=("G_ema",))
+    G = data["G_ema"]
+    check_generator(G, str(network), cfg)
+    if data["extra"].get(UNTRAINED):
+        notify("This network is untrained: its pictures show nothing real.")
+
+    if device.type == "cpu":
+        keep_freed_memory()
+    G = G.to(device)
+    # Published weights hold the resolution of the last training phase, not the one for inference.
+    if "training_options" not in data["extra"]:
+        G.neural_rendering_resolution = RAW_RESOLUTION[cfg or _nearest_config(G)]
+    set_precision(G, precision)
+    return G
+
+
+def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
+    """Reject networks that do not map label maps to images, other configurations than `cfg`, and non-finite weights.
+
+    Args:
+        G: the network that was loaded.
+        network: its file, for messages.
+        cfg: expected configuration, or None.
+    Raises:
+        ConfigError: G does not follow `cfg`.
+        ValueError: anything else; the message starts with the file.
+    """
+    if not isinstance(G, TriPlane) or not G.conditional or not G.architecture.labels:
+        raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
+
+    detected = config_of(G)
+    allowed = [name for name in CONFIGS if name == detected or _is_published_form(G, name)]
+    if cfg is not None and cfg not in allowed:
+        takes = f"{G.semantic_channels} classes" if G.data_type == "seg" else "edges"
+        hint = f"{network} takes {takes}, seen from a distance of {G.orbit['radius']}"
+        raise ConfigError("cfg", cfg, " or ".join(allowed) or "none for this network", hint)
+
+    if not all(values.isfinite().all() for values in G.state_dict().values()):
+        raise ValueError(f"{network}: holds weights that are not finite (NaN or infinity); its training diverged")
+
+
+# --------------------------------------------------------------------------- configurations
+
+
+def config_of(G: TriPlane) -> str:
+    """Return the name in CONFIGS of a generator's cameras and label type, such as "seg2cat".
+
+    The number of classes may be the network's own. Where no configuration has its cameras and label type together
+    (edges of faces, classes of cars), the camera preset alone is returned: "afhq", "celeba" or "shapenet". Either name
+    is a key of CAMERAS.
+
+    Raises:
+        ConfigError: its cameras are at a distance for which there is no preset.
+    """
+    name = _nearest_config(G)
+    config = CONFIGS[name]
+    return name if config.data_type == G.data_type else config.camera
+
+
+def _nearest_config(G: TriPlane) -> str:
+    """Return the configuration with the nearest cameras; among equals, the one with its label type and classes."""
+    near = [name for name in CONFIGS if _has_radius(G, name)]
+    if not near:
+        known = sorted({CAMERAS[name].radius for name in CONFIGS})
+        allowed = f"cameras at a distance of about {' or '.join(map(str, known))}"
+        raise ConfigError("network", allowed=allowed, problem=f"its cameras are at {G.orbit['radius']}")
+
+    def distance(name: str) -> tuple[float, bool, bool]:
+        pivot = G.orbit["pivot"]
+        from_pivot = 0.0 if pivot is None else math.dist(pivot, CAMERAS[name].pivot)
+        config = CONFIGS[name]
+        return from_pivot, config.data_type != G.data_type, config.channels != G.semantic_channels
+
+    return min(near, key=distance)
+
+
+def _has_radius(G: TriPlane, name: str) -> bool:
+    radius = G.orbit["radius"]
+    expected = RENDERING[CONFIGS[name].camera]["avg_camera_radius"]
+    return radius is None or abs(radius - expected) <= RADIUS_TOLERANCE * expected
+
+
+def _is_published_form(G: TriPlane, name: str) -> bool:
+    """Return whether camera radius, label type and number of classes are those of a configuration."""
+    config = CONFIGS[name]
+    return _has_radius(G, name) and (G.data_type, G.semantic_channels) == (config.data_type, config.channels)
+
+
+def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> torch.Tensor:
+    """Return the front view (1,25): the network's own camera radius and pivot, the configuration's focal length."""
+    return front_pose(CAMERAS[cfg], **G.orbit, device=device)

@@ -1,0 +1,137 @@
+"""Triangle mesh of the scene in a generator's tri-planes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import ConfigError
+from inference.mesh.colors import COLORS, color_chunks, labels_at
+from inference.mesh.density_grid import EMPTY, density_slabs
+from inference.mesh.surface import EmptyMeshError, auto_threshold, clean_up, level_set
+from inference.mesh.triangles import Mesh
+from training.networks.generator import TriPlane
+from training.networks.triplane_field import TriplaneField
+
+DENSITY_SHARE = 0.25  # of the time of an extraction; most of the rest is spent on vertex colors
+
+
+def extract_mesh(
+    G: TriPlane,
+    planes: Tensor,
+    resolution: int = 256,
+    threshold: float | str = "auto",
+    color: str | None = "label",
+    **options: Any,
+) -> Mesh:
+    """Extract the surface of a scene, planes 1,3,F,P,P, at once; arguments and errors as of `extraction_steps`."""
+    steps = extraction_steps(G, planes, resolution, threshold, color, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+@torch.inference_mode()
+def extraction_steps(
+    G: TriPlane,
+    planes: Tensor,
+    resolution: int = 256,
+    threshold: float | str = "auto",
+    color: str | None = "label",
+    largest: bool = False,
+    closed: bool = False,
+    smooth: int = 0,
+    without: int | None = None,
+    cameras: Tensor | None = None,
+) -> Generator[float, None, Mesh]:
+    """Extract the surface of a scene in short steps.
+
+    Args:
+        G: the generator.
+        planes: 1,3,F,P,P of `G.planes`.
+        resolution: points of the density grid on a side, 2 or more.
+        threshold: raw density of the surface, or "auto": see `auto_threshold`.
+        color: of the vertices: "label" (palette color of the largest label channel at that very point, gray for
+            edges), "shown_label" (of what a ray blends that goes inwards from there, as in the model's label map),
+            "image" (the color of the raw image, blended likewise) or None.
+        largest: keep the largest connected component only.
+        closed: make the mesh watertight where the cube cuts the scene.
+        smooth: rounds of smoothing, see `clean_up`.
+        without: class whose density is removed (networks of classes only), such as a modeled background's, 0.
+        cameras: N,3 usual camera positions, for shown_label and image: a vertex has the color that is seen by the
+            camera which it faces most directly. None, and where it faces none: by a camera right above it.
+    Yields:
+        Share of the work that is done, in [0, 1].
+    Returns:
+        The mesh, as the value of the generator (of `yield from`, or of StopIteration).
+    Raises:
+        NoSurfaceError: all of the density lies on one side of the threshold, or nothing is left.
+        ConfigError: `color` or `without` is not available.
+        ValueError: several scenes, a resolution below 2, or a density that is not finite.
+    """
+    if color not in (None, *COLORS):
+        raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
+    if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
+        allowed = f"a class from 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "none for edges"
+        raise ConfigError("without", without, allowed)
+
+    # Density grid; for a closed mesh with a layer of empty space around it.
+    field = G.field(planes)
+    grid = torch.full((resolution + 2,) * 3, EMPTY) if closed else torch.empty((resolution,) * 3)
+    inside = grid[1:-1, 1:-1, 1:-1] if closed else grid  # resolution,resolution,resolution
+    for part, slabs in density_slabs(field, resolution):
+        inside[part] = slabs
+        yield DENSITY_SHARE * part.stop / resolution
+    if threshold == "auto":
+        threshold = auto_threshold(inside, field.box_warp / G.ray_options().samples)
+    if without is not None:
+        _remove_class(inside, field, threshold, G.semantic_channels, without)
+
+    # Surface.
+    mesh = level_set(grid, field.box_warp, threshold, closed)
+    del grid, inside  # half a gigabyte at resolution 512
+    mesh = clean_up(mesh, largest, smooth)
+    yield DENSITY_SHARE
+    if color is None:
+        return mesh
+
+    # Vertex colors.
+    colors = np.empty(mesh.vertices.shape, np.uint8)
+    colored = 0
+    for chunk in color_chunks(G, field, mesh.vertices, mesh.normals(), color, without, cameras):
+        colors[colored : colored + len(chunk)] = chunk
+        colored += len(chunk)
+        yield DENSITY_SHARE + (1 - DENSITY_SHARE) * colored / len(colors)
+    return replace(mesh, colors=colors)
+
+
+def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:
+    """Lower the density in place (K,K,K points) where a class has the largest of the label channels.
+
+    It becomes the threshold where the class ties with another one, and falls by the grid's whole range for each unit
+    of the logits beyond, so that the cut runs between grid points and the rest of the surface stays in its place.
+    """
+    low, high = (bound.item() for bound in grid.aminmax())
+    line = torch.linspace(-field.box_warp / 2, field.box_warp / 2, len(grid))
+    anything_left = False
+    for x, slab in zip(line, grid, strict=True):
+        # Labels at the solid points of the slab.
+        y, z = (slab > threshold).nonzero(as_tuple=True)  # K, K
+        logits = labels_at(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)  # K,S
+
+        # How far the best other class is ahead.
+        label_logits = logits[:, label].clone()
+        logits[:, label] = -torch.inf
+        lead = logits.amax(1) - label_logits  # K
+        slab[y, z] = torch.minimum(slab[y, z], threshold + (high - low) * lead)
+        anything_left = anything_left or bool((lead > 0).any())
+
+    if high > threshold and not anything_left:
+        raise EmptyMeshError(f"all density above {threshold:g} belongs to class {label}, so nothing is left")
