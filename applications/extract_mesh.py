@@ -1,38 +1,37 @@
-"""Label map in, mesh out: the surface of the scene with its labels as colors, and a film of it."""
+"""Extract a colored mesh of a label map's scene, and a video of it."""
 
 from __future__ import annotations
 
 import math
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
-from applications import common
-from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses
-from dnnlib.cli import Command, InputError, Several, user_errors
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+from applications import cli
+from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions
+from dnnlib.cli import Command, InputError, Several, option_group, user_errors
+from inference import Mesh, Scene
 from inference.mesh.colors import COLORS
-from inference.mesh.extraction import extract_mesh
-from inference.mesh.rasterize import FILM_VIEWS, gl_problem, half_width_of, render_mesh
+from inference.mesh.extraction import extraction_steps
+from inference.mesh.rasterize import orbit_frames
 from inference.mesh.surface import PUBLISHED_THRESHOLD, EmptyMeshError, NoSurfaceError
-from inference.mesh.triangles import MESH_WRITERS, Mesh, check_libraries
-from inference.video import FPS
+from inference.mesh.triangles import MESH_WRITERS, check_libraries
+from inference.scene import to_label_map
+from inference.video import FPS, write_videos
 from torch_utils.host_memory import free_memory
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
-from training.networks.configs import CONFIGS
 from training.networks.generator import TriPlane
 
-LARGEST_RESOLUTION = 1024  # 4.3 GB of densities
-BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, with some room
-MOST_SMOOTHING = 1000
-FILM_SIZE = 512  # pixels
+MAX_RESOLUTION = 1024  # 4.3 GB of densities
+BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, rounded up
+MAX_SMOOTHING = 1000
 
 
 class Threshold(click.ParamType):
@@ -41,6 +40,7 @@ class Threshold(click.ParamType):
     name = "density"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Convert the text of the value."""
         if value == "auto":
             return value
         try:
@@ -52,162 +52,201 @@ class Threshold(click.ParamType):
         return number
 
 
-@torch.inference_mode()
-def scene(G: TriPlane, label_map: Tensor, pose: Tensor, seed: int) -> Tensor:
-    """Planes 1,3,C,H,W of a label map 1,1,H,W; pose 1,25 to condition on."""
-    return common.scene_planes(G, common.scene_ws(G, G.encode({"mask": label_map}), pose, seed))
-
-
 def check_memory(resolution: int) -> None:
-    """InputError where the density grid, and the mesh that is made of it, need more memory than is free."""
+    """Check that the density grid and its mesh fit into the free memory.
+
+    Raises:
+        InputError: they do not.
+    """
     free = free_memory()
     needed = BYTES_PER_POINT * resolution**3
     if free is not None and needed > free:
         fits = int((free / BYTES_PER_POINT) ** (1 / 3))
         raise InputError(
             f"--resolution {resolution}: needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; "
-            f"{fits} or less would do"
+            f"expected {fits} or less"
         )
 
 
-def write_film(mesh: Mesh, path: Path, G: TriPlane, cfg: str, frames: int, fps: int) -> None:
-    """Film a mesh on the config's orbit; says so where there is no OpenGL."""
-    view = FILM_VIEWS[CONFIGS[cfg].camera]
-    poses = path_poses("orbit", CAMERAS[cfg], frames, **{**G.orbit, "radius": view.radius})
-    problem = gl_problem()
-    if problem:
-        click.echo(f"No off-screen OpenGL ({problem}): numpy draws the film, which takes longer.")
-    half_width = max(view.half_width * mesh.box_warp, half_width_of(mesh, poses))
-    # Closed here, also when interrupted: what OpenGL holds must not outlive Python, which can crash at its end.
-    with closing(render_mesh(mesh, poses, FILM_SIZE, half_width, impl="plain" if problem else "gl")) as pictures:
-        bar = tqdm(pictures, total=len(poses), desc="film", unit="frame", delay=2, disable=None)
-        common.write_videos(({"mesh": frame} for frame in bar), {path: "mesh"}, fps)
+def extract(G: TriPlane, scene: Scene, resolution: int, threshold: float | str, smooth: int, **options: Any) -> Mesh:
+    """Extract the mesh of a scene with a progress bar, and report what the options led to.
+
+    Args:
+        G, scene: the generator and its scene.
+        resolution, threshold, smooth, options: see `extraction_steps`.
+    Raises:
+        InputError: there is no surface.
+    """
+    cameras = orbit_positions(CAMERAS[scene.cfg], **G.orbit)
+    steps = extraction_steps(G, scene.planes, resolution, threshold, smooth=smooth, cameras=cameras, **options)
+    try:
+        with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
+            while True:
+                bar.update(round(100 * next(steps)) - bar.n)
+    except StopIteration as end:
+        mesh = end.value
+    except EmptyMeshError as error:
+        raise InputError(f"--without {options['without']}: {error}") from error
+    except NoSurfaceError as error:
+        hint = "" if threshold == "auto" else "; try --threshold auto"
+        raise InputError(f"--threshold: {error}{hint}") from error
+
+    if threshold == "auto":
+        click.echo(f"--threshold auto: took {mesh.threshold:g}")
+    if mesh.smoothed < smooth:
+        click.echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
+    return mesh
 
 
-@click.command(cls=Command)
-@common.model_options
-@common.input_options
-@click.option("--random_seed", "seed", type=click.IntRange(0, common.MAX_SEED), default=0, show_default=True)
-@click.option(
-    "--format",
-    "formats",
-    type=Several(ending.removeprefix(".") for ending in MESH_WRITERS),
-    default="ply",
-    show_default=True,
-    metavar="ply,obj,glb",
-    help="One or more.",
+@click.command(cls=Command, old_names={"--colour": "--color"})
+@cli.input_options
+@option_group(
+    "Input",
+    click.option(
+        "--random_seed",
+        "seed",
+        type=click.IntRange(0, cli.MAX_SEED),
+        default=0,
+        show_default=True,
+        help="Seed of the latent code.",
+    ),
 )
-@click.option(
-    "--color",
-    "--colour",
-    "color",
-    type=click.Choice([*COLORS, "none"]),
-    help="Of the vertices: the label at each, as published; the label or the color that the model's own pictures show "
-    "there, of what lies beneath.  [default: label; for edges none]",
+@cli.model_options
+@option_group(
+    "Mesh",
+    click.option(
+        "--resolution",
+        type=click.IntRange(8, MAX_RESOLUTION),
+        default=512,
+        show_default=True,
+        help="Points of the density grid on a side.",
+    ),
+    click.option(
+        "--threshold",
+        type=Threshold(),
+        default=PUBLISHED_THRESHOLD,
+        show_default=True,
+        metavar="DENSITY|auto",
+        help="Raw density of the surface. auto: the density that best separates this scene from empty space.",
+    ),
+    click.option(
+        "--color",
+        type=click.Choice([*COLORS, "none"]),
+        help="Vertex colors. label: label at the vertex itself, as published. shown_label, image: label or color that a "
+        "rendered view shows there, blended from what lies beneath the surface.  [default: label; for edges none]",
+    ),
+    click.option("--largest", is_flag=True, help="Keep the largest connected component only."),
+    click.option("--closed", is_flag=True, help="Close the surface where the scene's box cuts it (watertight mesh)."),
+    click.option(
+        "--smooth",
+        type=click.IntRange(0, MAX_SMOOTHING),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Rounds of smoothing; fewer where the volume of a closed mesh would change by more than 1 %.",
+    ),
+    click.option(
+        "--without",
+        type=click.IntRange(0, 31),
+        metavar="CLASS",
+        help="Remove what belongs to a class, such as a background (0) that the network models as solid.",
+    ),
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(8, LARGEST_RESOLUTION),
-    default=512,
-    show_default=True,
-    help="Points of the density grid on a side.",
+@option_group(
+    "Output",
+    cli.outdir_option,
+    click.option(
+        "--format",
+        "formats",
+        type=Several(ending.removeprefix(".") for ending in MESH_WRITERS),
+        default="ply",
+        show_default=True,
+        metavar="ply,obj,glb",
+        help="File formats of the mesh, one or more.",
+    ),
+    click.option(
+        "--film/--no-film", "video", default=True, show_default=True, help="Also write a video, rendered_mesh.gif."
+    ),
+    click.option("--frames", type=click.IntRange(1, 100_000), help=f"Frames of the video.  [default: {PATH_FRAMES}]"),
+    click.option(
+        "--fps", type=click.IntRange(1, 240), help=f"Frames per second of the video, shown at 50 at most.  [default: {FPS}]"
+    ),
 )
-@click.option(
-    "--threshold",
-    type=Threshold(),
-    default=PUBLISHED_THRESHOLD,
-    show_default=True,
-    metavar="DENSITY|auto",
-    help="Raw density of the surface; auto finds the one that parts this scene into air and matter best.",
-)
-@click.option("--largest", is_flag=True, help="Keep the largest connected piece only.")
-@click.option("--closed", is_flag=True, help="Watertight: close the surface where the scene's box cuts it.")
-@click.option(
-    "--smooth",
-    type=click.IntRange(0, MOST_SMOOTHING),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="At most so many rounds of smoothing: as many as keep the volume of a closed mesh within 1 %.",
-)
-@click.option(
-    "--without",
-    type=click.IntRange(0, 31),
-    metavar="CLASS",
-    help="Take matter of this class for air: 0, the background, where a network models it as matter.",
-)
-@click.option("--film/--no-film", default=True, show_default=True, help="Write rendered_mesh.gif ...")
-@click.option("--frames", type=click.IntRange(1, 100_000), help=f"... so long ...  [default: {PATH_FRAMES}]")
-@click.option("--fps", type=click.IntRange(1, 240), help=f"... at so many a second, at most 50.  [default: {FPS}]")
+@cli.device_options
 def main(
     network: str,
     outdir: Path,
-    cfg: str,
+    cfg: str | None,
     device: str | None,
     precision: str,
     seed: int,
     formats: list[str],
     color: str | None,
+    without: int | None,
     resolution: int,
     threshold: float | str,
     largest: bool,
     closed: bool,
     smooth: int,
-    without: int | None,
-    film: bool,
+    video: bool,
     frames: int | None,
     fps: int | None,
     **source: Any,
 ) -> None:
-    """Make a colored triangle mesh of the scene that a label map describes.
+    """Extract a colored triangle mesh of the scene of a label map.
 
     Writes CFG_NAME_input.png, semantic_mesh.ply (networks of edges: CFG_mesh.ply) and rendered_mesh.gif.
     The mesh is in the network's world units: a cube of side 1 (cars 1.6) about the origin, x to the right seen from
-    the front, y up, z towards the viewer; the files say so themselves.
+    the front, y up, z towards the viewer. The files record this in their headers.
 
     \b
     Example:
       python applications/extract_mesh.py --network cat.pt --outdir out --cfg seg2cat \\
           --input applications/assets/cat.png --format ply,glb --threshold auto
     """
+    # Check the options before the weights, which can be a long download.
     with user_errors("--format"):
         check_libraries()
-    if not film and (frames or fps):
-        raise InputError(f"{'--frames' if frames else '--fps'}: goes with a film, not with --no-film")
+    if not video and (frames or fps):
+        raise InputError(f"{'--frames' if frames else '--fps'}: sets the video, which --no-film turns off")
     check_memory(resolution)
-    chosen = common.check_places(device, outdir)
-    given = common.read_input(cfg, **source)  # before the weights, which can be a long download
-    G = common.load_generator(network, cfg, chosen, precision)
-    label_map, pose = common.fit(given, G, cfg, chosen)
+    torch_device = cli.check_places(device, outdir)
+    read = partial(cli.read_input, **source)
+    G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
     if without is not None and not (G.data_type == "seg" and without < G.semantic_channels):
         known = f"0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "no classes, but edges"
         raise InputError(f"--without {without}: this network knows {known}")
 
+    # Extract the mesh.
+    label_map = to_label_map(label_input.label_map, G)
+    scene = Scene.from_label_map(G, label_map, seed, label_input.pose, cfg)
     color = color or ("label" if G.data_type == "seg" else "none")
-    options = {"largest": largest, "closed": closed, "smooth": smooth, "without": without}
-    options["color"] = None if color == "none" else color
-    options["cameras"] = orbit_positions(CAMERAS[cfg], **G.orbit)
+    mesh = extract(
+        G,
+        scene,
+        resolution,
+        threshold,
+        smooth,
+        color=None if color == "none" else color,
+        largest=largest,
+        closed=closed,
+        without=without,
+    )
+
+    # Write the files.
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
-    try:
-        planes = scene(G, label_map, pose, seed)
-        mesh = extract_mesh(G, planes, resolution, threshold, **options)
-        if threshold == "auto":
-            click.echo(f"--threshold auto: took {mesh.threshold:g}")
-        if mesh.smoothed < smooth:
-            click.echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
-        with user_errors("--outdir"):
-            write_png(outdir / f"{cfg}_{given.name}_input.png", draw_label_map(label_map, G.data_type)[0])
-            for ending in formats:
-                mesh.export(outdir / f"{name}.{ending}")
+    with cli.output_errors():
+        write_png(outdir / f"{cfg}_{label_input.name}_input.png", draw_label_map(label_map, G.data_type)[0])
+        for ending in formats:
+            mesh.export(outdir / f"{name}.{ending}")
         click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
-        if film:
-            write_film(mesh, outdir / "rendered_mesh.gif", G, cfg, frames or PATH_FRAMES, fps or FPS)
+        if video:
+            count = frames or PATH_FRAMES
+            # Closed here even when interrupted: an OpenGL context that outlives Python can crash at exit.
+            with closing(orbit_frames(mesh, cfg, G.orbit["pivot"], count, notify=click.echo)) as images:
+                bar = tqdm(images, total=count, desc="video", unit="frame", delay=2, disable=None)
+                write_videos(({"mesh": image} for image in bar), {outdir / "rendered_mesh.gif": "mesh"}, fps or FPS)
             click.echo(f"Wrote {outdir}/rendered_mesh.gif")
-    except NoSurfaceError as error:
-        if isinstance(error, EmptyMeshError):
-            raise InputError(f"--without {without}: {error}") from error
-        hint = "" if threshold == "auto" else "; try --threshold auto"
-        raise InputError(f"--threshold: {error}{hint}") from error
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Small helpers without a tensor in them: attribute dict, files by URL, log files, time in words."""
+"""Utilities without tensors: command lines, errors of options, files, downloads, console log.
 
-from dnnlib.util import EasyDict
-
-__all__ = ["EasyDict"]
+This is the lowest package: it imports no other one of this repository.
+"""

@@ -1,8 +1,7 @@
-"""Command lines whose every complaint is one line, exit code 2."""
+"""Click commands whose errors are one line with exit code 2, and which clean up when they are stopped."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -15,9 +14,19 @@ import click
 
 from dnnlib.errors import ConfigError
 
+# Exit codes after a signal, as shells define them.
+SIGNAL_EXIT = 128  # plus the signal's number
+INTERRUPTED = SIGNAL_EXIT + signal.SIGINT
+
+# Option names are compared with underscores, so that dashes may be typed.
+CONTEXT_SETTINGS = {"token_normalize_func": lambda name: name.replace("-", "_")}
+
+
+# --------------------------------------------------------------------------- errors
+
 
 class InputError(click.ClickException):
-    """What a user can put right: one line, exit code 2."""
+    """Error that the user can fix: printed as one line, exit code 2."""
 
     exit_code = 2
 
@@ -27,14 +36,17 @@ class InputError(click.ClickException):
 
 @contextmanager
 def user_errors(option: str) -> Iterator[None]:
-    """Turn the ValueErrors and OSErrors of reading an option's value into one line that names the option.
+    """Convert ValueError and OSError to an InputError that names the option.
 
-    For reading and writing only: around computing it would hide faults of the program.
+    For code that reads or writes files only: around computation it would hide bugs.
+
+    Args:
+        option: as typed, such as "--input".
     """
     try:
         yield
     except ConfigError:
-        raise  # names its field already; `Command` shows it as an option
+        raise  # names its field; `Command` converts it to an option
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{option} {where}{error.strerror or error}") from error
@@ -42,43 +54,9 @@ def user_errors(option: str) -> Iterator[None]:
         raise InputError(f"{option} {error}") from error
 
 
-SIGNALLED = 128  # and the signal's number: exit code of what a signal ended, as shells have it
-INTERRUPTED = SIGNALLED + signal.SIGINT
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: the first
-DASHES = {"token_normalize_func": lambda name: name.replace("-", "_")}
-
-
-class Ended(KeyboardInterrupt):
-    """Another process asked this one to end; taken like Ctrl-C, so that nothing half-written is left."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
-
-
 @contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """Raise Ended for SIGTERM and SIGHUP; what was ignored (nohup) stays so. Forked workers end as they always do."""
-    owner = os.getpid()
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise Ended(number)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) == signal.SIG_DFL}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
+def _usage_errors_in_one_line() -> Iterator[None]:
+    """Replace click's usage errors, which are several lines long."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
@@ -87,8 +65,42 @@ def _one_line() -> Iterator[None]:
         raise InputError(error.format_message()) from error
 
 
-class Several(click.ParamType):
-    """Some of a few names, separated by commas, as a list in the order given."""
+# --------------------------------------------------------------------------- signals
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP, raised as an exception so that temporary files are removed."""
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(SIGNAL_EXIT + number)
+
+
+@contextmanager
+def _signals_raise_terminated() -> Iterator[None]:
+    """Raise Terminated on SIGTERM and SIGHUP, unless they are ignored (nohup) or handled already."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows no other thread to set handlers
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------- options and commands
+
+
+class ChoiceList(click.ParamType):
+    """Comma-separated subset of allowed names, as a list in the order typed, without duplicates.
+
+    Args:
+        allowed: names.
+    """
 
     name = "names"
 
@@ -96,9 +108,11 @@ class Several(click.ParamType):
         self.allowed = list(allowed)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Split and check the value."""
         names = list(dict.fromkeys(value.split(",")))
-        if strange := [name for name in names if name not in self.allowed]:
-            self.fail(f"{strange[0]!r}: expected some of {','.join(self.allowed)}", param, ctx)
+        for name in names:
+            if name not in self.allowed:
+                self.fail(f"{name!r}: expected some of {','.join(self.allowed)}", param, ctx)
         return names
 
 
@@ -140,7 +154,7 @@ class Command(click.Command):
         fields: Mapping[str, str] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, context_settings=DASHES, **kwargs)
+        super().__init__(*args, context_settings=CONTEXT_SETTINGS, **kwargs)
         self.old_names = old_names or {}
         self.fields = fields or {}
 
@@ -164,47 +178,55 @@ class Command(click.Command):
         return field
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
-        with _one_line():
-            return super().make_context(info_name, self._one_value_each(args), *rest, **extra)
+        """Parse the command line."""
+        with _usage_errors_in_one_line():
+            return super().make_context(info_name, self._expand(args), *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; convert its errors and signals to one line and an exit code."""
         try:
-            with _ended_like_interrupted():
+            with _signals_raise_terminated():
                 return super().invoke(ctx)
         except ConfigError as error:
             raise InputError(error.message(self.option_of)) from error
-        except KeyboardInterrupt as stop:
-            with suppress(OSError):  # after SIGHUP the terminal may be gone
-                click.echo("\nStopped: files that were finished are kept, of others nothing is left.", err=True)
-            sys.exit(SIGNALLED + stop.number if isinstance(stop, Ended) else INTERRUPTED)
+        except (KeyboardInterrupt, Terminated) as stop:
+            with suppress(OSError):  # after SIGHUP there may be no terminal
+                click.echo("\nStopped: complete files are kept, incomplete ones were removed.", err=True)
+            sys.exit(stop.code if isinstance(stop, Terminated) else INTERRUPTED)
 
-    def _one_value_each(self, args: list[str]) -> list[str]:
-        """Repeat the name of a repeatable option before its second value, its third, ..."""
+    def _expand(self, args: list[str]) -> list[str]:
+        """Replace old option names, and repeat the name of a repeatable option before each further value."""
         repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
-        spread, option, has_value = [], "", False
+        expanded = []
+        option = ""
+        has_value = False
         for arg in args:
             if arg.startswith("--"):
                 name, _, value = arg.partition("=")
-                option, has_value = "--" + name[2:].replace("-", "_"), bool(value)
+                option = "--" + name[2:].replace("-", "_")
+                has_value = bool(value)
                 if option in self.old_names:
                     option = self.old_names[option]
                     arg = arg.replace(name, option, 1)
             elif option in repeatable:
-                spread += [option] * has_value
+                if has_value:
+                    expanded.append(option)
                 has_value = True
-            spread.append(arg)
-        return spread
+            expanded.append(arg)
+        return expanded
 
 
 class Group(click.Group):
-    """`Command`s under one name."""
+    """Group of subcommands of class `Command`."""
 
     command_class = Command
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
-        with _one_line():
+        """Parse the command line up to the subcommand."""
+        with _usage_errors_in_one_line():
             return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _one_line():
+        """Run the subcommand."""
+        with _usage_errors_in_one_line():
             return super().invoke(ctx)

@@ -1,6 +1,6 @@
-"""Write pickles of the structure of public snapshots (tests/golden/pickle_globals.txt), for tests.
+"""Write pickles with the structure of published ones (tests/golden/pickle_globals.txt), for tests.
 
-The modules that such a file names do not exist here; stand-ins carry their names just while the pickle is written.
+The modules that such a file names do not exist here; stand-ins replace them while the pickle is written.
 """
 
 import contextlib
@@ -16,27 +16,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from dnnlib import EasyDict
-
-UNDECORATED = {
+ORDINARY_CLASSES = {
     "decoder": ("training.triplane_cond", "OSGDecoder_semantic_lateSeparate"),
     "renderer": ("training.volumetric_rendering.renderer", "ImportanceRenderer"),
     "ray_marcher": ("training.volumetric_rendering.ray_marcher", "MipRayMarcher2"),
     "ray_sampler": ("training.volumetric_rendering.ray_sampler", "RaySampler"),
 }
-SOURCE = "raise SystemExit('a file ran the source text that it carries')\n"
+SOURCE = "raise SystemExit('embedded source code was executed')\n"
 
 
-def named(module: str, name: str) -> type:
-    """An empty class that a pickle stores under this name."""
-    return type(name, (), {"__module__": module, "__qualname__": name})
+def named(module: str, name: str, base: type = object) -> type:
+    """Return an empty class that pickle stores under this name."""
+    return type(name, (base,), {"__module__": module, "__qualname__": name})
 
 
 def function(module: str, name: str) -> Any:
-    """A function that a pickle stores under this name."""
+    """Return a function that pickle stores under this name."""
 
     def stand_in(*_args: Any) -> None:
-        raise AssertionError("only its name is used")
+        raise AssertionError("must not be called")
 
     stand_in.__module__, stand_in.__qualname__, stand_in.__name__ = module, name, name
     return stand_in
@@ -44,11 +42,12 @@ def function(module: str, name: str) -> Any:
 
 RECONSTRUCT = function("torch_utils.persistence", "_reconstruct_persistent_obj")
 OLD_NUMPY_SCALAR = function("numpy.core.multiarray", "scalar")
-CLASSES = {name: named(*where) for name, where in UNDECORATED.items()}
+EasyDict = named("dnnlib.util", "EasyDict", dict)
+CLASSES = {name: named(*where) for name, where in ORDINARY_CLASSES.items()}
 
 
 class Call:
-    """Pickles as a call of `function` with `arguments`."""
+    """Object that pickles as a call of `function` with `arguments`."""
 
     def __init__(self, function: Any, *arguments: Any):
         self.function, self.arguments = function, arguments
@@ -58,7 +57,7 @@ class Call:
 
 
 class _Pickler(pickle.Pickler):
-    """Files of before numpy 2 name its scalars otherwise."""
+    """Pickler that can store numpy scalars as numpy 1 did."""
 
     def reducer_override(self, item: Any) -> Any:
         if isinstance(item, np.generic) and self.old:
@@ -67,11 +66,11 @@ class _Pickler(pickle.Pickler):
 
 
 def dumps(contents: Any, protocol: int = 4, stand_ins: tuple = ()) -> bytes:
-    """Pickle `contents`, whose stand-ins need no module of their own. Protocol 3 as Python 3.7 with old numpy."""
+    """Pickle `contents` with stand-ins for missing modules; protocol 3 writes what Python 3.7 and numpy 1 would."""
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, protocol)
     pickler.old = protocol == 3
-    with _modules_of([RECONSTRUCT, OLD_NUMPY_SCALAR, *CLASSES.values(), *stand_ins]):
+    with _modules_of([RECONSTRUCT, OLD_NUMPY_SCALAR, EasyDict, *CLASSES.values(), *stand_ins]):
         pickler.dump(contents)
     return buffer.getvalue()
 
@@ -93,7 +92,7 @@ def _modules_of(items: list) -> Iterator[None]:
 
 
 def persistent(class_name: str, state: Mapping[str, Any], **changes: Any) -> Call:
-    """A persistence record; `changes` replace its fields."""
+    """Return a persistence record; `changes` replace its fields."""
     meta = {"type": "class", "version": 6, "module_src": SOURCE, "class_name": class_name, "state": dict(state)}
     return Call(RECONSTRUCT, {**meta, **changes})
 
@@ -106,21 +105,21 @@ def network(
     args: tuple = (),
     mappings: type = dict,
 ) -> Call:
-    """The record of a network that has the module's tensors.
+    """Return the persistence record of a network with the module's tensors.
 
     Args:
-        attributes: plain ones of the record.
-        mappings: type of _parameters, _buffers, _modules (OrderedDict before torch 2).
+        attributes: further attributes of the record.
+        mappings: type of _parameters, _buffers, _modules (OrderedDict before PyTorch 2).
     """
     parameters = {name for name, _ in module.named_parameters()}
     tree = {"tensors": {}, "children": {}}
     for name, tensor in module.state_dict(keep_vars=True).items():
         *path, last = name.split(".")
         node = tree
-        for part in path:
-            node = node["children"].setdefault(part, {"tensors": {}, "children": {}})
+        for component in path:
+            node = node["children"].setdefault(component, {"tensors": {}, "children": {}})
         node["tensors"][last] = (name in parameters, tensor)
-    if "decoder" in tree["children"]:  # what holds no tensors is in public files too
+    if "decoder" in tree["children"]:  # published files contain submodules without tensors too
         for name in ("renderer", "ray_sampler"):
             tree["children"][name] = {"tensors": {}, "children": {}}
         tree["children"]["renderer"]["children"]["ray_marcher"] = {"tensors": {}, "children": {}}
@@ -146,20 +145,20 @@ def _state(node: dict, mappings: type) -> dict[str, Any]:
 def _object(name: str, node: dict, mappings: type) -> Any:
     state = _state(node, mappings)
     if name in CLASSES:
-        made = CLASSES[name]()
+        module = CLASSES[name]()
         state["plane_axes"] = torch.eye(3).expand(3, 3, 3).contiguous() if name == "renderer" else None
     elif name in ("net", "net_semantic"):
         softplus = nn.Softplus()
         state["_modules"] = mappings([("0", state["_modules"]["0"]), ("1", softplus), ("2", state["_modules"]["2"])])
-        made = nn.Sequential.__new__(nn.Sequential)
+        module = nn.Sequential.__new__(nn.Sequential)
     else:
         return persistent("FullyConnectedLayer", state | {"weight_gain": np.float64(0.125), "act_gain": np.sqrt(2)})
-    made.__dict__.update(state)
-    return made
+    module.__dict__.update(state)
+    return module
 
 
 def snapshot(networks: Mapping[str, Any], protocol: int = 4) -> bytes:
-    """A whole public snapshot."""
+    """Return the bytes of a complete published pickle."""
     data_set = EasyDict(class_name="training.dataset.ImageSegFolderDataset", path="cats.zip", resolution=512)
     return dumps({"training_set_kwargs": dict(data_set), **networks}, protocol)
 

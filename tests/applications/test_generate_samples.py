@@ -16,7 +16,7 @@ from small_data import image_files, label_files, png, write_zip
 
 from applications import common, generate_samples
 from camera_utils import CAMERAS, front_pose
-from dnnlib.cli import Command, Several
+from dnnlib.cli import ChoiceList, Command
 from inference.latents import latent
 from torch_utils.devices import choose_device
 from torch_utils.precision import has_fast
@@ -357,7 +357,7 @@ def test_ctrl_c_at_any_time_is_one_line_and_exit_code_130():
 
 def test_several_names_are_taken_in_their_order_and_once():
     @click.command(cls=Command)
-    @click.option("--show", type=Several(["a", "b", "c"]))
+    @click.option("--show", type=ChoiceList(["a", "b", "c"]))
     def shown(show: list[str]) -> None:
         click.echo(show)
 

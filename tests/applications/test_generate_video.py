@@ -351,7 +351,7 @@ def test_ctrl_c_keeps_finished_films_leaves_nothing_of_others_and_says_so_in_one
     os.kill(script.pid, signal.SIGINT)
     _, complaint = script.communicate(timeout=30)
     assert script.returncode == 130
-    assert complaint.strip() == "Stopped: files that were finished are kept, of others nothing is left."
+    assert complaint.strip() == "Stopped: complete files are kept, incomplete ones were removed."
     left = list(outdir.iterdir())
     assert not [path for path in left if path.suffix not in (".gif", ".png")]
     assert all(len(frames(path)) == 4 for path in left if path.suffix == ".gif")

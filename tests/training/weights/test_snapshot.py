@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import struct
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from golden import golden
 from torch import nn
 
-from dnnlib import EasyDict
 from torch_utils.safe_pickle import WeightsError
 from training.networks import registry
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions, generator_kwargs
@@ -45,7 +45,7 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pt", "weights.safetensors"])
 def test_saved_networks_and_metadata_load_bit_for_bit(tmp_path, mapping, name):
     discriminator = built("net_discriminator").train()
-    data_set = EasyDict(path="cats.zip", sizes=(512, np.int64(6)))
+    data_set = OrderedDict(path="cats.zip", sizes=(512, np.int64(6)))
     networks = {"G_ema": mapping, "D": discriminator, "G": mapping}
     save_snapshot(tmp_path / name, networks, data_set, {"kimg": np.float32(0.5), "cfg": "seg2cat"})
     data = load_network_pkl(tmp_path / name)
@@ -194,7 +194,7 @@ def test_a_safetensors_file_of_another_program_is_rejected():
 
 
 def test_to_plain_data_copies_data_and_rejects_anything_else():
-    original = {"a": (1, np.float64(0.5)), "b": EasyDict(c=[None, True, "x"])}
+    original = {"a": (1, np.float64(0.5)), "b": OrderedDict(c=[None, True, "x"])}
     copied = to_plain_data(original)
     assert copied == {"a": [1, 0.5], "b": {"c": [None, True, "x"]}} and type(copied["b"]) is dict
     copied["b"]["c"].append(1)
