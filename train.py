@@ -1,4 +1,4 @@
-"""Train a model: posed pictures and label maps in, a run's folder with weights, pictures and statistics out."""
+"""Train a model: images with poses and label maps in, a run directory with weights, images and statistics out."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from dnnlib.cli import Command, InputError, user_errors
+from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.errors import ConfigError, show_fields
 from dnnlib.util import check_outdir
 from metrics.names import parse_metrics
 from metrics.snapshots import evaluate_run, plain_data, tool_options
 from metrics.tools import check_metrics, load_tools
 from torch_utils.devices import choose_device
-from torch_utils.distributed import ProcessError, by_torchrun, check_processes, launch
+from torch_utils.launch import ProcessError, by_torchrun, check_processes, launch
 from torch_utils.safe_pickle import WeightsError
 from training.data.archive import DataError
 from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.interruption import Interrupted
-from training.iteration import TrainingError
 from training.networks.configs import RENDERING
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
-from training.resolve import AS_GIVEN, examine_data, idle, open_data, resolve
+from training.resolve import RENAMED, examine_data, open_data, resolve, without_effect
 from training.run_dir import latest_run, read_options
-from training.state import StateError
-from training.training_loop import train
+from training.train_state import StateError, TrainingError
+from training.training_loop import training_loop
 from training.weights.snapshot import read_weights
 
 MAX_SEED = 2**31 - 1
+REQUIRED = ("outdir", "cfg", "data", "mask_data", "gpus", "batch", "gamma")
+
+# Options of the published command that have no effect in this model; accepted, so that old command lines run.
 NO_EFFECT = (
     "c_noise",
     "gpc_reg_prob",
@@ -48,158 +51,200 @@ NO_EFFECT = (
     "sr_first_stopband",
     "style_mixing_prob",
 )
-REQUIRED = ("outdir", "cfg", "data", "mask_data", "gpus", "batch", "gamma")
+
+# Options that may be combined with --continue, and their fields of TrainingOptions.
+CHANGEABLE = {
+    "kimg": "total_kimg",
+    "tick": "kimg_per_tick",
+    "snap": "snapshot_ticks",
+    "keep_states": "keep_states",
+    "grid": "grid",
+    "gpus": "num_gpus",
+    "batch_gpu": "batch_gpu",
+    "workers": "workers",
+    "wandb_log": "wandb_log",
+    "nobench": "nobench",
+    "debug": "debug",
+}
+
+# --------------------------------------------------------------------------- options
 
 
 class Number(click.FloatRange):
-    """A finite number in a range."""
+    """Finite number in a range."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number; nan and inf, which a range does not exclude, are errors."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
-class Place(click.Path):
-    """A path that is not empty, which would be the folder that one is in."""
+class NonEmptyPath(click.Path):
+    """Path other than "", which would mean the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the path."""
         if value == "":
-            self.fail("it is empty.", param, ctx)
+            self.fail("the path is empty.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class GridSize(click.ParamType):
-    """Pictures across and down, like 8x4."""
+    """Number of images across and down, like 8x4."""
 
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse "WxH"."""
         if isinstance(value, tuple):
             return value
         numbers = value.split("x")
-        if len(numbers) != 2 or not all(n.isdecimal() and 1 <= int(n) <= 64 for n in numbers):
-            self.fail(f"{value}: expected pictures across and down, like 8x4, each 1 to 64", param, ctx)
+        if len(numbers) != 2 or not all(number.isdecimal() and 1 <= int(number) <= 64 for number in numbers):
+            self.fail(f"{value}: expected the number of images across and down, like 8x4, each 1 to 64", param, ctx)
         return int(numbers[0]), int(numbers[1])
 
 
 def option(name: str, kind: Any, default: Any = None, text: str = "", **extra: Any) -> Callable:
-    """An option whose default is shown."""
+    """Declare an option that shows in --help its default, or that it is required."""
+    if name in REQUIRED:
+        text += "  [required]"
     return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
-NOT_NEGATIVE, POSITIVE, SHARE = Number(min=0), Number(min=0, min_open=True), Number(0, 1)
-PATH, PLACE = Place(path_type=Path), Place()
-OPTIONS = (
-    # what is trained on what
-    option("outdir", PATH, None, "Where runs are saved; this one gets a numbered folder there."),
-    option("cfg", click.Choice(list(RENDERING)), None, "Cameras and rendering by kind of object."),
-    option("data", PLACE, None, "Images and poses, zip or folder."),
-    option("mask_data", PLACE, None, "Label maps of the same names, zip or folder."),
-    option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes, or drawings of edges."),
-    option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
-    option("data_resolution", click.IntRange(0), 0, "Size that the images must have; 0 takes any."),
-    option("mirror", bool, False, "Train on mirrored copies too; their poses are mirrored with them."),
-    option("gpus", click.IntRange(1), None, "Processes, each on its own GPU, or all on the CPU."),
-    option("batch", click.IntRange(1), None, "Samples of an iteration, all processes together."),
-    option("batch-gpu", click.IntRange(1), None, "Samples at once on one GPU.  [default: batch / gpus]"),
-    option("kimg", Number(0, 1e9, min_open=True), 25000, "Thousands of images to train on."),
-    # generator
-    option("cond", bool, True, "Discriminators judge with the pose in mind."),
-    option("gen_pose_cond", bool, False, "The generator's mapping takes the pose too."),
-    option("render_mask", bool, False, "Render label maps with the images."),
-    option("use_bg", bool, False, "A separate model of what is behind the object."),
-    option("geometry_layer", click.IntRange(1), 7, "How many ws the label map gives; z gives the others."),
-    option("cbase", click.IntRange(1, 2**17), 32768, "Width at resolution r is this / r ..."),
-    option("cmax", click.IntRange(1, 2**17), 512, "... and at most this."),
-    option("encoder_width", Number(1 / 64, 2), 1.0, "Of the label map's encoder, relative to the published one."),
-    option("sr_width", Number(1 / 64, 2), 1.0, "Of super-resolution, likewise."),
-    option("plane_resolution", click.IntRange(16, 512), 256, "Pixels of the three planes that hold a scene."),
-    option("depth_resolution", click.IntRange(4, 512), None,
-           "Coarse samples of a ray, and as many fine ones.  [default: by cfg]"),
-    option("map-depth", click.IntRange(1, 64), 2, "Layers of the generator's mapping network."),
-    option("decoder_lr_mul", POSITIVE, 1.0, "Learning rate of the decoder, relative to the rest."),
-    option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose that the mapping takes."),
-    option("sr-module", str, None, "Super-resolution of colors by class name.  [default: by resolution]"),
-    option("sr_noise_mode", click.Choice(["none", "random"]), "none", "Noise in super-resolution."),
-    option("neural_rendering_resolution_initial", click.IntRange(4, 512), 64, "Pixels of the rendered image ..."),
-    option("neural_rendering_resolution_final", click.IntRange(4, 512), None, "... and in the end, if it shall grow."),
-    option("neural_rendering_resolution_fade_kimg", NOT_NEGATIVE, 1000.0, "Thousands of images over which it does."),
-    option("g_num_fp16_res", click.IntRange(0), 0, "Highest resolutions in float16 (CUDA): generator ..."),
-    option("sr_num_fp16_res", click.IntRange(0), 4, "... super-resolution (any above 0: all) ..."),
-    option("d_num_fp16_res", click.IntRange(0), 4, "... and discriminators."),
-    # discriminators and losses
-    option("dis_mask", bool, False, "A second discriminator, which judges label maps with images."),
-    option("gamma", NOT_NEGATIVE, None, "Weight of R1."),
-    option("mbstd-group", click.IntRange(1), 4, "Samples over which discriminators compare."),
-    option("freezed", click.IntRange(0), 0, "First layers of the discriminators that stay as they are."),
-    option("disc_c_noise", NOT_NEGATIVE, 0.0, "Noise on the pose that discriminators get, in standard deviations."),
-    option("random_c_prob", SHARE, 0.0, "Share of steps that render from the pose of another sample."),
-    option("lambda_l1", NOT_NEGATIVE, 0.0, "Weight of reconstruction: smooth L1 ..."),
-    option("lambda_lpips", NOT_NEGATIVE, 10.0, "... and LPIPS, which needs the package lpips ..."),
-    option("lpips_weights", PLACE, None, "... and VGG16's file, if it cannot be fetched."),
-    option("only_raw_recons", bool, False, "Reconstruct the rendered image only, not the enlarged one too."),
-    option("lambda_d_semantic", NOT_NEGATIVE, 1.0, "Weight of the second discriminator in the generator's loss."),
-    option("lambda_cross_view", NOT_NEGATIVE, 0.0, "Weight of consistency between views."),
-    option("seg_weight", click.Choice(["0", "1", "2", "auto"]), "0",
-           "Weights of classes: none, the published table of 19, its squares, or by the data's own shares."),
-    option("edge_weight", NOT_NEGATIVE, 2.0, "Weight of the reconstruction of edges."),
-    option("silhouette_loss", bool, False, "Background model: the object covers what is not class 0."),
-    option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularization ..."),
-    option("density_reg_every", click.IntRange(1), 4, "... how often, in iterations ..."),
-    option("density_reg_p_dist", NOT_NEGATIVE, 0.004, "... over which distance, in world units ..."),
-    option("reg_type", click.Choice(["l1", "monotonic-detach", "monotonic-fixed"]), "l1", "... and of which form."),
-    option("blur_fade_kimg", NOT_NEGATIVE, 200.0,
-           "Thousands of images (at batch 32) until discriminators see sharp images."),
-    option("resume_blur", bool, False, "Blur after --resume too."),
-    option("glr", POSITIVE, 0.0025, "Learning rate of the generator ..."),
-    option("dlr", POSITIVE, 0.002, "... and of the discriminators."),
-    option("aug", click.Choice(["noaug", "ada", "fixed"]), "noaug", "Augment what discriminators see ..."),
-    option("p", SHARE, 0.2, "... how often (fixed) ..."),
-    option("target", SHARE, 0.6, "... or as often as keeps D this sure of real images (ada)."),
-    # where from, what to write
-    option("resume", str, None, "Start from these weights: ours, pix2pix3D's or EG3D's; file or URL."),
-    option("continue", PATH, None, "Go on exactly where the run in this folder stopped; takes no other options but "
-           "--kimg, --tick, --snap, --keep_states, --grid, --gpus, --batch-gpu, --workers, --wandb_log, --nobench, "
-           "--debug, --device.", metavar="RUN_DIR"),
-    option("desc", str, None, "Added to the name of the run's folder."),
-    option("tick", POSITIVE, 4.0, "Thousands of images between two status lines."),
-    option("snap", click.IntRange(1), 10, "Ticks between two savings of pictures, weights and state."),
-    option("keep_states", click.IntRange(1), 2, "How many states to go on from are kept."),
-    option("grid", GridSize(), "8x4", "Pictures across and down in the grids.", metavar="WxH"),
-    option("metrics", str, "fid50k_full", "Comma-separated metrics, or none ..."),
-    option("no_eval", bool, True, "... not computed; False: at every snapshot, of the training data."),
-    option("wandb_log", bool, False, "Log to Weights & Biases too (pip install -e .[wandb])."),
-    # machine
-    option("seed", click.IntRange(0, MAX_SEED), 0, "Of weights, order of the data and everything drawn."),
-    option("workers", click.IntRange(0, 64), 3, "Processes that read data, for each GPU; 0: none."),
-    option("device", click.Choice(["cuda", "mps", "cpu"]), None, "[default: the first that is there]"),
-    option("nobench", bool, False, "Do not let cuDNN choose algorithms by trying them."),
-    option("debug", bool, False, "Stop where the first number that is not finite comes up (slow)."),
-    click.option("-n", "--dry-run", is_flag=True, help="Check everything, print what would be trained, and stop."),
-    *(click.option(f"--{name}", type=str, hidden=True) for name in NO_EFFECT),
+NOT_NEGATIVE = Number(min=0)
+POSITIVE = Number(min=0, min_open=True)
+PROBABILITY = Number(0, 1)
+PATH = NonEmptyPath(path_type=Path)
+TEXT_PATH = NonEmptyPath()
+
+
+@click.command(cls=Command, fields=RENAMED)
+@option_group(
+    "General",
+    option("outdir", PATH, None, "Directory for runs; each run gets a numbered subdirectory."),
+    option("cfg", click.Choice(list(RENDERING)), None, "Kind of object, which sets cameras and rendering."),
+    option("gpus", click.IntRange(1), None, "Number of processes, each on its own GPU, or all on the CPU."),
+    option("batch", click.IntRange(1), None, "Samples per iteration, of all processes together."),
+    option("batch-gpu", click.IntRange(1), None, "Samples per GPU at a time; the rest of a batch is accumulated.  "
+           "[default: batch / gpus]"),
+    option("kimg", Number(0, 1e9, min_open=True), 25000, "Length of the run, thousands of images."),
+    option("seed", click.IntRange(0, MAX_SEED), 0, "Random seed of weights, order of the data and all sampling."),
+    option("desc", str, None, "Text to append to the name of the run directory."),
+    click.option("-n", "--dry-run", is_flag=True, help="Check all options and files, print the options, and stop."),
 )  # fmt: skip
-CHANGEABLE = {  # options that --continue takes beside it, and their names in TrainingOptions
-    "batch_gpu": "batch_gpu",
-    **{option: field for field, option in AS_GIVEN.items() if option in (
-        "kimg", "tick", "snap", "keep_states", "grid", "gpus", "workers", "wandb_log", "nobench", "debug"
-    )},
-}  # fmt: skip
-
-
-def training_options(command: Callable) -> Callable:
-    for decorate in reversed(OPTIONS):
-        command = decorate(command)
-    return command
-
-
-@click.command(cls=Command)
-@training_options
+@option_group(
+    "Data",
+    option("data", TEXT_PATH, None, "Images and poses, zip or directory."),
+    option("mask_data", TEXT_PATH, None, "Label maps with the file names of the images, zip or directory."),
+    option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes (seg) or edge drawings (edge)."),
+    option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
+    option("data_resolution", click.IntRange(0), 0, "Required image size, pixels; 0 accepts any."),
+    option("mirror", bool, False, "Add mirrored copies of images, label maps and poses."),
+)  # fmt: skip
+@option_group(
+    "Generator",
+    option("render_mask", bool, False, "Render label maps together with images."),
+    option("gen_pose_cond", bool, False, "Condition the mapping network on the pose."),
+    option("use_bg", bool, False, "Model the background separately."),
+    option("geometry_layer", click.IntRange(1), 7, "Number of ws computed from the label map; the others are computed "
+           "from z."),
+    option("map-depth", click.IntRange(1, 64), 2, "Layers of the mapping network."),
+    option("cbase", click.IntRange(1, 2**17), 32768, "Channels of a layer times its resolution."),
+    option("cmax", click.IntRange(1, 2**17), 512, "Maximum number of channels of a layer."),
+    option("encoder_width", Number(1 / 64, 2), 1.0, "Width of the label map encoder relative to the published one."),
+    option("sr_width", Number(1 / 64, 2), 1.0, "Width of super-resolution relative to the published one."),
+    option("decoder_lr_mul", POSITIVE, 1.0, "Learning rate of the decoder relative to the other layers."),
+    option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose in the mapping network."),
+    option("sr-module", str, None, "Class of the super-resolution of colors.  [default: by resolution]"),
+    option("sr_noise_mode", click.Choice(["none", "random"]), "none", "Noise in super-resolution."),
+    option("g_num_fp16_res", click.IntRange(0), 0, "Number of highest resolutions of the generator in float16 (CUDA)."),
+    option("sr_num_fp16_res", click.IntRange(0), 4, "Super-resolution in float16 (CUDA) if above 0."),
+)  # fmt: skip
+@option_group(
+    "Rendering",
+    option("plane_resolution", click.IntRange(16, 512), 256, "Size of the tri-planes, pixels."),
+    option("depth_resolution", click.IntRange(4, 512), None, "Coarse samples per ray, followed by as many fine ones.  "
+           "[default: by cfg]"),
+    option("neural_rendering_resolution_initial", click.IntRange(4, 512), 64, "Size of the rendered (raw) image at the "
+           "start, pixels."),
+    option("neural_rendering_resolution_final", click.IntRange(4, 512), None, "Size of the rendered (raw) image at the "
+           "end, pixels.  [default: the initial size]"),
+    option("neural_rendering_resolution_fade_kimg", NOT_NEGATIVE, 1000.0, "Time from the initial to the final size, "
+           "thousands of images."),
+)  # fmt: skip
+@option_group(
+    "Discriminators and losses",
+    option("dis_mask", bool, False, "Train a second discriminator (D_semantic), of images joined with label maps."),
+    option("cond", bool, True, "Condition discriminators on the pose."),
+    option("mbstd-group", click.IntRange(1), 4, "Samples per group of the minibatch standard deviation."),
+    option("freezed", click.IntRange(0), 0, "Number of first discriminator layers that are not trained."),
+    option("d_num_fp16_res", click.IntRange(0), 4, "Number of highest resolutions of the discriminators in float16 "
+           "(CUDA)."),
+    option("disc_c_noise", NOT_NEGATIVE, 0.0, "Noise on the discriminators' pose, in standard deviations."),
+    option("random_c_prob", PROBABILITY, 0.0, "Probability of rendering from the pose of another sample."),
+    option("lambda_l1", NOT_NEGATIVE, 0.0, "Weight of smooth L1 in image reconstruction."),
+    option("lambda_lpips", NOT_NEGATIVE, 10.0, "Weight of LPIPS in image reconstruction; needs the package lpips."),
+    option("lpips_weights", TEXT_PATH, None, "File of torchvision's VGG16 for LPIPS.  [default: download]"),
+    option("only_raw_recons", bool, False, "Reconstruct the raw image only, not the super-resolved one."),
+    option("seg_weight", click.Choice(["0", "1", "2", "auto"]), "0", "Class weights of the label reconstruction: equal "
+           "(0), the published table of 19 classes (1), its squares (2), or by class frequency in the data (auto)."),
+    option("edge_weight", NOT_NEGATIVE, 2.0, "Weight of the edge reconstruction."),
+    option("silhouette_loss", bool, False, "Match the foreground's opacity with the pixels that are not class 0."),
+    option("lambda_d_semantic", NOT_NEGATIVE, 1.0, "Weight of D_semantic in the generator's loss."),
+    option("lambda_cross_view", NOT_NEGATIVE, 0.0, "Weight of cross-view consistency."),
+)  # fmt: skip
+@option_group(
+    "Regularization and augmentation",
+    option("gamma", NOT_NEGATIVE, None, "Weight of R1."),
+    option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularization."),
+    option("density_reg_every", click.IntRange(1), 4, "Iterations between density regularizations."),
+    option("density_reg_p_dist", NOT_NEGATIVE, 0.004, "Distance of neighbors in density regularization, world units."),
+    option("reg_type", click.Choice(["l1", "monotonic-detach", "monotonic-fixed"]), "l1", "Form of density "
+           "regularization.", metavar="[l1|monotonic-detach|monotonic-fixed]"),
+    option("aug", click.Choice(["noaug", "ada", "fixed"]), "noaug", "Augmentation of discriminator inputs: off, "
+           "adaptive or with a fixed probability."),
+    option("p", PROBABILITY, 0.2, "Augmentation probability for --aug=fixed."),
+    option("target", PROBABILITY, 0.6, "Mean sign of D for real images to aim at for --aug=ada."),
+)  # fmt: skip
+@option_group(
+    "Schedule",
+    option("glr", POSITIVE, 0.0025, "Learning rate of the generator."),
+    option("dlr", POSITIVE, 0.002, "Learning rate of the discriminators."),
+    option("blur_fade_kimg", NOT_NEGATIVE, 200.0, "Time over which the blur of discriminator inputs fades out, "
+           "thousands of images at a batch size of 32."),
+)  # fmt: skip
+@option_group(
+    "Resume",
+    option("resume", str, None, "Weights to start from (this project's, pix2pix3D's or EG3D's), file or URL."),
+    option("resume_blur", bool, False, "Start with blurred discriminator inputs after --resume too."),
+    click.option("--continue", "continue_dir", type=PATH, metavar="RUN_DIR", help="Continue the run in this directory "
+                 "exactly where it stopped. Options that may be given with it: "
+                 f"{', '.join(f'--{name}' for name in CHANGEABLE)}, --device."),
+)  # fmt: skip
+@option_group(
+    "Output and evaluation",
+    option("tick", POSITIVE, 4.0, "Thousands of images between status lines."),
+    option("snap", click.IntRange(1), 10, "Ticks between snapshots of images, weights and training state."),
+    option("keep_states", click.IntRange(1), 2, "Number of training states to keep."),
+    option("grid", GridSize(), "8x4", "Number of images across and down in image grids.", metavar="WxH"),
+    option("metrics", str, "fid50k_full", "Comma-separated metrics, or none."),
+    option("no_eval", bool, True, "Skip the metrics; False computes them on the training data at every snapshot."),
+    option("wandb_log", bool, False, "Log to Weights & Biases (pip install -e .[wandb])."),
+)  # fmt: skip
+@option_group(
+    "Machine",
+    option("device", click.Choice(["cuda", "mps", "cpu"]), None, "Kind of device.  [default: the first available]"),
+    option("workers", click.IntRange(0, 64), 3, "Data loading processes per GPU; 0 loads in the training process."),
+    option("nobench", bool, False, "Disable cuDNN's benchmark of algorithms."),
+    option("debug", bool, False, "Stop at the first number that is not finite (slow)."),
+)  # fmt: skip
+@option_group("Hidden", *(click.option(f"--{name}", type=str, hidden=True) for name in NO_EFFECT))
 @click.pass_context
-def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -> None:
+def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Path | None, **values: Any) -> None:
     """Train a model that turns label maps into 3D objects.
 
     \b
@@ -210,29 +255,34 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
     """
     for name in NO_EFFECT:
         if values.pop(name) is not None:
-            click.echo(f"--{name}: does nothing in this model; taken so that old command lines run.")
-    folder = values.pop("continue")
+            click.echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options = dataset = None
-    if by_torchrun() and os.environ["RANK"] != "0":  # these get the options from rank 0
+
+    # Options. Under torchrun, rank 0 resolves them and sends them to the other processes.
+    options = None
+    dataset = None
+    run_dir = None
+    if by_torchrun() and os.environ["RANK"] != "0":
         processes = int(os.environ["WORLD_SIZE"])
     else:
-        options, dataset, folder = _what_to_train(folder, values, given)
+        options, dataset, run_dir = _resolve_run(ctx, continue_dir, values, given)
         processes = options.num_gpus
+
+    # Machine and data are checked before anything is written; the slow check of all files comes last.
     if not dry_run:
-        device = _check_machine(device, processes, options, new=folder is None)
+        device = _check_machine(device, processes, options, new=run_dir is None)
     if dataset is not None:
-        bar = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
-        with _one_line():
-            options = examine_data(options, dataset, values, bar)
+        progress = partial(tqdm, desc="Checking the data", unit="file", delay=2, disable=None)
+        options = examine_data(options, dataset, values, progress)
     if dry_run:
         if options:
-            where = folder or values["outdir"] / f"NNNNN-{options.run_name}"
             click.echo(json.dumps(options.to_plain(), indent=2))
-            click.echo(f"Dry run: nothing is trained. The run's folder would be {where}")
+            run_dir = run_dir or values["outdir"] / f"NNNNN-{options.run_name}"
+            click.echo(f"Dry run: nothing is trained. The run directory would be {run_dir}")
         return
+
     try:
-        launch(train, options, values["outdir"], folder, evaluate_run, processes=processes, device=device)
+        launch(training_loop, options, values["outdir"], run_dir, evaluate_run, processes=processes, device=device)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
@@ -242,89 +292,83 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, **values: Any) -
         raise InputError(f"{where}{error.strerror or error}") from error
 
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """ValueErrors that say themselves which option is to blame."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
+# --------------------------------------------------------------------------- options and checks of a run
 
 
-@contextmanager
-def _metrics_to_blame() -> Iterator[None]:
-    """ValueErrors of the metrics, whose ways on (what follows the last semicolon) are options of calc_metrics.py."""
-    try:
-        yield
-    except ValueError as error:
-        said = str(error).removeprefix("--").removeprefix("metrics ")
-        raise InputError(f"--metrics: {said.rpartition('; ')[0] or said}; --no_eval=True goes without") from error
-
-
-def _what_to_train(
-    folder: Path | None, values: dict[str, Any], given: set[str]
+def _resolve_run(
+    ctx: click.Context, continue_dir: Path | None, values: dict[str, Any], given: set[str]
 ) -> tuple[TrainingOptions, PosedImageDataset | None, Path | None]:
-    """Options; the data set of a new run, whose files are still to be opened, or the folder of one that goes on."""
-    if folder is not None:
-        return _continued_options(folder, values, given), None, folder
-    dataset, options = _new_options(values, given)
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # the same command, once more
-        folder = latest_run(values["outdir"], options)
-    if folder is not None:
-        return read_options(folder), None, folder
+    """Resolve the options of a new or continued run.
+
+    Returns:
+        Options; the data set of a new run, whose files are still to be checked; the directory of a continued run.
+    """
+    if continue_dir is not None:
+        return _continued_options(continue_dir, values, given), None, continue_dir
+    dataset, options = _new_options(values)
+    for name, needs in without_effect(values).items():
+        if name in given:
+            click.echo(f"--{name} has no effect: it needs {show_fields(needs, ctx.command.option_of)}")
+
+    # torchrun restarts failed processes with the same command line, which then continues the run.
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        run_dir = latest_run(values["outdir"], options)
+        if run_dir is not None:
+            return read_options(run_dir), None, run_dir
     return options, dataset, None
 
 
-def _new_options(values: dict[str, Any], given: set[str]) -> tuple[PosedImageDataset, TrainingOptions]:
-    """Options of a new run, checked as far as the data set's first file goes; says which given ones do nothing.
+def _new_options(values: dict[str, Any]) -> tuple[PosedImageDataset, TrainingOptions]:
+    """Resolve and check the options of a new run; of the data set, only names, poses and the first image are read.
 
     Raises:
-        InputError: anything that is missing, wrong, or does not go together.
+        InputError, ConfigError: missing, wrong or contradictory options.
     """
     missing = [f"--{name}" for name in REQUIRED if values[name] is None]
     if missing:
         raise InputError(f"missing {', '.join(missing)}")
     with user_errors("--outdir"):
         check_outdir(values["outdir"])
-    with _one_line():
-        dataset, data = open_data(values)
-        options = resolve(values, data)
+    dataset, data = open_data(values)
+    options = resolve(values, data)
     if options.metrics:
         with user_errors("--metrics"):
-            parsed = parse_metrics(options.metrics)
+            metrics = parse_metrics(options.metrics)
     if options.evaluate:
-        with _metrics_to_blame():
-            check_metrics(parsed, plain_data(options.data), tool_options(options), None)
-    for name, why in idle(values).items():
-        if name in given:
-            click.echo(f"--{name}: does nothing here, {why}")
+        with _metrics_errors():
+            check_metrics(metrics, plain_data(options.data), tool_options(options), None)
     return dataset, options
 
 
-def _continued_options(folder: Path, values: dict[str, Any], given: set[str]) -> TrainingOptions:
-    """Options of the run in a folder, with those changed that may be.
+def _continued_options(run_dir: Path, values: dict[str, Any], given: set[str]) -> TrainingOptions:
+    """Read the options of a run, with the given changes.
 
     Raises:
-        InputError: not a run's folder, or options that make it another run.
+        InputError, ConfigError: not a run directory, or options that would make it another run.
     """
     with user_errors("--continue"):
-        options = read_options(folder)
-    if stray := sorted(given - CHANGEABLE.keys()):
+        options = read_options(run_dir)
+    fixed = sorted(given - CHANGEABLE.keys())
+    if fixed:
         allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
-        raise InputError(f"--{stray[0]}: belongs to the run that goes on; with --continue can be changed: {allowed}")
-    with _one_line():
-        changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
-        changed.check_batch()
+        raise InputError(f"--{fixed[0]} cannot be changed by --continue; allowed are {allowed}")
+    changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
+    changed.check_batch()
     with user_errors("--continue"):
         options.data.open()
     return changed
 
 
 def _check_machine(device: str | None, processes: int, options: TrainingOptions | None, new: bool) -> str:
-    """Refuse what this machine has not: devices, packages and files; before anything is made.
+    """Check that devices, packages and weights are available.
 
+    Args:
+        device: value of --device.
+        processes: number of processes of the run.
+        options: of the run; None in processes of torchrun other than rank 0, which check devices only.
+        new: whether the run starts from --resume; a continued run has its own weights.
     Returns:
-        The kind of device.
+        Kind of device: cuda, mps or cpu.
     """
     with user_errors("--device"):
         kind = choose_device(device).type
@@ -332,21 +376,31 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
         check_processes(kind, processes)
     if options is None:
         return kind
+
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
-        raise InputError("--wandb_log: needs wandb (pip install -e .[wandb])")
-    with _one_line():
-        if options.loss.lambda_lpips > 0:
-            load_lpips(options.lpips_weights)
+        raise ConfigError("wandb_log", problem="the package wandb is not installed", hint="pip install -e .[wandb]")
+    if options.loss.lambda_lpips > 0:
+        load_lpips(options.lpips_weights)
     if options.evaluate:
-        with _metrics_to_blame():
-            dataset, classes = plain_data(options.data), options.generator.channels
-            load_tools(tool_options(options), parse_metrics(options.metrics), dataset, classes, torch.device("cpu"))
-    if options.resume_pkl and new:  # a run that goes on has its own
+        with _metrics_errors():
+            dataset = plain_data(options.data)
+            metrics = parse_metrics(options.metrics)
+            load_tools(tool_options(options), metrics, dataset, options.generator.channels, torch.device("cpu"))
+    if options.resume_pkl and new:
         try:
             read_weights(options.resume_pkl)
         except WeightsError as error:
-            raise InputError(f"--resume {error}") from error
+            raise ConfigError("resume", problem=str(error)) from error
     return kind
+
+
+@contextmanager
+def _metrics_errors() -> Iterator[None]:
+    """Attribute ValueErrors of metrics to --metrics, and point to --no_eval."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError("metrics", problem=str(error), hint="or skip them with `no_eval=True`") from error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ from typing import Any
 _REFERENCE = re.compile(r"`(\w+)([^`]*)`")  # `field` or `field=value` in a message
 
 
+def show_fields(text: str, show_field: Callable[[str], str] = str) -> str:
+    """Replace every field in backticks by what `show_field` returns for it: "`p=1`" by "--p=1", for example."""
+    return _REFERENCE.sub(lambda match: show_field(match[1]) + match[2], text)
+
+
 class ConfigError(ValueError):
     """Invalid value of an option or argument, named by its field.
 
@@ -40,8 +45,7 @@ class ConfigError(ValueError):
 
     def message(self, show_field: Callable[[str], str] = str) -> str:
         """Return the message in one line, with every field written as `show_field` returns it."""
-        text = _REFERENCE.sub(lambda match: show_field(match[1]) + match[2], self._text)
-        return f"{show_field(self.field)}: {text}"
+        return f"{show_field(self.field)}: {show_fields(self._text, show_field)}"
 
     def __str__(self) -> str:
         return self.message()

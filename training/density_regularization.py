@@ -1,4 +1,4 @@
-"""Regularization of the density field: neighbors alike, and denser from front to back (Chan et al. 2022, suppl. 1)."""
+"""Density regularization: neighboring points alike, denser from front to back (Chan et al. 2022, supplement 1)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib.errors import ConfigError
+
 SMOOTHNESS_POINTS = 1000  # per sample
-MONOTONIC_POINTS = 2000
+MONOTONIC_POINTS = 2000  # per sample
 MONOTONIC_WEIGHT = 10
-STEP = 1 / 256  # of box_warp: one pixel of the planes
+STEP = 1 / 256  # share of box_warp: one pixel of the published planes
 FORMS = ("l1", "monotonic-detach", "monotonic-fixed")
 
 Density = Callable[[Tensor], Tensor]  # points N,K,3 in world units to raw density N,K,1
@@ -20,62 +22,90 @@ Density = Callable[[Tensor], Tensor]  # points N,K,3 in world units to raw densi
 
 @dataclass(frozen=True)
 class DensityRegularization:
-    """What is asked of the raw density at random points of the cube [-1, 1]^3 (world units, whatever box_warp is).
+    """Loss on raw densities at random points of the cube [-1, 1]^3 (world units, whatever box_warp is).
 
-    Args:
-        weight: of the smoothness term.
-        form: l1 (smoothness alone), or monotonic-detach and monotonic-fixed, which want density to grow away from the
-            front too; the former sends no gradient into the nearer point.
-        perturbation: standard deviation between neighbors of the form l1, world units.
-        box_warp: side of the cube that the planes cover; sets the distances of the monotonic forms.
     Raises:
-        ValueError: unknown form, negative weight.
+        ConfigError: unknown form or negative weight.
     """
 
-    weight: float
-    form: str = "l1"
-    perturbation: float = 0.004
-    box_warp: float = 1.0
+    weight: float  # of the smoothness term; 0: no regularization
+    form: str = "l1"  # l1: smoothness only; monotonic-*: density grows away from the front too, see `monotonicity`
+    perturbation: float = 0.004  # standard deviation between neighbors in the form l1, world units
+    box_warp: float = 1.0  # side of the cube that the planes cover, world units; scales steps of the monotonic forms
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise ValueError(f"reg_type: expected one of {', '.join(FORMS)}, got {self.form!r}")
+            raise ConfigError("reg_type", self.form, f"one of {', '.join(FORMS)}")
         if not self.weight >= 0:
-            raise ValueError(f"density_reg: expected 0 or more, got {self.weight}")
+            raise ConfigError("density_reg", self.weight, "0 or more")
 
     @classmethod
-    def of(cls, G: nn.Module) -> DensityRegularization:
-        """As the generator's rendering options say; without density_reg there is none (weight 0)."""
-        o = G.rendering_kwargs
-        return cls(o.get("density_reg", 0), o.get("reg_type", "l1"), o.get("density_reg_p_dist", 0.004), o["box_warp"])
+    def from_generator(cls, G: nn.Module) -> DensityRegularization:
+        """Read the settings from a generator's rendering options; without any the weight is 0."""
+        options = G.rendering_kwargs
+        return cls(
+            weight=options.get("density_reg", 0),
+            form=options.get("reg_type", "l1"),
+            perturbation=options.get("density_reg_p_dist", 0.004),
+            box_warp=options["box_warp"],
+        )
 
     def __call__(self, density: Density, samples: int, device: torch.device | str = "cpu") -> Tensor:
-        """The loss, from fresh points of each of the `samples` scenes in `density`. Gradients reach the density."""
+        """Compute the loss at fresh random points of every scene.
+
+        Args:
+            density: raw density N,K,1 at points N,K,3 of N scenes; gradients reach its parameters.
+            samples: number of scenes N.
+            device: where the points are created.
+        Returns:
+            Scalar.
+        """
         if self.form == "l1":
             return self.weight * smoothness(density, samples, self.perturbation, device)
+
+        # The monotonic term samples its points first.
         step = self.box_warp * STEP
-        grows = MONOTONIC_WEIGHT * monotonicity(density, samples, step, self.form == "monotonic-detach", device)
-        return grows + self.weight * smoothness(density, samples, step, device)
+        detach_front = self.form == "monotonic-detach"
+        monotonic_loss = MONOTONIC_WEIGHT * monotonicity(density, samples, step, detach_front, device)
+        return monotonic_loss + self.weight * smoothness(density, samples, step, device)
 
 
 def smoothness(density: Density, samples: int, spread: float, device: torch.device | str) -> Tensor:
-    """Mean L1 distance of the raw densities at random points and at normally distributed neighbors."""
-    points = _points(samples, SMOOTHNESS_POINTS, device)
-    here, there = _pair(density, points, points + torch.randn_like(points) * spread)
-    return F.l1_loss(here, there)
+    """Compute the mean L1 distance of raw densities at random points and at neighbors, a scalar.
+
+    Args:
+        density: raw density N,K,1 at points N,K,3.
+        samples: number of scenes N.
+        spread: standard deviation of the offset to a neighbor on each axis, world units.
+        device: where the points are created.
+    """
+    points = _random_points(samples, SMOOTHNESS_POINTS, device)  # N,K,3
+    first, second = _density_at_both(density, points, points + torch.randn_like(points) * spread)
+    return F.l1_loss(first, second)
 
 
 def monotonicity(density: Density, samples: int, step: float, detach_front: bool, device: torch.device | str) -> Tensor:
-    """Mean amount by which density falls from random points to those `step` behind them (towards -z)."""
-    points = _points(samples, MONOTONIC_POINTS, device)
-    front, behind = _pair(density, points, points - points.new_tensor([0, 0, step]))
-    return F.relu((front.detach() if detach_front else front) - behind).mean()
+    """Compute the mean decrease of raw density from random points to points behind them (towards -z), a scalar.
+
+    Args:
+        density: raw density N,K,1 at points N,K,3.
+        samples: number of scenes N.
+        step: distance between both points, world units.
+        detach_front: send no gradient into the density of the front point.
+        device: where the points are created.
+    """
+    points = _random_points(samples, MONOTONIC_POINTS, device)  # N,K,3
+    front, behind = _density_at_both(density, points, points - points.new_tensor([0, 0, step]))
+    if detach_front:
+        front = front.detach()
+    return F.relu(front - behind).mean()
 
 
-def _points(samples: int, count: int, device: torch.device | str) -> Tensor:
+def _random_points(samples: int, count: int, device: torch.device | str) -> Tensor:
+    """Sample points N,K,3 uniformly in [-1, 1]^3."""
     return torch.rand((samples, count, 3), device=device) * 2 - 1
 
 
-def _pair(density: Density, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Densities at two sets of points, evaluated at once."""
+def _density_at_both(density: Density, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate densities at two sets of points N,K,3 in one call."""
     return density(torch.cat([first, second], dim=1)).chunk(2, dim=1)

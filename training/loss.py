@@ -1,159 +1,80 @@
-"""The training loss: every phase of an iteration, as sums of small named terms with weights.
+"""Training loss: the phases of an iteration, each of which accumulates gradients of one network.
 
-A term whose weight is 0 is not computed. Reported values carry their public names ("Loss/G/loss", ...), so that
-curves of several programs can be laid over each other.
+Gmain            adversarial loss, reconstruction of the input sample, cross-view consistency
+Greg             density regularization
+Dmain, Dreg      logistic loss on rendered and real images, R1 on real images
+D_semantic...    the same for the discriminator of images joined with label maps
+
+A term whose weight is 0 is not computed. Reported values carry their published names ("Loss/G/loss", ...), so that
+curves of several programs can be compared.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib.errors import ConfigError
 from torch_utils.ops.upfirdn2d import setup_filter
 from training.density_regularization import DensityRegularization
-from training.loss_options import LossOptions
-from training.networks.dual_discriminator import filtered_resizing
-from training.networks.synthesis import FIR
+from training.losses import (
+    blur,
+    class_weights,
+    cross_entropy2d,
+    logistic_loss_fake,
+    logistic_loss_real,
+    one_hot,
+    r1_penalty,
+    silhouette,
+)
+from training.networks.discriminator import filtered_resizing
+from training.networks.layers import FIR
+from training.options import LossOptions
 from training.perceptual import Perceptual
 
+# Name of each phase: trained network, with its main loss, with its regularization.
 PHASES = {
-    name + part: (name, part != "reg", part != "main")  # module, main loss, regularization
-    for name in ("G", "D", "D_semantic")
-    for part in ("main", "reg", "both")
+    network + kind: (network, kind != "reg", kind != "main")
+    for network in ("G", "D", "D_semantic")
+    for kind in ("main", "reg", "both")
 }
 SILHOUETTE_WEIGHT = 10
-BLUR_SIGMAS = 3  # half width of the blur's filter
-# Published weights of CelebAMask-HQ's 19 classes (seg_weight 1; 2 squares them): 1 / sqrt(19 * share of the pixels).
-CLASS_WEIGHTS = (
-    *(0.42768099, 0.45614868, 1.59952169, 4.38863045, 4.85695198, 4.86439145, 3.53563349, 3.57896961, 3.37838867),
-    *(3.66981824, 4.17743386, 3.5624441, 2.78190484, 0.40917425, 2.38560636, 4.65813434, 17.17367367, 1.13303585),
-    1.25281865,
-)
-
-Terms = Mapping[str, tuple[float, Callable[[], Tensor]]]  # name: weight, value (a scalar or one for each sample)
 
 
 @dataclass(frozen=True)
-class Round:
-    """What one round of a phase works on.
+class Microbatch:
+    """Samples of one accumulation step, and the values of all schedules at that time."""
 
-    Args:
-        batch: real samples: image N,3,R,R in [-1, 1], pose N,25 and, where there are labels, mask N,1,R,R (class ids,
-            or edges as floats from +1, background, to -1, line).
-        z: N,z_dim. random_pose: N,25 of other samples.
-        gain: factor of every loss. sigma: of the blur, pixels. size: of raw images.
-    """
-
-    batch: Mapping[str, Tensor]
-    z: Tensor
-    random_pose: Tensor
-    gain: float
-    sigma: float
-    size: int
+    batch: Mapping[str, Tensor]  # real samples: image N,3,R,R in [-1, 1], pose N,25, mask N,1,R,R (if G is conditional)
+    z: Tensor  # N,Z latent codes
+    random_pose: Tensor  # N,25 poses of other samples of the data set
+    gain: float  # factor of every loss
+    blur_sigma: float  # blur of what discriminators see, pixels
+    rendering_resolution: int  # r, pixels of raw images
 
     @property
     def pose(self) -> Tensor:
+        """The samples' own poses, N,25."""
         return self.batch["pose"]
 
 
-# --------------------------------------------------------------------------- terms
-
-
-def weighted(terms: Terms) -> Tensor | float:
-    """Sum of the terms times their weights; one of weight 0 is not computed."""
-    return sum(weight * value() for weight, value in terms.values() if weight > 0)
-
-
-def cross_entropy2d(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of label maps, over the sum of the pixels' class weights.
-
-    Args:
-        logits: N,S,h,w; of another size than the target they are resized bilinearly, corners on corners.
-        target: N,H,W class ids.
-        weight: S factors of the classes, None for 1.
-    """
-    if logits.shape[2:] != target.shape[1:]:
-        logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=True)
-    return F.cross_entropy(logits, target.long(), weight)
-
-
-def silhouette(opacity: Tensor, label_map: Tensor) -> Tensor:
-    """Mean squared difference of the foreground's opacity (N,1,r,r) and "not class 0" (N,1,r,r class ids)."""
-    return F.mse_loss(opacity, (label_map > 0).to(opacity))
-
-
-def r1_penalty(logits: Tensor, images: Sequence[Tensor]) -> Tensor:
-    """N sums of the logits' squared gradients with respect to images (Mescheder et al. 2018); images not seen count 0.
-
-    Only what leads to the images is differentiated: the weights' own gradients are not computed here.
-    """
-    gradients = torch.autograd.grad(logits.sum(), images, create_graph=True, allow_unused=True)
-    return sum(g.square().sum([1, 2, 3]) for g in gradients if g is not None)
-
-
-def blur(image: Tensor, sigma: float) -> Tensor:
-    """Filter N,C,H,H with 2^-(x / sigma)^2 over BLUR_SIGMAS sigma, normalized; what lies outside is 0.
-
-    A product with a banded matrix from either side: on a CPU four to ten times as fast as a filter of 61 taps.
-    """
-    half = math.floor(BLUR_SIGMAS * sigma)
-    if half == 0:
-        return image
-    places = torch.arange(-half, half + 1, device=image.device)
-    total = places.div(sigma).square().neg().exp2().sum()
-    pixels = torch.arange(image.shape[-1], device=image.device)
-    away = (pixels[:, None] - pixels).abs()  # H,H
-    band = away.div(sigma).square().neg().exp2().masked_fill(away > half, 0) / total
-    return band @ image @ band
-
-
-def class_weights(seg_weight: float | str, classes: int, counts: Sequence[int] | None = None) -> list[float] | None:
-    """Factors of the classes in the labels' cross-entropy, None for none.
-
-    Args:
-        seg_weight: see LossOptions.
-        classes: how many there are. counts: pixels of each in the data set, for "auto".
-    Raises:
-        ValueError: a table for another number of classes, or no counts.
-    """
-    if seg_weight == 0:
-        return None
-    if seg_weight == "auto":
-        if counts is None or len(counts) != classes or min(counts) < 0 or sum(counts) == 0:
-            raise ValueError(f"seg_weight auto: expected the pixels of {classes} classes, got {counts}")
-        return [math.sqrt(sum(counts) / (classes * max(n, 1))) for n in counts]
-    if classes != len(CLASS_WEIGHTS):
-        raise ValueError(
-            f"seg_weight {seg_weight:g}: a table of {len(CLASS_WEIGHTS)} classes, but the network has {classes}; "
-            "use 0 or auto"
-        )
-    return [weight**seg_weight for weight in CLASS_WEIGHTS]
-
-
-def _scores(name: str, logits: Tensor) -> dict[str, Tensor]:
-    return {f"Loss/scores/{name}": logits.detach(), f"Loss/signs/{name}": logits.detach().sign()}
-
-
-# --------------------------------------------------------------------------- phases
-
-
 class Loss:
-    """Gradients of every phase.
+    """Gradients of every phase of training.
 
     Args:
-        G: a generator of `training.networks.generator`. D, D_semantic: discriminators of {"image", "image_raw"}; D_semantic sees
-            label channels after the colors.
-        augment_pipe: an AugmentPipe that changes what discriminators see, None for none.
-        perceptual: distance of images (`training.perceptual.load_lpips`), where its weight is above 0.
-        class_counts: pixels of each class in the data set, for seg_weight auto.
+        options: weights and schedules.
+        G: generator (`training.networks.generator`).
+        D: discriminator of {"image": N,3,R,R, "image_raw": N,3,r,r}.
+        D_semantic: discriminator of the same with label channels after the colors, N,3+S,R,R; None for none.
+        augment_pipe: augmentation of discriminator inputs (AugmentPipe); None for none.
+        perceptual: image distance (`training.perceptual.load_lpips`); needed if lambda_lpips is above 0.
+        class_counts: pixels of each class in the data set, S numbers; needed if seg_weight is "auto".
     Raises:
-        ValueError: options that do not fit the generator, or no distance of images that they need.
+        ConfigError: options that do not fit the generator, or a missing image distance.
     """
 
     def __init__(
@@ -166,23 +87,34 @@ class Loss:
         perceptual: Perceptual | None = None,
         class_counts: Sequence[int] | None = None,
     ):
-        self.options, self.G, self.augment_pipe = options, G, augment_pipe
-        self.modules = {"G": G, "D": D} | ({} if D_semantic is None else {"D_semantic": D_semantic})
-        self.labels, self.seg = G.architecture.labels, G.data_type == "seg"
-        if options.silhouette_loss and not (G.architecture.background and self.seg):
-            raise ValueError("silhouette_loss: needs the background model (use_bg) and data_type seg")
-        if D_semantic is not None and not self.labels:
-            raise ValueError("D_semantic: this generator renders no labels to judge; needs render_mask")
-        device = next(G.parameters()).device
-        weights = (
-            class_weights(options.seg_weight, G.semantic_channels, class_counts) if self.labels and self.seg else None
-        )
-        self.class_weights = None if weights is None else torch.tensor(weights, device=device)
-        self.resize_filter = setup_filter(FIR, device=device)
-        self.density_regularization = DensityRegularization.of(G)
+        self.options = options
+        self.G = G
+        self.augment_pipe = augment_pipe
         self.perceptual = perceptual
+        self.networks = {"G": G, "D": D}
+        if D_semantic is not None:
+            self.networks["D_semantic"] = D_semantic
+        self.renders_labels = G.architecture.labels
+        self.is_seg = G.data_type == "seg"
+
+        # Mismatches of options and generator.
+        if options.silhouette_loss and not (G.architecture.background and self.is_seg):
+            hint = "set `use_bg=True` and `data_type=seg`"
+            raise ConfigError("silhouette_loss", problem="needs the background model and class labels", hint=hint)
+        if D_semantic is not None and not self.renders_labels:
+            hint = "set `render_mask=True`"
+            raise ConfigError("D_semantic", problem="this generator renders no label maps", hint=hint)
         if perceptual is None and options.lambda_lpips > 0 and G.conditional:
-            raise ValueError("lambda_lpips: needs a distance of images as perceptual")
+            raise ConfigError("perceptual", None, f"an image distance, as `lambda_lpips` is {options.lambda_lpips:g}")
+
+        # Constants on the device of the networks.
+        device = next(G.parameters()).device
+        self.class_weights = None
+        if self.renders_labels and self.is_seg:
+            weights = class_weights(options.seg_weight, G.semantic_channels, class_counts)
+            self.class_weights = None if weights is None else torch.tensor(weights, device=device)
+        self.resize_filter = setup_filter(FIR, device=device)
+        self.density_regularization = DensityRegularization.from_generator(G)
 
     def accumulate_gradients(
         self,
@@ -193,206 +125,310 @@ class Loss:
         gain: float = 1,
         cur_nimg: float = 0,
     ) -> dict[str, Tensor]:
-        """Add the gradients of one round of a phase to its module, and leave that module alone requiring any.
+        """Add the gradients of one microbatch to the network that a phase trains; only that network requires gradients.
 
         Args:
             phase: a key of PHASES.
-            batch: real samples, see Round.
-            gen_z: N,z_dim. gen_c: N,25 random poses of the data set.
-            gain: factor of the loss. cur_nimg: images shown so far.
+            batch: real samples: image N,3,R,R in [-1, 1], pose N,25 and, if G is conditional, mask N,1,R,R (class ids,
+                or edges as floats from 1, background, to -1, line).
+            gen_z: N,Z latent codes.
+            gen_c: N,25 random poses of the data set.
+            gain: factor of the loss.
+            cur_nimg: images shown so far.
         Returns:
-            Reported values by public name, detached, each a scalar or one for each sample.
+            Detached values to report by published name, each a scalar or one value per sample.
         Raises:
-            ValueError: unknown phase, or one of a discriminator that is not there; edges as they are stored.
+            ConfigError: unknown phase, a phase of a missing discriminator, or edges that are not floats.
         """
-        if phase not in PHASES or PHASES[phase][0] not in self.modules:
-            known = [name for name, (module, _, _) in PHASES.items() if module in self.modules]
-            raise ValueError(f"phase: expected one of {', '.join(known)}, got {phase!r}")
-        if not self.seg and "mask" in batch and not batch["mask"].is_floating_point():
-            raise ValueError(f"mask: expected edges as floats in [-1, 1], got {batch['mask'].dtype}")
-        trained, main, regularize = PHASES[phase]
-        for name, module in self.modules.items():
-            module.requires_grad_(name == trained)
-        o = self.options
-        r = Round(batch, gen_z, gen_c, gain, o.blur_sigma(cur_nimg), o.rendering_resolution(cur_nimg))
+        # Valid phase and data.
+        trained, main, regularize = PHASES.get(phase, ("", False, False))
+        if trained not in self.networks:
+            known = [name for name, (network, _, _) in PHASES.items() if network in self.networks]
+            raise ConfigError("phase", phase, f"one of {', '.join(known)}")
+        if not self.is_seg and "mask" in batch and not batch["mask"].is_floating_point():
+            raise ConfigError("mask", batch["mask"].dtype, "edges as floats in [-1, 1]")
+
+        # Gradients for one network only, and this moment's schedules.
+        for name, network in self.networks.items():
+            network.requires_grad_(name == trained)
+        microbatch = Microbatch(
+            batch,
+            gen_z,
+            gen_c,
+            gain,
+            blur_sigma=self.options.blur_sigma(cur_nimg),
+            rendering_resolution=self.options.rendering_resolution(cur_nimg),
+        )
+
+        # The phase itself.
         if trained != "G":
-            return self._discriminator(trained, r, main, regularize and o.r1_gamma > 0)
-        reports = self._generator(r) if main else {}
+            return self._train_discriminator(trained, microbatch, main, regularize and self.options.r1_gamma > 0)
+        reports = self._train_generator(microbatch) if main else {}
         if regularize and self.density_regularization.weight > 0:
-            self._density(r)
+            self._regularize_density(microbatch)
         return reports
 
-    # ----------------------------------------------------------------------- generator
+    # ----------------------------------------------------------------------- Gmain
 
-    def _generator(self, r: Round) -> dict[str, Tensor]:
-        """Fool the discriminators; where the sample's own pose was rendered, reconstruct the sample."""
-        o, own_pose = self.options, self._draws_own_pose()
-        pose = r.pose if own_pose else r.random_pose
-        ws = self.G.mapping(r.z, r.pose, r.batch)
-        planes = self.G.planes(ws)
-        out = self.G.synthesis(ws, pose, r.size, planes=planes)
-        judged = {"D": 1.0, "D_semantic": o.lambda_D_semantic}
-        logits = {
-            name: self._logits(name, self._fakes(name, out), pose, r)
-            for name, weight in judged.items()
-            if weight > 0 and name in self.modules
-        }
-        loss = sum(judged[name] * F.softplus(-value[:, 0]) for name, value in logits.items())  # N
-        terms = self._reconstruction(out, r) if own_pose and self.G.conditional else {}
-        reports = {k: v for name, value in logits.items() for k, v in _scores(f"fake{_suffix(name)}", value).items()}
-        for name in ("img_reconstruction", "semantic_reconstruction", "silhouette"):
-            part = torch.as_tensor(weighted(terms.get(name, {}))).to(loss)
-            loss = loss + part
-            reports[f"Loss/G/loss_{name}"] = part.detach()
-        (loss.mean() * r.gain).backward()
+    def _train_generator(self, microbatch: Microbatch) -> dict[str, Tensor]:
+        """Gmain: adversarial loss, and reconstruction if the samples are rendered from their own poses."""
+        options = self.options
+
+        # Render from the samples' own poses or from others; the mapping always gets their own.
+        own_pose = self._sample_own_pose()
+        pose = microbatch.pose if own_pose else microbatch.random_pose
+        ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)  # N,L,512
+        planes = self.G.planes(ws)  # N,3,F,P,P
+        rendered = self.G.synthesis(ws, pose, microbatch.rendering_resolution, planes=planes)
+
+        # Adversarial loss of one or both discriminators.
+        loss = 0
+        reports = {}
+        for name, weight in (("D", 1.0), ("D_semantic", options.lambda_D_semantic)):
+            if weight > 0 and name in self.networks:
+                logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)  # N,1
+                loss = loss + weight * logistic_loss_real(logits)  # N
+                reports |= _scores(f"fake{_suffix(name)}", logits)
+
+        # Reconstruction, which needs an input rendered from its own pose.
+        terms = dict.fromkeys(("img_reconstruction", "semantic_reconstruction", "silhouette"), torch.zeros([]))
+        if own_pose and self.G.conditional:
+            terms = self._reconstruction(rendered, microbatch)
+        for name, value in terms.items():
+            value = value.to(loss)
+            loss = loss + value
+            reports[f"Loss/G/loss_{name}"] = value.detach()
+        (loss.mean() * microbatch.gain).backward()
         reports["Loss/G/loss"] = loss.detach()
-        reports["Loss/G/loss_cross_view"] = torch.zeros([], device=loss.device)
-        if o.lambda_cross_view > 0 and self.labels and self.G.conditional:
-            reports["Loss/G/loss_cross_view"] = self._cross_view(r, ws.detach(), planes.detach(), out, own_pose)
+
+        # Cross-view consistency accumulates its own gradients, so that both graphs are never in memory at once.
+        cross_view = torch.zeros([], device=loss.device)
+        if options.lambda_cross_view > 0 and self.renders_labels and self.G.conditional:
+            cross_view = self._cross_view(microbatch, ws.detach(), planes.detach(), rendered, own_pose)
+        reports["Loss/G/loss_cross_view"] = cross_view
         return reports
 
-    def _reconstruction(self, out: Mapping[str, Tensor], r: Round) -> dict[str, Terms]:
-        """Terms that compare what was rendered with the sample it was made from, by reported name."""
-        o, image, mask = self.options, r.batch["image"], r.batch["mask"]
-        raw_mask = F.interpolate(mask.float(), size=(r.size, r.size), mode="nearest")
-        pairs = {"image_raw": (cache(lambda: self._raw_image(r)), raw_mask)}
-        if not o.only_raw_recons:
-            pairs["image"] = (lambda: image, mask)
-        images, labels = {}, {}
-        for name, (real, label_map) in pairs.items():
-            images |= self._image_terms(name, out[name], real)
-            if self.labels:
-                label = name.replace("image", "semantic")
-                labels |= self._label_term(label, out[label], label_map)
-        outline = {"opacity": (SILHOUETTE_WEIGHT, lambda: silhouette(out["weight"], raw_mask))}
+    def _reconstruction(self, rendered: Mapping[str, Tensor], microbatch: Microbatch) -> dict[str, Tensor]:
+        """Compare rendered samples with their inputs: images, label maps, silhouettes.
+
+        Args:
+            rendered: image N,3,R,R, image_raw N,3,r,r and, if G renders labels, semantic and semantic_raw.
+        Returns:
+            Weighted terms by reported name, scalars (or N,... values where LPIPS takes part).
+        """
+        label_map = microbatch.batch["mask"]
+        size = microbatch.rendering_resolution
+        raw_label_map = F.interpolate(label_map.float(), size=(size, size), mode="nearest")  # N,1,r,r
+
+        # Real image and label map by the suffix of the rendered ones.
+        targets = {"_raw": (self._raw_image(microbatch), raw_label_map)}
+        if not self.options.only_raw_recons:
+            targets[""] = (microbatch.batch["image"], label_map)
+
+        image_terms = []
+        label_terms = []
+        silhouette_terms = []
+        for suffix, (image, labels) in targets.items():
+            image_terms += self._image_terms(rendered[f"image{suffix}"], image)
+            if self.renders_labels:
+                label_terms += self._label_terms(rendered[f"semantic{suffix}"], labels)
+        if self.options.silhouette_loss:
+            silhouette_terms.append(SILHOUETTE_WEIGHT * silhouette(rendered["weight"], raw_label_map))
+
+        zero = torch.zeros([], device=label_map.device)
         return {
-            "img_reconstruction": images,
-            "semantic_reconstruction": labels,
-            "silhouette": outline if o.silhouette_loss else {},
+            "img_reconstruction": sum(image_terms, start=zero),
+            "semantic_reconstruction": sum(label_terms, start=zero),
+            "silhouette": sum(silhouette_terms, start=zero),
         }
 
-    def _image_terms(self, name: str, fake: Tensor, real: Callable[[], Tensor]) -> Terms:
-        return {
-            f"{name} l1": (self.options.lambda_l1, lambda: F.smooth_l1_loss(fake, real())),
-            f"{name} lpips": (self.options.lambda_lpips, lambda: self.perceptual(fake, real()).flatten()),
-        }
+    def _image_terms(self, rendered: Tensor, real: Tensor) -> list[Tensor]:
+        """Smooth L1 and LPIPS of images N,3,H,W, weighted: a scalar and N values; terms of weight 0 are left out."""
+        options = self.options
+        terms = []
+        if options.lambda_l1 > 0:
+            terms.append(options.lambda_l1 * F.smooth_l1_loss(rendered, real))
+        if options.lambda_lpips > 0:
+            terms.append(options.lambda_lpips * self.perceptual(rendered, real).flatten())
+        return terms
 
-    def _label_term(self, name: str, rendered: Tensor, label_map: Tensor) -> Terms:
-        if self.seg:
-            return {name: (1, lambda: cross_entropy2d(rendered, label_map[:, 0], self.class_weights))}
-        return {name: (self.options.edge_weight, lambda: F.smooth_l1_loss(rendered, label_map))}
+    def _label_terms(self, rendered: Tensor, label_map: Tensor) -> list[Tensor]:
+        """Cross-entropy of logits N,S,H,W and class ids N,1,H,W, or weighted smooth L1 of edges N,1,H,W."""
+        if self.is_seg:
+            return [cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
+        if self.options.edge_weight > 0:
+            return [self.options.edge_weight * F.smooth_l1_loss(rendered, label_map)]
+        return []
 
     def _cross_view(
-        self, r: Round, ws: Tensor, planes: Tensor, out: Mapping[str, Tensor], own_pose: bool
-    ) -> dict[str, Tensor]:
-        """The label map that another view of the scene shows must, as input, give the same scene.
+        self, microbatch: Microbatch, ws: Tensor, planes: Tensor, rendered: Mapping[str, Tensor], own_pose: bool
+    ) -> Tensor:
+        """Cross-view consistency: the label map of another view, as input, must give the same scene.
 
-        One of the two views is what `_generator` has rendered already (`out`); the other one is rendered from the
-        same planes.
+        Args:
+            microbatch: the samples.
+            ws: N,L,512 of the samples, detached.
+            planes: N,3,F,P,P of the samples, detached.
+            rendered: images that Gmain rendered, from the own pose or the random one; the other view is rendered here.
+            own_pose: whether Gmain rendered from the samples' own poses.
+        Returns:
+            The weighted loss, a detached scalar; its gradients have been accumulated.
         """
+        size = microbatch.rendering_resolution
+
+        # Both views of the scene, without gradients: labels of the own view, label map of the random view.
         with torch.no_grad():
-            pose, wanted = (r.random_pose, {"semantic"}) if own_pose else (r.pose, {"semantic_raw"})
-            missing = self.G.synthesis(ws, pose, r.size, planes=planes, outputs=wanted)
-            own, other = (out, missing) if own_pose else (missing, out)
-            label_map = other["semantic"].argmax(dim=1, keepdim=True) if self.seg else other["semantic"].detach()
-        ws = self.G.mapping(r.z, r.pose, {"mask": label_map, "pose": r.pose})
-        again = self.G.synthesis(ws, r.pose, r.size, outputs={"semantic_raw"})
-        difference = F.smooth_l1_loss(again["semantic_raw"], own["semantic_raw"].detach())
+            if own_pose:
+                own_view = rendered
+                other_view = self.G.synthesis(ws, microbatch.random_pose, size, planes=planes, outputs={"semantic"})
+            else:
+                own_view = self.G.synthesis(ws, microbatch.pose, size, planes=planes, outputs={"semantic_raw"})
+                other_view = rendered
+            label_map = other_view["semantic"].detach()  # N,S,R,R
+            if self.is_seg:
+                label_map = label_map.argmax(dim=1, keepdim=True)  # N,1,R,R
+
+        # The scene that this label map gives, seen from the own pose.
+        ws = self.G.mapping(microbatch.z, microbatch.pose, {"mask": label_map, "pose": microbatch.pose})
+        again = self.G.synthesis(ws, microbatch.pose, size, outputs={"semantic_raw"})
+        difference = F.smooth_l1_loss(again["semantic_raw"], own_view["semantic_raw"].detach())
         loss = self.options.lambda_cross_view * difference
-        (loss * r.gain).backward()
+        (loss * microbatch.gain).backward()
         return loss.detach()
 
-    def _density(self, r: Round) -> None:
-        ws = self.G.mapping(r.z, r.pose, r.batch)
+    # ----------------------------------------------------------------------- Greg
+
+    def _regularize_density(self, microbatch: Microbatch) -> None:
+        """Greg: density regularization at random points of the samples' scenes."""
+        ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)
         field = self.G.field(self.G.planes(ws))
-        (self.density_regularization(field.sigma, len(ws), ws.device) * r.gain).backward()
+        loss = self.density_regularization(field.sigma, len(ws), ws.device)
+        (loss * microbatch.gain).backward()
 
-    # ----------------------------------------------------------------------- discriminators
+    # ----------------------------------------------------------------------- D and D_semantic, main and reg
 
-    def _discriminator(self, name: str, r: Round, main: bool, regularize: bool) -> dict[str, Tensor]:
-        """Tell fakes from reals; R1 on the reals. `name` is D or D_semantic."""
-        reports, suffix = {}, _suffix(name)
+    def _train_discriminator(
+        self, name: str, microbatch: Microbatch, main: bool, regularize: bool
+    ) -> dict[str, Tensor]:
+        """Dmain, Dreg or both, of D or D_semantic: logistic loss on rendered and real samples, R1 on real ones."""
+        reports = {}
+        suffix = _suffix(name)
         if not main and not regularize:
             return reports
+
+        # Rendered samples, with a backward pass of their own to free their graph early.
         if main:
-            fake_loss, scores = self._judge_fakes(name, r)
+            fake_loss, scores = self._train_on_fakes(name, microbatch)
             reports |= scores
-        reals = {k: v.detach().requires_grad_(regularize) for k, v in self._reals(name, r).items()}
-        logits = self._logits(name, reals, r.pose, r)
+
+        # Logits of real samples; R1 differentiates with respect to the images before blur and augmentation.
+        reals = {}
+        for key, image in self._real_inputs(name, microbatch).items():
+            reals[key] = image.detach().requires_grad_(regularize)
+        logits = self._logits(name, reals, microbatch.pose, microbatch)  # N,1
         reports |= _scores(f"real{suffix}", logits)
+
         losses = []
         if main:
-            losses.append(F.softplus(-logits[:, 0]))  # N
-            reports[f"Loss/D/loss{suffix}"] = fake_loss + losses[0].detach()
+            real_loss = logistic_loss_real(logits)  # N
+            losses.append(real_loss)
+            reports[f"Loss/D/loss{suffix}"] = fake_loss + real_loss.detach()
         if regularize:
             penalty = r1_penalty(logits, list(reals.values()))  # N
-            losses.append(self.options.r1_gamma / 2 * penalty)
+            weighted_penalty = self.options.r1_gamma / 2 * penalty
+            losses.append(weighted_penalty)
             reports[f"Loss/r1_penalty{suffix}"] = penalty.detach()
-            reports[f"Loss/D/reg{suffix}"] = losses[-1].detach()
-        (sum(losses).mean() * r.gain).backward()
+            reports[f"Loss/D/reg{suffix}"] = weighted_penalty.detach()
+        (sum(losses).mean() * microbatch.gain).backward()
         return reports
 
-    def _judge_fakes(self, name: str, r: Round) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of the fakes' half of a discriminator's loss: its N values, and the scores to report."""
-        pose = r.pose if self._draws_own_pose() else r.random_pose
+    def _train_on_fakes(self, name: str, microbatch: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Accumulate gradients of a discriminator's loss on rendered samples.
+
+        Returns:
+            The loss, N values, and the scores to report.
+        """
+        outputs = {"image", "image_raw"}
+        if name == "D_semantic":
+            outputs |= {"semantic", "semantic_raw"}
+
+        # Render without gradients. This is the only place where w_avg is updated.
+        pose = microbatch.pose if self._sample_own_pose() else microbatch.random_pose
         with torch.no_grad():
-            ws = self.G.mapping(r.z, r.pose, r.batch, update_emas=True)
-            judged = {"image", "image_raw", *(["semantic", "semantic_raw"] if name == "D_semantic" else [])}
-            out = self.G.synthesis(ws, pose, r.size, outputs=judged)
-        logits = self._logits(name, self._fakes(name, out), pose, r)
-        loss = F.softplus(logits[:, 0])
-        (loss.mean() * r.gain).backward()
+            ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch, update_emas=True)
+            rendered = self.G.synthesis(ws, pose, microbatch.rendering_resolution, outputs=outputs)
+
+        logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)
+        loss = logistic_loss_fake(logits)  # N
+        (loss.mean() * microbatch.gain).backward()
         return loss.detach(), _scores(f"fake{_suffix(name)}", logits)
 
-    def _logits(self, name: str, images: Mapping[str, Tensor], pose: Tensor, r: Round) -> Tensor:
-        """N,1 of a discriminator for a final image, which is blurred, and a raw one, which is as it should be."""
-        image, raw = blur(images["image"], r.sigma), images["image_raw"]
-        if self.augment_pipe is not None:
-            image, raw = self._augment(image, raw)
-        return self.modules[name]({"image": image, "image_raw": raw}, pose)
+    # ----------------------------------------------------------------------- discriminator inputs
 
-    def _augment(self, image: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Both images changed alike; label channels, which follow the colors, keep their values."""
-        size, first_raw, colors = raw.shape[-1], image.shape[1], self.G.img_channels
-        pair = torch.cat([image, filtered_resizing(raw, image.shape[-1], self.resize_filter)], dim=1)
-        color_channels = [*range(colors), *range(first_raw, first_raw + colors)]
-        image, raw = self.augment_pipe(pair, color_channels=color_channels).chunk(2, dim=1)
-        return image, filtered_resizing(raw, size, self.resize_filter)
-
-    def _fakes(self, name: str, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a discriminator is given of a rendered pair; D_semantic's judgment does not reach the colors."""
+    def _fake_inputs(self, name: str, rendered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Discriminator inputs for rendered samples. Gradients of D_semantic stop at RGB."""
         if name == "D":
-            return {k: out[k] for k in ("image", "image_raw")}
-        labels = {k: out[k].softmax(dim=1) if self.seg else out[k] for k in ("semantic", "semantic_raw")}
-        return {
-            "image": torch.cat([out["image"].detach(), labels["semantic"]], dim=1),
-            "image_raw": torch.cat([out["image_raw"].detach(), labels["semantic_raw"]], dim=1),
-        }
+            return {"image": rendered["image"], "image_raw": rendered["image_raw"]}
 
-    def _reals(self, name: str, r: Round) -> dict[str, Tensor]:
-        """The same of a real pair."""
-        image, raw = r.batch["image"], self._raw_image(r)
+        inputs = {}
+        for suffix in ("", "_raw"):
+            labels = rendered[f"semantic{suffix}"]
+            if self.is_seg:
+                labels = labels.softmax(dim=1)
+            inputs[f"image{suffix}"] = torch.cat([rendered[f"image{suffix}"].detach(), labels], dim=1)
+        return inputs
+
+    def _real_inputs(self, name: str, microbatch: Microbatch) -> dict[str, Tensor]:
+        """Discriminator inputs for real samples."""
+        image = microbatch.batch["image"]
+        raw = self._raw_image(microbatch)
         if name == "D":
             return {"image": image, "image_raw": raw}
-        labels = r.batch["mask"]
-        if self.seg:
-            labels = F.one_hot(labels[:, 0].long(), self.G.semantic_channels).permute(0, 3, 1, 2).to(image)
-        return {
-            "image": torch.cat([image, labels], dim=1),
-            "image_raw": torch.cat([raw, self._to_raw(labels, r)], dim=1),
-        }
 
-    def _raw_image(self, r: Round) -> Tensor:
-        return blur(self._to_raw(r.batch["image"], r), r.sigma)
+        labels = microbatch.batch["mask"]
+        if self.is_seg:
+            labels = one_hot(labels, self.G.semantic_channels).to(image)
+        raw_labels = self._to_raw(labels, microbatch)
+        return {"image": torch.cat([image, labels], dim=1), "image_raw": torch.cat([raw, raw_labels], dim=1)}
 
-    def _to_raw(self, image: Tensor, r: Round) -> Tensor:
-        return filtered_resizing(image, r.size, self.resize_filter, self.options.filter_mode)
+    def _raw_image(self, microbatch: Microbatch) -> Tensor:
+        """Real images at the rendering resolution, N,3,r,r; blurred like all images that discriminators see."""
+        return blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
 
-    def _draws_own_pose(self) -> bool:
-        """Drawn on the CPU, once for all samples of a round."""
+    def _to_raw(self, image: Tensor, microbatch: Microbatch) -> Tensor:
+        size = microbatch.rendering_resolution
+        return filtered_resizing(image, size, self.resize_filter, self.options.filter_mode)
+
+    def _logits(self, name: str, inputs: Mapping[str, Tensor], pose: Tensor, microbatch: Microbatch) -> Tensor:
+        """Evaluate a discriminator on blurred and augmented inputs: N,1 logits. Raw images are taken unblurred."""
+        image = blur(inputs["image"], microbatch.blur_sigma)
+        raw = inputs["image_raw"]
+        if self.augment_pipe is not None:
+            image, raw = self._augment(image, raw)
+        return self.networks[name]({"image": image, "image_raw": raw}, pose)
+
+    def _augment(self, image: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment an image N,C,R,R and its raw image N,C,r,r alike; only the first three channels change color."""
+        channels = image.shape[1]
+        colors = self.G.img_channels
+
+        # Both at the same size, as channels of one image.
+        enlarged = filtered_resizing(raw, image.shape[-1], self.resize_filter)
+        pair = torch.cat([image, enlarged], dim=1)  # N,2C,R,R
+        color_channels = [*range(colors), *range(channels, channels + colors)]
+        image, enlarged = self.augment_pipe(pair, color_channels=color_channels).chunk(2, dim=1)
+        return image, filtered_resizing(enlarged, raw.shape[-1], self.resize_filter)
+
+    def _sample_own_pose(self) -> bool:
+        """Choose between the samples' own poses and random ones, once for a microbatch, on the CPU."""
         return torch.rand([]).item() >= self.options.random_c_prob
 
 
-def _suffix(name: str) -> str:
-    """Of reported values of D and D_semantic."""
-    return name.removeprefix("D")
+def _scores(name: str, logits: Tensor) -> dict[str, Tensor]:
+    """Logits N,1 and their signs as reported values."""
+    return {f"Loss/scores/{name}": logits.detach(), f"Loss/signs/{name}": logits.detach().sign()}
+
+
+def _suffix(network: str) -> str:
+    """Suffix of reported names: "" for D, "_semantic" for D_semantic."""
+    return network.removeprefix("D")

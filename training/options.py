@@ -1,23 +1,26 @@
-"""What a training run is made of: the command line's values checked, resolved and frozen.
+"""Options of a training run: resolved, checked and frozen.
 
-Values and names as of the published training command; `TrainingOptions.to_plain` is what training_options.json holds.
+Field names and values follow the published training command; they are the keys of training_options.json.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dnnlib.errors import ConfigError
 from training.data.dataset import PosedImageDataset
-from training.loss_options import LossOptions
 from training.networks.configs import CLAMP_WITH_FP16, GeneratorOptions
 
 POSE_NUMBERS = 25
 IMAGE_CHANNELS = 3
 D_REG_INTERVAL = 16  # iterations
-AUGMENTATIONS = dict.fromkeys(  # what --aug switches on, as arguments of AugmentPipe
+DUAL_DISCRIMINATOR = "training.dual_discriminator.DualDiscriminator"  # published name, see training.networks.registry
+DATASET_CLASSES = {"seg": "training.dataset.ImageSegFolderDataset", "edge": "training.dataset.ImageEdgeFolderDataset"}
+AUGMENTATIONS = dict.fromkeys(  # arguments of AugmentPipe: every augmentation with probability p
     [
         *("xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac"),
         *("brightness", "contrast", "lumaflip", "hue", "saturation"),
@@ -25,50 +28,56 @@ AUGMENTATIONS = dict.fromkeys(  # what --aug switches on, as arguments of Augmen
     1,
 )
 
-# --------------------------------------------------------------------------- parts
-
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The pictures to train on."""
+    """Data set to train on."""
 
-    name: str  # of the archive, without folder and ending
-    path: str
-    mask_path: str
-    data_type: str
-    resolution: int
-    max_size: int  # pictures, mirrored copies not counted
-    xflip: bool = False
+    name: str  # file name of the images without directory and extension
+    path: str  # images and poses, zip or directory
+    mask_path: str  # label maps, zip or directory
+    data_type: str  # "seg" or "edge"
+    resolution: int  # image size R, pixels
+    max_size: int  # number of images, mirrored copies not counted
+    xflip: bool = False  # add mirrored copies
 
     def kwargs(self) -> dict[str, Any]:
-        """As weights files record a data set."""
-        kind = {"seg": "ImageSegFolderDataset", "edge": "ImageEdgeFolderDataset"}[self.data_type]
-        fixed = {"class_name": f"training.dataset.{kind}", "use_labels": True, "random_seed": 0}
-        own = asdict(self)
-        del own["name"]
-        return {**fixed, **own}
+        """Return the description of the data set that is saved with weights, in the published form."""
+        options = asdict(self)
+        del options["name"]
+        return {"class_name": DATASET_CLASSES[self.data_type], "use_labels": True, "random_seed": 0, **options}
 
     def open(self) -> PosedImageDataset:
-        """DataError where it is no longer what it was when the options were made."""
-        rest = {"resolution": self.resolution, "max_size": self.max_size, "xflip": self.xflip}
-        return PosedImageDataset(self.path, self.mask_path, self.data_type, **rest)
+        """Open the data set.
+
+        Raises:
+            DataError: it is missing, or not the data set that the options were resolved for.
+        """
+        return PosedImageDataset(
+            self.path,
+            self.mask_path,
+            self.data_type,
+            resolution=self.resolution,
+            max_size=self.max_size,
+            xflip=self.xflip,
+        )
 
 
 @dataclass(frozen=True)
 class DiscriminatorOptions:
-    """What both discriminators are built from."""
+    """Architecture of both discriminators."""
 
-    resolution: int
+    resolution: int  # image size R, pixels
     pose_conditioning: bool = True
-    freeze_layers: int = 0
-    mbstd_group: int = 4
-    channel_base: int = 32768
-    channel_max: int = 512
-    num_fp16_res: int = 4
-    disc_c_noise: float = 0.0
+    freeze_layers: int = 0  # number of first layers that are not trained
+    mbstd_group: int = 4  # samples per group of the minibatch standard deviation
+    channel_base: int = 32768  # a layer of r pixels has channel_base / r channels
+    channel_max: int = 512  # upper limit of channels per layer
+    num_fp16_res: int = 4  # number of highest resolutions in float16 (CUDA only)
+    disc_c_noise: float = 0.0  # noise on the pose, in standard deviations of each of its numbers
 
     def kwargs(self, channels: int) -> dict[str, Any]:
-        """Constructor arguments of a DualDiscriminator that sees this many channels of one image."""
+        """Return constructor arguments of a DualDiscriminator for images of so many channels."""
         return {
             "c_dim": POSE_NUMBERS if self.pose_conditioning else 0,
             "img_resolution": self.resolution,
@@ -85,113 +94,173 @@ class DiscriminatorOptions:
 
 
 @dataclass(frozen=True)
-class AdaptOptions:
-    """How often discriminators see augmented pictures: p, fixed or led by `adapt_p` to a target."""
+class LossOptions:
+    """Weights and schedules of the loss. A term of weight 0 is not computed.
 
-    p: float = 0.0  # at the start
-    target: float | None = None  # None: p stays
-    kimg: float = 500  # over which p can grow by 1
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    r1_gamma: float  # weight gamma of R1: the loss is gamma / 2 times the penalty
+    random_c_prob: float = 0  # probability of rendering a microbatch from random poses instead of its own, 0 to 1
+    lambda_l1: float = 0  # weight of the image reconstruction's smooth L1
+    lambda_lpips: float = 10  # weight of the image reconstruction's LPIPS
+    lambda_D_semantic: float = 1  # weight of D_semantic in the generator's adversarial loss
+    seg_weight: float | str = 0  # class weights of the label cross-entropy, see `training.losses.class_weights`
+    edge_weight: float = 2  # weight of the edge reconstruction's smooth L1
+    only_raw_recons: bool = False  # reconstruct raw images only, not those after super-resolution
+    silhouette_loss: bool = False  # compare the foreground's opacity with the pixels that are not class 0
+    lambda_cross_view: float = 0  # weight of cross-view consistency
+    filter_mode: str | float = "antialiased"  # resizing of real images to raw size, see `filtered_resizing`
+    blur_init_sigma: float = 10  # blur of discriminator inputs at the start, pixels
+    blur_fade_kimg: float = 200  # thousands of images over which the blur decreases linearly to 0
+    neural_rendering_resolution_initial: int = 64  # size r of raw images at the start, pixels
+    neural_rendering_resolution_final: int | None = None  # size r at the end, pixels; None: the initial one
+    neural_rendering_resolution_fade_kimg: float = 1000  # thousands of images between both
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(field.name, value, "a finite number of at least 0")
+        if self.random_c_prob > 1:
+            raise ConfigError("random_c_prob", self.random_c_prob, "0 to 1")
+        if self.seg_weight not in (0, 1, 2, "auto"):
+            raise ConfigError("seg_weight", self.seg_weight, "0, 1, 2 or auto")
+
+    def blur_sigma(self, cur_nimg: float) -> float:
+        """Return the blur after cur_nimg images: the sigma of `training.losses.blur`, pixels."""
+        if self.blur_fade_kimg == 0:
+            return 0.0
+        return self.blur_init_sigma * max(1 - cur_nimg / (self.blur_fade_kimg * 1000), 0)
+
+    def rendering_resolution(self, cur_nimg: float) -> int:
+        """Return the size r of raw images after cur_nimg images, pixels."""
+        initial = self.neural_rendering_resolution_initial
+        final = self.neural_rendering_resolution_final
+        if final is None:
+            return initial
+        fade_nimg = self.neural_rendering_resolution_fade_kimg * 1000
+        progress = min(cur_nimg / fade_nimg, 1) if fade_nimg > 0 else 1
+        return round(initial + (final - initial) * progress)
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Probability of augmenting discriminator inputs: fixed, or adapted to a target (ADA, Karras et al. 2020)."""
+
+    p: float = 0.0  # probability at the start, 0 to 1
+    target: float | None = None  # mean sign of D's logits for real images to aim at; None: p is fixed
+    kimg: float = 500  # thousands of images over which p can change by 1
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """A whole run."""
+    """All options of a training run."""
 
-    cfg: str
+    cfg: str  # kind of object, a key of `training.networks.configs.RENDERING`
     generator: GeneratorOptions
     discriminator: DiscriminatorOptions
     loss: LossOptions
     data: DataOptions
-    augment: AdaptOptions | None  # None: pictures are not augmented
-    label_discriminator: bool
-    class_counts: list[int] | None  # pixels of each class in the data set, where the loss weighs by them
-    lpips_weights: str | None
-    num_gpus: int
-    batch_size: int
-    batch_gpu: int
-    g_lr: float
-    d_lr: float
-    g_reg_interval: int | None  # None: no density regularization
-    ema_kimg: float
-    ema_rampup: float | None
-    resume_pkl: str | None
-    total_kimg: float
-    kimg_per_tick: float
-    snapshot_ticks: int
-    keep_states: int
-    grid: tuple[int, int]  # pictures across and down
+    augment: AugmentOptions | None  # None: no augmentation
+    label_discriminator: bool  # train D_semantic
+    class_counts: list[int] | None  # pixels of each class in the data set, if loss.seg_weight is "auto"
+    lpips_weights: str | None  # file of VGG16's weights; None: the package downloads them
+    num_gpus: int  # number of processes
+    batch_size: int  # samples per iteration of all processes
+    batch_gpu: int  # samples per microbatch of one process
+    g_lr: float  # learning rate of G, before the correction for lazy regularization
+    d_lr: float  # learning rate of D and D_semantic, likewise
+    g_reg_interval: int | None  # iterations between density regularizations; None: no density regularization
+    ema_kimg: float  # half-life of G_ema, thousands of images
+    ema_rampup: float | None  # upper limit of the half-life as a share of the images seen; None: no limit
+    resume_pkl: str | None  # weights to start from, file or URL
+    total_kimg: float  # length of the run, thousands of images
+    kimg_per_tick: float  # thousands of images between status lines
+    snapshot_ticks: int  # ticks between snapshots
+    keep_states: int  # number of training states that are kept
+    grid: tuple[int, int]  # images across and down in image grids
     random_seed: int
-    workers: int
-    metrics: list[str]
-    evaluate: bool  # compute them at every snapshot
-    wandb_log: bool
-    nobench: bool
-    debug: bool
-    desc: str | None = None
+    workers: int  # data loading processes per GPU
+    metrics: list[str]  # names of metrics
+    evaluate: bool  # compute the metrics at every snapshot
+    wandb_log: bool  # log to Weights & Biases
+    nobench: bool  # disable cuDNN's benchmark
+    debug: bool  # stop at the first number that is not finite
+    desc: str | None = None  # appended to the name of the run directory
 
     @property
     def networks(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Public class name and constructor arguments of each trained network, by its public name."""
-        dual = "training.dual_discriminator.DualDiscriminator"
-        found = {
+        """Published class name and constructor arguments of each trained network, by network name."""
+        networks = {
             "G": (self.generator.class_name, self.generator.kwargs()),
-            "D": (dual, self.discriminator.kwargs(IMAGE_CHANNELS)),
+            "D": (DUAL_DISCRIMINATOR, self.discriminator.kwargs(IMAGE_CHANNELS)),
         }
         if self.label_discriminator:
-            found["D_semantic"] = (dual, self.discriminator.kwargs(IMAGE_CHANNELS + self.generator.channels))
-        return found
+            channels = IMAGE_CHANNELS + self.generator.channels
+            networks["D_semantic"] = (DUAL_DISCRIMINATOR, self.discriminator.kwargs(channels))
+        return networks
 
     @property
     def intervals(self) -> dict[str, int | None]:
-        """Iterations from one regularizing phase of a network to the next."""
+        """Iterations between regularization phases of each network; None: no such phase."""
         return {"G": self.g_reg_interval, "D": D_REG_INTERVAL, "D_semantic": D_REG_INTERVAL}
 
     @property
     def run_name(self) -> str:
-        """What follows the number in the name of the run's folder."""
+        """Name of the run directory after its number."""
         name = f"{self.cfg}-{self.data.name}-gpus{self.num_gpus}-batch{self.batch_size}-gamma{self.loss.r1_gamma:g}"
         return f"{name}-{self.desc}" if self.desc else name
 
     def to_plain(self) -> dict[str, Any]:
-        """Nested dicts, lists, strings and numbers."""
+        """Convert to nested dicts, lists, strings and numbers."""
         return asdict(self)
 
-    def for_others(self) -> TrainingOptions:
-        """As weights hold them, which are given away: without the folders of the machine they were made on."""
+    def without_local_paths(self) -> TrainingOptions:
+        """Copy with file names instead of local paths, for weights that may be published."""
         data = replace(self.data, path=Path(self.data.path).name, mask_path=Path(self.data.mask_path).name)
         return replace(self, data=data, lpips_weights=self.lpips_weights and Path(self.lpips_weights).name)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TrainingOptions:
-        """Undo `to_plain`.
+        """Rebuild options from the result of `to_plain`.
 
         Raises:
-            ValueError: not what another version of this program, or this one, would write.
+            ValueError: missing or unknown fields, for example of another version, or values out of range.
         """
+        values = dict(plain)
         try:
-            parts = {name: part and PARTS[name](**part) for name, part in plain.items() if name in PARTS}
-            return cls(**{**plain, **parts, "grid": tuple(plain["grid"])})
+            for name, options_class in NESTED_OPTIONS.items():
+                if values[name] is not None:  # only augment may be
+                    values[name] = options_class(**values[name])
+            values["grid"] = tuple(values["grid"])
+            return cls(**values)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not the options of a run of this version ({error})") from error
 
     def check_batch(self) -> None:
-        """
+        """Check that processes, microbatches and groups of the minibatch standard deviation are equally large.
+
         Raises:
-            ValueError: processes, rounds or groups of the minibatch standard deviation would not be equally large.
+            ConfigError: batch_size or batch_gpu is not the multiple that it must be.
         """
-        batch, gpus, part, group = self.batch_size, self.num_gpus, self.batch_gpu, self.discriminator.mbstd_group
-        if batch % gpus:
-            raise ValueError(f"--batch {batch}: expected a multiple of --gpus {gpus}")
-        if batch % (gpus * part):
-            raise ValueError(f"--batch {batch}: expected a multiple of --gpus {gpus} times --batch-gpu {part}")
-        if part < group or part % group:
-            raise ValueError(f"--batch-gpu {part}: expected a multiple of --mbstd-group {group}; lower --mbstd-group")
+        group = self.discriminator.mbstd_group
+        if self.batch_size % self.num_gpus:
+            raise ConfigError("batch_size", self.batch_size, f"a multiple of `num_gpus` ({self.num_gpus})")
+        if self.batch_size % (self.num_gpus * self.batch_gpu):
+            allowed = f"a multiple of `num_gpus` ({self.num_gpus}) times `batch_gpu` ({self.batch_gpu})"
+            raise ConfigError("batch_size", self.batch_size, allowed)
+        if self.batch_gpu % group:
+            raise ConfigError(
+                "batch_gpu", self.batch_gpu, f"a multiple of `mbstd_group` ({group})", "lower `mbstd_group`"
+            )
 
 
-PARTS = {
+NESTED_OPTIONS = {
     "generator": GeneratorOptions,
     "discriminator": DiscriminatorOptions,
     "loss": LossOptions,
     "data": DataOptions,
-    "augment": AdaptOptions,
+    "augment": AugmentOptions,
 }

@@ -8,9 +8,10 @@ import pytest
 import torch
 from golden import golden
 
-from training.loss import PHASES, Loss, cross_entropy2d
-from training.loss_options import LossOptions
+from training.loss import PHASES, Loss
+from training.losses import cross_entropy2d
 from training.networks.registry import construct
+from training.options import LossOptions
 
 NETWORKS = ("G", "D", "D_semantic")
 CASES = ("seg6", "seg6_bg", "seg6_crossview", "seg19", "edge", "edge_crossview")

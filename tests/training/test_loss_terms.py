@@ -14,12 +14,13 @@ from golden import golden
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.density_regularization import DensityRegularization
-from training.loss import CLASS_WEIGHTS, Loss, blur, class_weights, r1_penalty, silhouette
-from training.loss_options import LossOptions
+from training.loss import Loss
+from training.losses import CLASS_WEIGHTS, blur, class_weights, r1_penalty, silhouette
 from training.networks.augment import AugmentPipe
 from training.networks.configs import GeneratorOptions
 from training.networks.label_encoder import Encoder
 from training.networks.registry import construct
+from training.options import LossOptions
 from training.perceptual import load_lpips
 
 CLASSES = 3
@@ -84,7 +85,7 @@ def calls_of(module):
 def test_a_label_discriminator_of_weight_0_is_not_asked(weight, judgments):
     options = replace(OPTIONS, lambda_D_semantic=weight, random_c_prob=1)
     loss = Loss(options, small_generator(), small_discriminator(), small_discriminator(3 + CLASSES))
-    calls = calls_of(loss.modules["D_semantic"])
+    calls = calls_of(loss.networks["D_semantic"])
     reports = accumulate(loss, "Gmain")
     assert len(calls) == judgments == len([name for name in reports if name == "Loss/scores/fake_semantic"])
 
@@ -116,9 +117,9 @@ def test_without_gamma_a_discriminators_regularization_is_nothing_at_all(phase, 
     loss = Loss(
         replace(OPTIONS, r1_gamma=0), small_generator(), small_discriminator(), small_discriminator(3 + CLASSES)
     )
-    calls = calls_of(loss.modules[module])
+    calls = calls_of(loss.networks[module])
     assert accumulate(loss, phase) == {} and not calls
-    assert all(p.grad is None for p in loss.modules[module].parameters())
+    assert all(p.grad is None for p in loss.networks[module].parameters())
 
 
 def test_without_weight_density_regularization_is_nothing_at_all():
