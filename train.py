@@ -6,26 +6,23 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
 from dnnlib.cli import Command, InputError, option_group, user_errors
 from dnnlib.errors import ConfigError, show_fields
 from dnnlib.util import check_outdir
-from metrics.names import parse_metrics
-from metrics.snapshots import evaluate_run, plain_data, tool_options
-from metrics.tools import check_metrics, load_tools
+from metrics.registry import parse_metrics
+from metrics.training_run import check_run_metrics, evaluate_run
 from torch_utils.devices import choose_device
-from torch_utils.launch import ProcessError, by_torchrun, check_processes, launch
+from torch_utils.launch import ProcessError, check_processes, launch, started_by_torchrun
 from torch_utils.safe_pickle import WeightsError
 from training.data.archive import DataError
 from training.data.dataset import DATA_TYPES, PosedImageDataset
@@ -262,7 +259,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
     options = None
     dataset = None
     run_dir = None
-    if by_torchrun() and os.environ["RANK"] != "0":
+    if started_by_torchrun() and os.environ["RANK"] != "0":
         processes = int(os.environ["WORLD_SIZE"])
     else:
         options, dataset, run_dir = _resolve_run(ctx, continue_dir, values, given)
@@ -332,11 +329,9 @@ def _new_options(values: dict[str, Any]) -> tuple[PosedImageDataset, TrainingOpt
     dataset, data = open_data(values)
     options = resolve(values, data)
     if options.metrics:
-        with user_errors("--metrics"):
-            metrics = parse_metrics(options.metrics)
+        parse_metrics(options.metrics)
     if options.evaluate:
-        with _metrics_errors():
-            check_metrics(metrics, plain_data(options.data), tool_options(options), None)
+        check_run_metrics(options)
     return dataset, options
 
 
@@ -382,25 +377,13 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     if options.loss.lambda_lpips > 0:
         load_lpips(options.lpips_weights)
     if options.evaluate:
-        with _metrics_errors():
-            dataset = plain_data(options.data)
-            metrics = parse_metrics(options.metrics)
-            load_tools(tool_options(options), metrics, dataset, options.generator.channels, torch.device("cpu"))
+        check_run_metrics(options, load=True)
     if options.resume_pkl and new:
         try:
             read_weights(options.resume_pkl)
         except WeightsError as error:
             raise ConfigError("resume", problem=str(error)) from error
     return kind
-
-
-@contextmanager
-def _metrics_errors() -> Iterator[None]:
-    """Attribute ValueErrors of metrics to --metrics, and point to --no_eval."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError("metrics", problem=str(error), hint="or skip them with `no_eval=True`") from error
 
 
 if __name__ == "__main__":
