@@ -1,0 +1,4 @@
+"""Command-line applications: samples, videos and meshes of label maps, the demo and the editor.
+
+`cli` has the options that they share; the work is done by `inference`. No application imports another one.
+"""

@@ -1,128 +1,164 @@
-"""The whole road on a label map and on a drawing: pictures, films and meshes by our own models, and a sheet of all."""
+"""Render samples, videos and meshes with the networks of this repository, and an overview image of all."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
-from applications import common, extract_mesh, generate_samples, generate_video
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+from applications import cli
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
-from dnnlib.cli import Command, user_errors
-from dnnlib.util import atomic_write, check_outdir
+from dnnlib.cli import Command, option_group, user_errors
+from dnnlib.util import atomic_write
+from inference import Scene
+from inference.mesh.rasterize import orbit_frames
+from inference.mesh.triangles import check_libraries
+from inference.scene import to_label_map
+from inference.video import write_videos
+from training.data.image_io import write_png
+from training.data.label_maps import draw_label_map
 
-FRAMES, FPS = 24, 12
+FRAMES = 24
+FPS = 12
 MESH_FRAMES = 12
-CELL = 160  # pixels of a picture on the sheet
+CELL = 160  # pixels of an image on the overview
+VIDEOS = {"": "color", "_label": "label", "_side_by_side": "side_by_side"}  # what is shown, by suffix of the file name
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is made with one network.
+class Example:
+    """A label map with its network, and the files that are made of them.
 
     Args:
-        label_map: name of a picture in assets. sides: frames of the film that look from its two ends.
-        mesh: options of its mesh.
+        cfg: configuration of the network.
+        network: path of its weights.
+        label_map: file name in the assets.
+        seeds: of the scenes; the mesh is of the first.
+        sides: frames of the video that look from the two ends of the camera's path.
+        mesh_name: file name of the mesh.
+        mesh: arguments of `Scene.mesh`.
     """
 
     cfg: str
-    network: str
+    network: Path
     label_map: str
     seeds: tuple[int, ...]
     sides: tuple[int, int]
-    mesh: str
+    mesh_name: str
+    mesh: dict[str, Any]
 
-    def make(self, outdir: Path) -> None:
-        """Run the applications."""
-        label_map = str(common.ASSETS / self.label_map)
-        words = ["--network", self.network, "--cfg", self.cfg, "--input", label_map, "--outdir", str(outdir)]
-        options = {
-            generate_samples: f"--random_seed {' '.join(map(str, self.seeds))}",
-            generate_video: f"--frames {FRAMES} --fps {FPS} --show color,label,side_by_side",
-            extract_mesh: f"--threshold auto --largest --format ply,glb --frames {MESH_FRAMES} --fps {FPS} {self.mesh}",
-        }
-        for application, more in options.items():
-            application.main([*words, *more.split()], standalone_mode=False)
+    def write_files(self, outdir: Path) -> None:
+        """Write the label map, images, videos and the mesh."""
+        click.echo(f"Writing to {outdir}")
+        G = cli.load_generator(str(self.network), self.cfg, cli.check_places(None, outdir), "auto")
+        label_map = to_label_map(cli.ASSETS / self.label_map, G)
+        scenes = list(Scene.from_seeds(G, label_map, self.seeds))
 
-    def still(self, outdir: Path, ending: str) -> Image.Image:
+        # Label map, and the front view and videos of each scene.
+        prefix = outdir / f"{self.cfg}_{Path(self.label_map).stem}"
+        write_png(f"{prefix}_input.png", draw_label_map(label_map, G.data_type)[0])
+        for seed, scene in zip(self.seeds, scenes, strict=True):
+            front = scene.render()
+            write_png(f"{prefix}_{seed}_color.png", front.image)
+            write_png(f"{prefix}_{seed}_label.png", front.label_image)
+            views = scene.views(scene.path("orbit", FRAMES), {"image", "semantic"})
+            frames = ({show: view.frame(show) for show in VIDEOS.values()} for view in views)
+            write_videos(frames, {outdir / f"{self.cfg}_{seed}{end}.gif": show for end, show in VIDEOS.items()}, FPS)
+
+        # Mesh and its video.
+        mesh = scenes[0].mesh(largest=True, **self.mesh)
+        for ending in ("ply", "glb"):
+            mesh.export(outdir / f"{self.mesh_name}.{ending}")
+        with closing(orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=click.echo)) as images:
+            write_videos(({"mesh": image} for image in images), {outdir / "rendered_mesh.gif": "mesh"}, FPS)
+
+    def image(self, outdir: Path, ending: str) -> Image.Image:
+        """Open one of the images that were written."""
         return Image.open(outdir / f"{self.cfg}_{Path(self.label_map).stem}_{ending}.png")
 
-    def pictures(self, outdir: Path) -> list[CaptionedImage]:
-        """Of the first seed: what was given, from the front, from both sides."""
-        first, (left, right) = self.seeds[0], self.sides
-        film, labels = (outdir / f"{self.cfg}_{first}{ending}.gif" for ending in ("", "_label"))
+    def overview(self, outdir: Path) -> list[CaptionedImage]:
+        """Return images of the first seed: input, front view, views from both sides."""
+        first = self.seeds[0]
+        left, right = self.sides
+        video = outdir / f"{self.cfg}_{first}.gif"
         return [
-            ("given", self.still(outdir, "input")),
-            ("image", self.still(outdir, f"{first}_color")),
-            ("its label map", self.still(outdir, f"{first}_label")),
-            ("image, one side", frame(film, left)),
-            ("image, other side", frame(film, right)),
-            ("label map, one side", frame(labels, left)),
+            ("given", self.image(outdir, "input")),
+            ("image", self.image(outdir, f"{first}_color")),
+            ("its label map", self.image(outdir, f"{first}_label")),
+            ("image, one side", read_frame(video, left)),
+            ("image, other side", read_frame(video, right)),
+            ("label map, one side", read_frame(outdir / f"{self.cfg}_{first}_label.gif", left)),
         ]
 
 
-CATS = Part(
-    common.DEFAULT_CFG,
-    str(common.DEFAULT_NETWORK),
+CATS = Example(
+    cli.DEFAULT_CFG,
+    cli.DEFAULT_NETWORK,
     "toy_cat.png",
     seeds=(0, 1, 2),
     sides=(FRAMES // 4, 3 * FRAMES // 4),
-    mesh="--resolution 160 --without 0 --color shown_label",
+    mesh_name="semantic_mesh",
+    mesh={"resolution": 160, "without": 0, "color": "shown_label"},
 )
-CARS = Part(
+CARS = Example(
     "edge2car",
-    str(common.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors")),
+    cli.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors"),
     "toy_car.png",
     seeds=(0,),
-    sides=(FRAMES // 6, FRAMES // 3),  # the film of cars goes all the way round
-    mesh="--resolution 128 --color image",
+    sides=(FRAMES // 6, FRAMES // 3),  # videos of cars go all the way around
+    mesh_name="edge2car_mesh",
+    mesh={"resolution": 128, "color": "image"},
 )
 
 
-def frame(path: Path, number: int) -> Image.Image:
-    """One picture of a film."""
-    with Image.open(path) as film:
-        film.seek(number)
-        return film.convert("RGB")
+def read_frame(path: Path, number: int) -> Image.Image:
+    """Read one frame of a GIF."""
+    with Image.open(path) as video:
+        video.seek(number)
+        return video.convert("RGB")
 
 
-def rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
-    """What the applications left in the two folders."""
-    others = [(f"seed {seed}", CATS.still(cats, f"{seed}_color")) for seed in CATS.seeds[1:]]
-    steps = [
-        (f"mesh, {side}", i * MESH_FRAMES // 4) for i, side in enumerate(("below", "one side", "above", "other side"))
+def overview_rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
+    """Arrange images of the files in both directories."""
+    more_seeds = [(f"seed {seed}", CATS.image(cats, f"{seed}_color")) for seed in CATS.seeds[1:]]
+    captions = ("mesh, below", "mesh, one side", "mesh, above", "mesh, other side")  # quarters of the camera's path
+    mesh = [
+        (caption, read_frame(cats / "rendered_mesh.gif", quarter * MESH_FRAMES // 4))
+        for quarter, caption in enumerate(captions)
     ]
-    mesh = [(caption, frame(cats / "rendered_mesh.gif", at)) for caption, at in steps]
-    car = [*CARS.pictures(cars)[:5], ("mesh", frame(cars / "rendered_mesh.gif", MESH_FRAMES // 6))]
-    return [CATS.pictures(cats), [*others, *mesh], car]
+    car_mesh = ("mesh", read_frame(cars / "rendered_mesh.gif", MESH_FRAMES // 6))
+    return [CATS.overview(cats), [*more_seeds, *mesh], [*CARS.overview(cars)[:5], car_mesh]]
 
 
 @click.command(cls=Command)
-@click.option("--outdir", required=True, metavar="DIR", type=common.FOLDER, help="Made if it is not there.")
+@option_group("Output", cli.outdir_option)
 def main(outdir: Path) -> None:
-    """Make everything that the applications make of a label map of a cat and of a drawing of a car.
+    """Render a label map of a cat and a drawing of a car: images, videos and meshes.
 
-    Writes demo.png, which shows it, demo.gif, a film, and all the rest into cats/ and cars/.
+    Writes demo.png, an overview, demo.gif, a video, and all other files into cats/ and cars/.
 
     \b
     Example:
       python applications/demo.py --outdir out/demo
     """
-    with user_errors("--outdir"):
-        check_outdir(outdir)
-    cats, cars = outdir / "cats", outdir / "cars"
-    CATS.make(cats)
-    CARS.make(cars)
-    with user_errors("--outdir"):
+    with user_errors("The demo:"):
+        check_libraries()
+    cats = outdir / "cats"
+    cars = outdir / "cars"
+    with cli.output_errors():
+        CATS.write_files(cats)
+        CARS.write_files(cars)
         with atomic_write(outdir / "demo.png") as file:
-            image_sheet(rows(cats, cars), CELL).save(file, format="png")
-        with atomic_write(outdir / "demo.gif") as file:
-            shutil.copyfileobj((cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb"), file)
+            image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
+        with atomic_write(outdir / "demo.gif") as file, (cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb") as video:
+            shutil.copyfileobj(video, file)
     click.echo(f"Look at {outdir}/demo.png first")
 
 

@@ -1,4 +1,4 @@
-"""Paint a label map in a browser and see the object; turn it, paint again from there."""
+"""Serve the editor: paint a label map in a browser, see the object from any side, and paint on from there."""
 
 from __future__ import annotations
 
@@ -7,32 +7,62 @@ from pathlib import Path
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
-from applications import common
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+from applications import cli
 from applications.editor.classes import class_names
-from dnnlib.cli import Command, InputError, user_errors
+from dnnlib.cli import Command, InputError, option_group, user_errors
+from inference.generator import config_of
 from torch_utils.devices import choose_device
 from training.networks.configs import CONFIGS
 from training.weights.snapshot import CLASS_NAMES, read_weights
 
-EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings to open with
-TOY = "toy_"  # so begin our own weights, and the drawings for them
+EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings that the page opens with
+TOY = "toy_"  # prefix of the repository's own weights, and of the drawings for them
 
 
 def example(network: str, cfg: str) -> bytes | None:
-    """The file of a drawing that this network makes something of, if there is one."""
+    """Return the file of a drawing for a network, or None if there is none."""
     name = EXAMPLES.get(cfg)
-    toy = TOY if Path(network).name.startswith(TOY) else ""
-    return name and (common.ASSETS / (toy + name)).read_bytes()
+    if name is None:
+        return None
+    prefix = TOY if Path(network).name.startswith(TOY) else ""
+    return (cli.ASSETS / (prefix + name)).read_bytes()
 
 
 @click.command(cls=Command)
-@click.option("--network", metavar="FILE|URL", help="Weights: ours, or the authors' pickle.  [default: our own cats]")
-@click.option("--cfg", type=click.Choice(list(CONFIGS)), help="What the network was trained for; goes with --network.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve; 0.0.0.0: every machine may.")
-@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@common.device_options
-def main(network: str | None, cfg: str | None, host: str, port: int, device: str | None, precision: str) -> None:
+@option_group(
+    "Model",
+    click.option(
+        "--network",
+        metavar="FILE|URL",
+        default=str(cli.DEFAULT_NETWORK),
+        help="Weights: a .pt or .safetensors file of this project, or a published pickle.  [default: the toy cats of "
+        "this repository]",
+    ),
+    click.option(
+        "--cfg",
+        type=click.Choice(list(CONFIGS)),
+        help="Configuration that the network was trained with.  [default: read from the weights]",
+    ),
+)
+@option_group(
+    "Server",
+    click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address to serve at. 0.0.0.0 serves every machine that reaches this one.",
+    ),
+    click.option(
+        "--port",
+        default=7860,
+        show_default=True,
+        type=click.IntRange(0, 65535),
+        help="Port to serve at; 0: any free one.",
+    ),
+)
+@cli.device_options
+def main(network: str, cfg: str | None, host: str, port: int, device: str | None, precision: str) -> None:
     """Serve a page on which label maps are painted and the object is seen from every side.
 
     \b
@@ -46,21 +76,23 @@ def main(network: str | None, cfg: str | None, host: str, port: int, device: str
         from applications.editor.studio import Studio
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
-    if (network is None) != (cfg is None):
-        raise InputError("--network, --cfg: expected both or none")
-    network, cfg = network or str(common.DEFAULT_NETWORK), cfg or common.DEFAULT_CFG
+
+    # Reserve the port before the weights are loaded, which can take long.
     with user_errors("--device"):
-        chosen = choose_device(device)
+        torch_device = choose_device(device)
     try:
-        listening = listen(host, port)  # before the weights, which take long
+        listening = listen(host, port)
     except OSError as error:
         raise InputError(
             f"--port {port}: cannot serve there on {host!r} ({error.strerror}); choose another port or host"
         ) from error
+
     with listening:
-        studio = Studio(common.load_generator(network, cfg, chosen, precision), cfg)
-        given = read_weights(network).extra.get(CLASS_NAMES)
-        names = class_names(cfg, studio.G.data_type, studio.bounds.classes, given)
+        G = cli.load_generator(network, cfg, torch_device, precision)
+        cfg = cfg or config_of(G)
+        studio = Studio(G, cfg)
+        stored_names = read_weights(network).extra.get(CLASS_NAMES)
+        names = class_names(cfg, G.data_type, studio.bounds.classes, stored_names)
         place = Place(host, listening.getsockname()[0])
         app = create_app(studio, names, place, example(network, cfg))
         if place.is_open_to_others:

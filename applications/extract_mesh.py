@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
-from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions
-from dnnlib.cli import Command, InputError, Several, option_group, user_errors
+from camera_utils import PATH_FRAMES
+from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
 from inference import Mesh, Scene
 from inference.mesh.colors import COLORS
-from inference.mesh.extraction import extraction_steps
 from inference.mesh.rasterize import orbit_frames
 from inference.mesh.surface import PUBLISHED_THRESHOLD, EmptyMeshError, NoSurfaceError
 from inference.mesh.triangles import MESH_WRITERS, check_libraries
@@ -27,7 +26,6 @@ from inference.video import FPS, write_videos
 from torch_utils.host_memory import free_memory
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
-from training.networks.generator import TriPlane
 
 MAX_RESOLUTION = 1024  # 4.3 GB of densities
 BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, rounded up
@@ -68,17 +66,16 @@ def check_memory(resolution: int) -> None:
         )
 
 
-def extract(G: TriPlane, scene: Scene, resolution: int, threshold: float | str, smooth: int, **options: Any) -> Mesh:
+def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, **options: Any) -> Mesh:
     """Extract the mesh of a scene with a progress bar, and report what the options led to.
 
     Args:
-        G, scene: the generator and its scene.
+        scene: the scene.
         resolution, threshold, smooth, options: see `extraction_steps`.
     Raises:
         InputError: there is no surface.
     """
-    cameras = orbit_positions(CAMERAS[scene.cfg], **G.orbit)
-    steps = extraction_steps(G, scene.planes, resolution, threshold, smooth=smooth, cameras=cameras, **options)
+    steps = scene.mesh_steps(resolution, threshold, smooth=smooth, **options)
     try:
         with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
             while True:
@@ -132,8 +129,8 @@ def extract(G: TriPlane, scene: Scene, resolution: int, threshold: float | str, 
     click.option(
         "--color",
         type=click.Choice([*COLORS, "none"]),
-        help="Vertex colors. label: label at the vertex itself, as published. shown_label, image: label or color that a "
-        "rendered view shows there, blended from what lies beneath the surface.  [default: label; for edges none]",
+        help="Vertex colors. label: label at the vertex itself, as published. shown_label, image: label or color that "
+        "a rendered view shows there, blended from what lies beneath the surface.  [default: label; for edges none]",
     ),
     click.option("--largest", is_flag=True, help="Keep the largest connected component only."),
     click.option("--closed", is_flag=True, help="Close the surface where the scene's box cuts it (watertight mesh)."),
@@ -158,7 +155,7 @@ def extract(G: TriPlane, scene: Scene, resolution: int, threshold: float | str, 
     click.option(
         "--format",
         "formats",
-        type=Several(ending.removeprefix(".") for ending in MESH_WRITERS),
+        type=ChoiceList(ending.removeprefix(".") for ending in MESH_WRITERS),
         default="ply",
         show_default=True,
         metavar="ply,obj,glb",
@@ -169,7 +166,9 @@ def extract(G: TriPlane, scene: Scene, resolution: int, threshold: float | str, 
     ),
     click.option("--frames", type=click.IntRange(1, 100_000), help=f"Frames of the video.  [default: {PATH_FRAMES}]"),
     click.option(
-        "--fps", type=click.IntRange(1, 240), help=f"Frames per second of the video, shown at 50 at most.  [default: {FPS}]"
+        "--fps",
+        type=click.IntRange(1, 240),
+        help=f"Frames per second of the video, shown at 50 at most.  [default: {FPS}]",
     ),
 )
 @cli.device_options
@@ -222,7 +221,6 @@ def main(
     scene = Scene.from_label_map(G, label_map, seed, label_input.pose, cfg)
     color = color or ("label" if G.data_type == "seg" else "none")
     mesh = extract(
-        G,
         scene,
         resolution,
         threshold,

@@ -1,47 +1,33 @@
-"""Label map in, pictures out: the image and its label map from the front, for each seed."""
+"""Render images and label maps of a label map, one pair per seed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
-from applications import common
-from dnnlib.cli import Command, user_errors
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+from applications import cli
+from dnnlib.cli import Command, option_group
+from inference import Scene
+from inference.scene import to_label_map
 from training.data.image_io import write_png
-from training.data.label_maps import draw_image, draw_label_map, draw_semantic
-from training.networks.generator import TriPlane
-
-
-@torch.inference_mode()
-def sample(G: TriPlane, label_map: Tensor, pose: Tensor, seeds: Iterable[int]) -> Iterator[dict[str, Tensor]]:
-    """What `G.synthesis` gives for each seed; the label map is encoded once.
-
-    Args:
-        label_map: 1,1,H,W. pose: 1,25, to condition on and to look from.
-    """
-    encoded = G.encode({"mask": label_map})
-    for seed in seeds:
-        ws = common.scene_ws(G, encoded, pose, seed)
-        planes = common.scene_planes(G, ws)
-        yield G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False)
+from training.data.label_maps import draw_label_map
 
 
 @click.command(cls=Command)
-@common.model_options
-@common.input_options
-@common.seeds_option("sample")
+@cli.input_options
+@cli.model_options
+@option_group("Output", cli.outdir_option, cli.seeds_option("image and label map"))
+@cli.device_options
 def main(
-    network: str, outdir: Path, cfg: str, device: str | None, precision: str, seeds: list[int], **source: Any
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int], **source: Any
 ) -> None:
-    """Make images and label maps of a label map, seen from the pose of its sample, or from the front.
+    """Render the image and the label map of a label map, seen from the pose of its sample, or from the front.
 
     Writes CFG_NAME_input.png and, for each seed, CFG_NAME_SEED_color.png and CFG_NAME_SEED_label.png, where NAME is
     the sample's number, or the name of the input file.
@@ -51,21 +37,21 @@ def main(
       python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 --input applications/assets/cat.png
     """
-    chosen = common.check_places(device, outdir)
-    given = common.read_input(cfg, **source)  # before the weights, which can be a long download
-    G = common.load_generator(network, cfg, chosen, precision)
-    label_map, pose = common.fit(given, G, cfg, chosen)
+    torch_device = cli.check_places(device, outdir)
+    read = partial(cli.read_input, **source)
+    G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
+    label_map = to_label_map(label_input.label_map, G)
 
-    name = f"{cfg}_{given.name}"
-    with user_errors("--outdir"):
-        write_png(outdir / f"{name}_input.png", draw_label_map(label_map, G.data_type)[0])
-    samples = sample(G, label_map, pose, seeds)
-    bar = tqdm(samples, total=len(seeds), unit="sample", delay=2, disable=None)  # only where somebody waits and looks
-    for seed, out in zip(seeds, bar, strict=True):
-        with user_errors("--outdir"):
-            write_png(outdir / f"{name}_{seed}_color.png", draw_image(out["image"])[0])
-            write_png(outdir / f"{name}_{seed}_label.png", draw_semantic(out["semantic"], G.data_type)[0])
-    click.echo(f"Wrote {outdir}/{name}_*.png")
+    prefix = outdir / f"{cfg}_{label_input.name}"
+    with cli.output_errors():
+        write_png(f"{prefix}_input.png", draw_label_map(label_map, G.data_type)[0])
+        scenes = Scene.from_seeds(G, label_map, seeds, label_input.pose, cfg)
+        bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # only on a terminal
+        for seed, scene in zip(seeds, bar, strict=True):
+            view = scene.render(pose=label_input.pose)
+            write_png(f"{prefix}_{seed}_color.png", view.image)
+            write_png(f"{prefix}_{seed}_label.png", view.label_image)
+    click.echo(f"Wrote {prefix}_*.png")
 
 
 if __name__ == "__main__":

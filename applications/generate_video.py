@@ -1,147 +1,39 @@
-"""Label map in, films out: the scene of each seed and its label map, seen from a camera that moves around it."""
+"""Render videos of a label map's scene and of its label map, from a moving camera."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, nothing need be installed
-from applications import common
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+from applications import cli
 from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses, read_poses
-from dnnlib.cli import Command, InputError, Several, user_errors
-from inference.video import ENCODERS, FPS, check_video_format, render_views
+from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
+from inference import Scene, View
+from inference.scene import to_label_map
+from inference.video import ENCODERS, FPS, check_video_format, write_videos
+from inference.view import SHOWS, interpolate_views
 from training.data.image_io import write_png
-from training.data.label_maps import draw_image, draw_label_map, draw_semantic, read_label_map
-from training.networks.configs import CONFIGS
+from training.data.label_maps import draw_label_map, read_label_map
 from training.networks.generator import TriPlane
 
-WS_AT_ONCE = 64  # on the way between two scenes, so that memory does not grow with the film
-NAME_LENGTH = 60  # of the seeds in a file's name
-
-# --------------------------------------------------------------------------- what a frame shows
+NAME_LENGTH = 60  # of the seeds, and of the second label map, in a file's name
+SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}  # of file names
 
 
-def _color(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
-    return draw_image(out["image"])[0]
-
-
-def _label(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
-    picture = draw_semantic(out["semantic"], G.data_type)[0]
-    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
-
-
-def _side_by_side(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
-    return np.concatenate([_color(out, pose, G), _label(out, pose, G)], axis=1)
-
-
-def _depth(out: Mapping[str, Tensor], pose: Tensor, G: TriPlane) -> np.ndarray:
-    """Near is bright: white where the box of the scene begins, black where it ends, measured through its middle.
-
-    So every frame of every film is drawn to one scale. The depth is rendered at the raw resolution; its pixels are
-    shown larger, not blended, for between them nothing is known.
-    """
-    box = G.rendering_kwargs["box_warp"]
-    farthest = pose[[3, 7, 11]].norm() + box / 2
-    brightness = ((farthest - out["image_depth"]) / box).clamp(0, 1)
-    gray = (F.interpolate(brightness, size=G.img_resolution, mode="nearest")[0, 0] * 255).round().to(torch.uint8)
-    return np.repeat(gray.cpu().numpy()[..., None], 3, axis=2)
-
-
-SHOWS = {"color": _color, "label": _label, "side_by_side": _side_by_side, "depth": _depth}
-OUTPUTS = {  # of the network, for each
-    "color": {"image"},
-    "label": {"semantic"},
-    "side_by_side": {"image", "semantic"},
-    "depth": {"image_depth"},
-}
-ENDINGS = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}  # of file names
-
-# --------------------------------------------------------------------------- scenes
-
-
-@torch.inference_mode()
-def scenes(G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: Iterable[int]) -> Iterator[Tensor]:
-    """ws M,num_ws,w_dim of each seed, for every one of M label maps 1,1,H,W, which are encoded once."""
-    encoded = [G.encode({"mask": label_map}) for label_map in label_maps]
-    for seed in seeds:
-        yield torch.cat([common.scene_ws(G, e, pose, seed) for e in encoded])
-
-
-def films(
-    G: TriPlane, label_maps: Iterable[Tensor], pose: Tensor, seeds: list[int], name: str | None
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and ws K,M,num_ws,w_dim (K seeds, M label maps) of each film: one a seed, or one, `name`, through all."""
-    of_seeds = scenes(G, label_maps, pose, seeds)
-    if name is None:
-        yield from ((str(seed), ws[None]) for seed, ws in zip(seeds, of_seeds, strict=True))
-    else:
-        yield name, torch.stack(list(of_seeds))
-
-
-def name_between(seeds: list[int], to: str | None) -> str:
-    """Name of a film through these seeds, and to the label map of that file; other ways have other names.
-
-    What a name does not say of a way, because it is too long or in another folder, is in 8 digits at its end.
-    """
-    name = "-".join(map(str, seeds))
-    if len(name) > NAME_LENGTH:
-        name = f"{seeds[0]}-{seeds[-1]}-{_digits(name)}"
-    if to is None:
-        return name
-    file = Path(to)
-    whole = file.parent == Path() and len(file.stem) <= NAME_LENGTH
-    return f"{name}-to-{file.stem[:NAME_LENGTH]}{'' if whole else '-' + _digits(str(file))}"
-
-
-def _digits(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-@torch.inference_mode()
-def views(G: TriPlane, keys: Tensor, poses: Tensor, outputs: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
-    """`render_views` of F,25 poses of the one scene in keys 1,1,num_ws,w_dim, or on the way through K,M of them."""
-    if keys.shape[:2] == (1, 1):
-        yield from render_views(G, keys[0], common.scene_planes(G, keys[0]), poses, outputs=outputs)
-        return
-    common.scene_planes(G, keys[0, :1])  # finite, or refused
-    time = torch.linspace(0, 1, len(poses), device=keys.device)
-    for part, at in zip(poses.split(WS_AT_ONCE), time.split(WS_AT_ONCE), strict=True):
-        yield from render_views(G, interpolate(keys, at), None, part, outputs=outputs)
-
-
-def interpolate(keys: Tensor, time: Tensor) -> Tensor:
-    """ws T,num_ws,w_dim at times T in [0, 1] from the first seed and label map to the last of both.
-
-    Args:
-        keys: K,M,num_ws,w_dim of K seeds and one or two label maps; neighbors are joined by straight lines in ws.
-    """
-    if len(keys) == 1:
-        by_map = keys.expand(len(time), -1, -1, -1)
-    else:
-        position = time * (len(keys) - 1)
-        before = position.long().clamp(max=len(keys) - 2)
-        by_map = torch.lerp(keys[before], keys[before + 1], (position - before).view(-1, 1, 1, 1))  # T,M,num_ws,w_dim
-    return torch.lerp(by_map[:, 0], by_map[:, -1], time.view(-1, 1, 1))
-
-
-# --------------------------------------------------------------------------- the command
-
-
-def poses_of_file(path: str, frames: int | None) -> Tensor | None:
-    """Poses F,25 of a --path that is a file; None for one of PATHS.
+def read_trajectory(path: str, frames: int | None) -> Tensor | None:
+    """Read the poses (F,25) of a --path that is a file; return None if it is one of PATHS.
 
     Raises:
-        InputError: neither, or a file that goes with no such --frames.
+        InputError: neither, or a file together with --frames.
     """
     if path in PATHS:
         return None
@@ -154,69 +46,128 @@ def poses_of_file(path: str, frames: int | None) -> Tensor | None:
     return poses
 
 
-def read_inputs(cfg: str, seeds: list[int], interpolated: bool, to: str | None, source: dict) -> list[common.Input]:
-    """The label map of `common.input_options`, sample 0 where they say nothing, and the one of --to.
+def check_interpolation(interpolate: bool, to: str | None, seeds: list[int], frames: int) -> None:
+    """Check the options of interpolation against each other.
 
     Raises:
-        InputError: one that cannot be read, or nothing to interpolate between.
+        InputError: they do not go together, or there is nothing to interpolate between.
     """
-    if to is not None and not interpolated:
+    if to is not None and not interpolate:
         raise InputError("--to: goes with --interpolate")
-    if interpolated and len(seeds) == 1 and to is None:
+    if interpolate and len(seeds) == 1 and to is None:
         raise InputError("--interpolate: expected several --random_seed, or --to with a second label map")
-    given = [common.read_input(cfg, **source)]
+    if interpolate and len(seeds) > frames:
+        raise InputError(f"--interpolate: {len(seeds)} seeds need as many frames, got {frames}")
+
+
+def read_inputs(labels: cli.LabelFormat, to: str | None, source: dict[str, Any]) -> list[cli.Input]:
+    """Read the label map of the input options (sample 0 of the data set by default), and that of --to."""
+    if source["input_file"] is None and source["input_id"] is None:
+        source = {**source, "input_id": 0}
+    inputs = [cli.read_input(labels, **source)]
     if to is not None:
-        config = CONFIGS[cfg]
         with user_errors("--to"):
-            given.append(common.Input("to", read_label_map(to, config.data_type, config.channels), None))
-    return given
+            inputs.append(cli.Input("to", read_label_map(to, labels.data_type, labels.classes), None))
+    return inputs
+
+
+def interpolation_name(seeds: list[int], to: str | None) -> str:
+    """Return the part of the file name that tells the seeds and the second label map of an interpolation."""
+    name = "-".join(map(str, seeds))
+    if len(name) > NAME_LENGTH:
+        name = f"{seeds[0]}-{seeds[-1]}"
+    return name if to is None else f"{name}-to-{Path(to).stem[:NAME_LENGTH]}"
+
+
+def videos(
+    G: TriPlane, cfg: str, inputs: list[cli.Input], seeds: list[int], poses: Tensor, outputs: set[str], name: str | None
+) -> Iterator[tuple[str, Iterator[View]]]:
+    """Render one video per seed, or a single one that goes through all seeds and label maps.
+
+    Args:
+        G: the generator.
+        cfg: its cameras.
+        inputs: one or two label maps; the pose of the first conditions all scenes.
+        seeds: K seeds.
+        poses: F,25.
+        outputs: of `G.synthesis`, that are rendered.
+        name: of the single video, or None for one per seed.
+    Yields:
+        Name and F views of each video; the views are rendered as they are asked for.
+    """
+    scenes = [Scene.from_seeds(G, source.label_map, seeds, inputs[0].pose, cfg) for source in inputs]
+    if name is None:
+        for seed, scene in zip(seeds, scenes[0], strict=True):
+            yield str(seed), scene.views(poses, outputs)
+    else:
+        ws = [torch.cat([scene.ws for scene in by_seed]) for by_seed in scenes]  # K,num_ws,w_dim for each label map
+        yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
 
 
 @click.command(cls=Command)
-@common.model_options
-@common.input_options
-@common.seeds_option("film")
-@click.option(
-    "--path",
-    default="orbit",
-    show_default=True,
-    metavar="orbit|turn|FILE.json",
-    help="orbit: the published swing around the front (cars: all around). turn: once around. FILE.json: a list of "
-    "poses, 25 numbers each, or the dataset.json of a data set.",
+@cli.input_options
+@option_group(
+    "Input",
+    click.option(
+        "--interpolate", is_flag=True, help="Make one video that goes from the first seed through all others."
+    ),
+    click.option(
+        "--to",
+        metavar="FILE",
+        help="Label map at the end of an --interpolate video, which begins with that of --input.",
+    ),
 )
-@click.option(
-    "--frames", type=click.IntRange(1, 100_000), help=f"[default: {PATH_FRAMES}, or as many as FILE.json has]"
+@cli.model_options
+@option_group(
+    "Camera",
+    click.option(
+        "--path",
+        default="orbit",
+        show_default=True,
+        metavar="orbit|turn|FILE.json",
+        help="orbit: the published swing around the front (cars: all around). turn: once around. FILE.json: a list of "
+        "poses, 25 numbers each, or the dataset.json of a data set.",
+    ),
+    click.option(
+        "--frames",
+        type=click.IntRange(1, 100_000),
+        help=f"Number of frames.  [default: {PATH_FRAMES}, or as many as FILE.json has]",
+    ),
 )
-@click.option(
-    "--fps",
-    type=click.IntRange(1, 240),
-    default=FPS,
-    show_default=True,
-    help="Frames a second. A gif keeps time in steps of 10 ms and is never shown faster than 50: at 60 it runs at 50.",
+@option_group(
+    "Output",
+    cli.outdir_option,
+    cli.seeds_option("video"),
+    click.option(
+        "--show",
+        type=ChoiceList(SHOWS),
+        default="color,label",
+        show_default=True,
+        metavar=",".join(SHOWS),
+        help="What the videos show, one video for each.",
+    ),
+    click.option(
+        "--format",
+        "formats",
+        type=ChoiceList(ENCODERS),
+        default="gif",
+        show_default=True,
+        metavar="gif,mp4",
+        help='File formats, one or both. mp4 needs pip install -e ".[video]".',
+    ),
+    click.option(
+        "--fps",
+        type=click.IntRange(1, 240),
+        default=FPS,
+        show_default=True,
+        help="Frames per second. A gif has delays in steps of 10 ms and 50 frames per second at most.",
+    ),
 )
-@click.option(
-    "--format",
-    "formats",
-    type=Several(ENCODERS),
-    default="gif",
-    show_default=True,
-    metavar="gif,mp4",
-    help='One or both. mp4 needs pip install -e ".[video]".',
-)
-@click.option(
-    "--show",
-    type=Several(SHOWS),
-    default="color,label",
-    show_default=True,
-    metavar=",".join(SHOWS),
-    help="Any of these, a film each.",
-)
-@click.option("--interpolate", "interpolated", is_flag=True, help="One film from the first seed through all others.")
-@click.option("--to", metavar="FILE", help="With --interpolate: the film goes to this label map at the same time.")
+@cli.device_options
 def main(
     network: str,
     outdir: Path,
-    cfg: str,
+    cfg: str | None,
     device: str | None,
     precision: str,
     seeds: list[int],
@@ -225,15 +176,15 @@ def main(
     fps: int,
     formats: list[str],
     show: list[str],
-    interpolated: bool,
+    interpolate: bool,
     to: str | None,
     **source: Any,
 ) -> None:
-    """Make films of the scene that a label map describes, and of its label map; without --input of sample 0.
+    """Make videos of the scene of a label map, and of its label map; without --input of sample 0 of the data set.
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
-    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate SEED is all of them, like 3-9-5,
-    and with --to 3-to-NAME (of a file in another folder also 8 digits that stand for its path).
+    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate, SEED is all of them, like 3-9-5
+    (of a long list the first and the last), and with --to it is 3-to-NAME.
 
     \b
     Examples:
@@ -242,38 +193,37 @@ def main(
       python applications/generate_video.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 2 --interpolate --path turn --input applications/assets/cat.png
     """
-    chosen = common.check_places(device, outdir)
+    # Check the options before the weights, which can be a long download.
+    torch_device = cli.check_places(device, outdir)
     with user_errors("--format"):
         for name in formats:
             check_video_format(name)
-    own_poses = poses_of_file(path, frames)
-    if source["input_file"] is None and source["input_id"] is None:
-        source["input_id"] = 0
-    count = frames or PATH_FRAMES if own_poses is None else len(own_poses)
-    if interpolated and len(seeds) > count:
-        raise InputError(f"--interpolate: {len(seeds)} seeds need as many frames, got {count}")
-    given = read_inputs(cfg, seeds, interpolated, to, source)  # before the weights, which can be a long download
-    G = common.load_generator(network, cfg, chosen, precision)
-    label_maps, (pose, *_) = zip(*(common.fit(item, G, cfg, chosen) for item in given), strict=True)
-    poses = path_poses(path, CAMERAS[cfg], count, **G.orbit) if own_poses is None else own_poses
+    poses = read_trajectory(path, frames)
+    count = len(poses) if poses is not None else frames or PATH_FRAMES
+    check_interpolation(interpolate, to, seeds, count)
+    read = partial(read_inputs, to=to, source=source)
+    G, cfg, inputs = cli.load_with_input(network, cfg, torch_device, precision, read)
 
-    sample = "" if source["input_id"] is None else f"_{source['input_id']}"
-    with user_errors("--outdir"):
-        write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(label_maps[0], G.data_type)[0])
-    total = len(poses) * (1 if interpolated else len(seeds))
-    with tqdm(total=total, unit="frame", delay=2, disable=None) as bar:  # shows the time left
-        between = name_between(seeds, to) if interpolated else None
-        for name, keys in films(G, label_maps, pose, seeds, between):
-            paths = {outdir / f"{cfg}_{name}{ENDINGS[shown]}.{end}": shown for shown in show for end in formats}
-            common.write_videos(pictures(G, keys, poses.to(chosen), show, bar), paths, fps)
+    # Render frame by frame into all files of a video.
+    if poses is None:
+        poses = path_poses(path, CAMERAS[cfg], count, **G.orbit)
+    outputs = set().union(*(SHOWS[name] for name in show))
+    through_all = interpolation_name(seeds, to) if interpolate else None
+    sample = "" if source["input_file"] else f"_{inputs[0].name}"
+    with cli.output_errors():
+        input_image = draw_label_map(to_label_map(inputs[0].label_map, G), G.data_type)[0]
+        write_png(outdir / f"{cfg}{sample}_input.png", input_image)
+        with tqdm(total=count * (1 if interpolate else len(seeds)), unit="frame", delay=2, disable=None) as bar:
+            for name, views in videos(G, cfg, inputs, seeds, poses, outputs, through_all):
+                paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
+                write_videos(_frames(views, show, bar), paths, fps)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
 
 
-def pictures(G: TriPlane, keys: Tensor, poses: Tensor, show: list[str], bar: tqdm) -> Iterator[dict[str, np.ndarray]]:
-    """What each frame of a film shows, by name; moves the bar on."""
-    outputs = set().union(*(OUTPUTS[shown] for shown in show))
-    for pose, out in zip(poses, views(G, keys, poses, outputs), strict=True):
-        yield {shown: SHOWS[shown](out, pose, G) for shown in show}
+def _frames(views: Iterator[View], show: list[str], bar: tqdm) -> Iterator[dict[str, Any]]:
+    """Yield the frame of each view by what it shows, and advance the bar."""
+    for view in views:
+        yield {name: view.frame(name) for name in show}
         bar.update()
 
 

@@ -42,3 +42,21 @@ def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
         problem = "makes scenes that are not finite (NaN or infinity)"
         raise ConfigError("network", problem=problem, hint="try `precision` fp32")
     return planes
+
+
+def interpolate_ws(keys: Tensor, time: Tensor) -> Tensor:
+    """Interpolate ws on straight lines through the seeds and, at the same time, from the first label map to the last.
+
+    Args:
+        keys: K,M,num_ws,w_dim of K seeds and M label maps, one or two.
+        time: T numbers in [0, 1].
+    Returns:
+        T,num_ws,w_dim.
+    """
+    if len(keys) == 1:
+        by_map = keys.expand(len(time), -1, -1, -1)
+    else:
+        position = time * (len(keys) - 1)
+        before = position.long().clamp(max=len(keys) - 2)
+        by_map = torch.lerp(keys[before], keys[before + 1], (position - before).view(-1, 1, 1, 1))  # T,M,num_ws,w_dim
+    return torch.lerp(by_map[:, 0], by_map[:, -1], time.view(-1, 1, 1))

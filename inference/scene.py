@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses, pose
 from dnnlib.errors import ConfigError
 from inference.generator import config_front_pose, config_of
 from inference.latents import scene_planes, scene_ws
-from inference.mesh.extraction import extract_mesh
+from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
 from inference.video import FPS, VideoWriter, render_views
 from inference.view import SHOWS, View
@@ -155,16 +155,22 @@ class Scene:
         color: str | None = "image",
         **options: Any,
     ) -> Mesh:
-        """Extract a triangle mesh with colors as seen from the network's usual cameras.
+        """Extract a triangle mesh, with colors as seen from the network's usual cameras.
 
         Args:
             resolution: points of the density grid on a side.
             threshold: raw density of the surface, or "auto".
             color: "image", "label", "shown_label" or None.
-            options: largest, closed, smooth and without, of `extract_mesh`.
+            options: largest, closed, smooth and without, of `extraction_steps`.
+        Raises:
+            NoSurfaceError: no density crosses the threshold.
         """
+        return run_steps(self.mesh_steps(resolution, threshold, color, **options))
+
+    def mesh_steps(self, *args: Any, **options: Any) -> Generator[float, None, Mesh]:
+        """Extract a mesh in short steps that yield the share of the work done; arguments as of `extraction_steps`."""
         cameras = orbit_positions(CAMERAS[self.cfg], **self.G.orbit)
-        return extract_mesh(self.G, self.planes, resolution, threshold, color, cameras=cameras, **options)
+        return extraction_steps(self.G, self.planes, *args, cameras=cameras, **options)
 
 
 # --------------------------------------------------------------------------- inputs

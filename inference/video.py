@@ -1,11 +1,11 @@
-"""Films of a scene: its views rendered a few at a time, each frame handed to the encoder as it comes."""
+"""Videos: views of a scene rendered a few at a time, and frames encoded one by one."""
 
 from __future__ import annotations
 
 import math
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -19,19 +19,19 @@ from torch import Tensor
 from dnnlib.util import atomic_write
 from training.networks.generator import TriPlane
 
-# Pixels rendered at a time, enough to keep a device busy: four views of 512x512 there. A CPU is busy with one.
+# Pixels rendered at a time, enough to use a device fully: four views of 512x512 on a GPU, one on a CPU.
 CPU_PIXELS = 2**16
 DEVICE_PIXELS = 2**20
-RAW_PIXEL_COST = 4  # a pixel of the raw image, a ray, weighs as much as so many pixels of the final one
+RAW_PIXEL_COST = 4  # cost of a pixel of the raw image, which is a ray, relative to one of the final image
 
-FPS = 60  # of a published film
+FPS = 60  # of the published videos
 GIF_COLORS = 256
-GIF_SAMPLED_SIDE = 128  # pixels of a frame's side that choose its colors
-GIF_STEP_MS = 10  # delays are whole numbers of this
-GIF_SHORTEST = 2  # steps; most viewers slow a delay of one step down to ten frames a second
-GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"  # for ever
-H264_QUALITY = "18"  # constant rate factor: little to be seen of the compression
-BT709 = 1  # ITU-T H.273's number for it, of primaries, transfer and matrix alike
+GIF_SAMPLED_SIDE = 128  # pixels on a side of the subsampled frame that the palette is computed from
+GIF_STEP_MS = 10  # unit of delays
+GIF_MIN_STEPS = 2  # most viewers play a delay of one step at ten frames a second
+GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"  # application extension: repeat without end
+H264_QUALITY = "18"  # constant rate factor; compression is hardly visible
+BT709 = 1  # number in ITU-T H.273, of primaries, transfer and matrix alike
 LIMITED_RANGE = 1  # libav's number for luma from 16 to 235
 
 Append = Callable[[np.ndarray], None]
@@ -48,33 +48,40 @@ def render_views(
     batch: int | None = None,
     outputs: Collection[str] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """What `G.synthesis` gives for each pose, N = 1, without chance; rendered only as far as it is asked for.
+    """Render a view per pose, deterministically, only as far as the iterator is consumed.
 
     Args:
-        ws: 1,num_ws,w_dim for one scene seen from everywhere, or F,num_ws,w_dim for a scene of its own in each view.
-        planes: what `G.planes` gave for these ws; None computes them, once for one scene.
+        G: the generator.
+        ws: 1,num_ws,w_dim for one scene seen from everywhere, or F,num_ws,w_dim for a different scene in each view.
+        planes: tri-planes of these ws, 1,3,F,P,P; None computes them, once for one scene.
         poses: F,25.
-        batch: views rendered at a time; None for as many as run well. The pictures do not depend on it.
-        outputs: names of the images, as `G.synthesis` takes them.
+        batch: views rendered at a time, None for a number that suits the device. The images do not depend on it.
+        outputs: names of the images, see `G.synthesis`.
+    Yields:
+        Outputs of `G.synthesis` for one pose, N = 1.
     Raises:
-        ValueError: neither one ws nor one for each pose.
+        ValueError: `ws` has neither one entry nor one for each pose.
     """
     if len(ws) not in (1, len(poses)):
         raise ValueError(f"ws: expected 1 or {len(poses)} for {len(poses)} poses, got {len(ws)}")
     if planes is None and len(ws) == 1:
         planes = G.planes(ws, noise_mode="const")
+
     step = batch or views_at_once(G, poses.device)
     for start in range(0, len(poses), step):
         part = slice(start, start + step)
-        own_ws, scene = (x if x is None or len(x) == 1 else x[part] for x in (ws, planes))
-        scene = G.planes(own_ws, noise_mode="const") if scene is None else scene
-        out = G.synthesis(own_ws, poses[part], planes=scene, noise_mode="const", jitter=False, outputs=outputs)
+        part_ws = ws if len(ws) == 1 else ws[part]
+        part_planes = planes if planes is None or len(planes) == 1 else planes[part]
+        if part_planes is None:
+            part_planes = G.planes(part_ws, noise_mode="const")
+
+        out = G.synthesis(part_ws, poses[part], planes=part_planes, noise_mode="const", jitter=False, outputs=outputs)
         for view in range(len(poses[part])):
             yield {name: values[view : view + 1] for name, values in out.items()}
 
 
 def views_at_once(G: TriPlane, device: torch.device) -> int:
-    """How many views of this generator to render in one go."""
+    """Return how many views of a generator to render at a time."""
     if G.ray_options().auto:
         return 1  # rays that miss the scene depend on the other rays of the call
     cost = max(G.img_resolution**2, RAW_PIXEL_COST * G.neural_rendering_resolution**2)
@@ -84,21 +91,37 @@ def views_at_once(G: TriPlane, device: torch.device) -> int:
 # --------------------------------------------------------------------------- frames to file
 
 
-class VideoWriter:
-    """Context manager that writes a film frame by frame; memory does not grow with their number.
-
-    The file gets its name when the block ends well, and only then; whatever else happens leaves nothing.
+def write_videos(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
+    """Write several videos frame by frame; their files appear together when all is written.
 
     Args:
-        path: ends in .gif (256 colors a frame, delays in steps of 10 ms and at least 20 ms: 50 frames a second at
+        frames: for each frame, images H,W,3 uint8 by what they show.
+        paths: what each file shows.
+        fps: frames per second.
+    """
+    with ExitStack() as stack:
+        writers = [(shown, stack.enter_context(VideoWriter(path, fps))) for path, shown in paths.items()]
+        for images in frames:
+            for shown, writer in writers:
+                writer.write(images[shown])
+
+
+class VideoWriter:
+    """Context manager that writes a video frame by frame; memory does not grow with their number.
+
+    The file appears when the block ends without an exception; otherwise nothing is left.
+
+    Args:
+        path: ends in .gif (256 colors per frame, delays in steps of 10 ms and at least 20 ms: 50 frames per second at
             most) or .mp4 (H.264; odd sizes are made even by repeating the last row or column).
-        fps: frames a second.
+        fps: frames per second.
     Raises:
-        ValueError: another ending, or .mp4 without PyAV.
+        ValueError: another suffix, or .mp4 without PyAV.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: int):
-        self.path, self.fps = Path(path), fps
+        self.path = Path(path)
+        self.fps = fps
         check_video_format(self.path.suffix.removeprefix("."))
         self._shape: tuple[int, ...] | None = None
 
@@ -112,47 +135,58 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode a frame, uint8 H,W,3; ValueError if it is none, or not of the first one's size."""
+        """Encode a frame, H,W,3 uint8.
+
+        Raises:
+            ValueError: another type or shape, or not the shape of the first frame.
+        """
         expected = frame.shape if self._shape is None else self._shape
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != expected:
-            wanted = "H,W,3" if self._shape is None else self._shape
-            raise ValueError(f"frame: expected uint8 {wanted}, got {frame.dtype} {frame.shape}")
+            shape = "H,W,3" if self._shape is None else self._shape
+            raise ValueError(f"frame: expected uint8 {shape}, got {frame.dtype} {frame.shape}")
         self._shape = frame.shape
         self._append(frame)
 
     def __exit__(self, *exception: object) -> bool | None:
         return self._unwind.__exit__(*exception)
 
-    def _refuse_empty(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def _refuse_empty(self, kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         if kind is None and self._shape is None:
             raise ValueError(f"{self.path}: no frame was written")
 
 
 def check_video_format(name: str) -> None:
-    """ValueError unless films of this kind ("gif", "mp4") can be written here."""
+    """Check that videos of a format ("gif", "mp4") can be written.
+
+    Raises:
+        ValueError: unknown format, or mp4 without PyAV.
+    """
     if name not in ENCODERS:
-        raise ValueError(f"film: expected {' or '.join(ENCODERS)}, got {name!r}")
+        raise ValueError(f"video format: expected {' or '.join(ENCODERS)}, got {name!r}")
     if name == "mp4":
-        _pyav()
+        _import_av()
 
 
-def _pyav() -> ModuleType:
+def _import_av() -> ModuleType:
     try:
-        import av  # here, for it is an extra
+        import av  # an optional dependency
     except ImportError as error:
         raise ValueError('mp4: needs PyAV, which is not installed; pip install -e ".[video]"') from error
     return av
 
 
+# --------------------------------------------------------------------------- GIF
+
+
 def gif_delay(frame: int, fps: int) -> int:
-    """Steps of 10 ms that a frame stays: rounded so that the film as a whole runs right, never below the shortest."""
+    """Return the delay after a frame in steps of 10 ms, rounded so that the errors do not add up."""
     steps = 1000 / GIF_STEP_MS / fps
-    return max(GIF_SHORTEST, round((frame + 1) * steps) - round(frame * steps))
+    return max(GIF_MIN_STEPS, round((frame + 1) * steps) - round(frame * steps))
 
 
 @contextmanager
 def _gif(file: BinaryIO, fps: int) -> Iterator[Append]:
-    """Frames with a palette each. Pillow and imageio can write these films too, but keep all frames to the end."""
+    """Write a GIF with a palette per frame. Pillow's and imageio's own writers keep all frames until the end."""
     frame_number = 0
 
     def append(frame: np.ndarray) -> None:
@@ -166,33 +200,38 @@ def _gif(file: BinaryIO, fps: int) -> Iterator[Append]:
         frame_number += 1
 
     yield append
-    file.write(b";")
+    file.write(b";")  # trailer
 
 
 def _with_palette(frame: np.ndarray) -> Image.Image:
-    """Exact where 256 colors are enough (label maps, drawings), else by a median cut.
+    """Convert a frame (H,W,3 uint8) to a palette: exactly if it has up to 256 colors, else by a median cut.
 
-    The cut looks at every pixel of a small frame and at some of a large one: 20 ms for 512x512 pixels, where all of
-    them take 120 ms for 2 dB more. Undithered: noise that changes from frame to frame flickers.
+    The median cut uses every pixel of a small frame and a subsample of a large one: 20 ms for 512x512 pixels, where
+    all of them take 120 ms for 2 dB more. There is no dithering, since noise that changes between frames flickers.
     """
-    picture = Image.fromarray(frame)
-    if not picture.getcolors(GIF_COLORS):
+    image = Image.fromarray(frame)
+    if not image.getcolors(GIF_COLORS):
         step = math.ceil(max(frame.shape) / GIF_SAMPLED_SIDE)
         sampled = Image.fromarray(np.ascontiguousarray(frame[::step, ::step]))
         cut = sampled.quantize(GIF_COLORS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        return cut if step == 1 else picture.quantize(palette=cut, dither=Image.Dither.NONE)
-    numbers = frame @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+        return cut if step == 1 else image.quantize(palette=cut, dither=Image.Dither.NONE)
+
+    # One number per color, so that the palette is the sorted unique numbers.
+    numbers = frame @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)  # H,W
     colors = np.unique(numbers)
     exact = Image.fromarray(np.searchsorted(colors, numbers).astype(np.uint8))
     exact.putpalette(colors.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes())
     return exact
 
 
+# --------------------------------------------------------------------------- MP4
+
+
 @contextmanager
 def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
-    """H.264 as every player knows it: yuv420p, and the index in front so that it plays while it loads."""
-    av = _pyav()
-    name = f"file:{file.name}"  # else what stands before a colon is taken for a protocol
+    """Write H.264 in the form that every player takes: yuv420p, and the index first so that it plays while loading."""
+    av = _import_av()
+    name = f"file:{file.name}"  # else a colon in the path is taken for a protocol
     with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": H264_QUALITY})
         stream.pix_fmt = "yuv420p"
@@ -203,10 +242,10 @@ def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
         def append(frame: np.ndarray) -> None:
             height, width = frame.shape[:2]
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if not codec.is_open:  # the first frame says the size
+            if not codec.is_open:  # the first frame sets the size
                 stream.height, stream.width = even.shape[:2]
-            picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-            container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=BT709)))
+            video_frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+            container.mux(stream.encode(video_frame.reformat(format="yuv420p", dst_colorspace=BT709)))
 
         yield append
         container.mux(stream.encode())

@@ -1,7 +1,8 @@
-"""One rendered view of a scene, as arrays to look at and as frames of a video."""
+"""Rendered views of scenes, as arrays and as frames of a video."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inference.latents import interpolate_ws, scene_planes
+from inference.video import render_views
 from training.data.label_maps import draw_image, draw_semantic
 from training.networks.generator import TriPlane
 
+WS_AT_ONCE = 64  # of an interpolation, so that memory does not grow with the length of the video
 # Outputs of `G.synthesis` that each kind of video frame needs.
 SHOWS: dict[str, set[str]] = {
     "color": {"image"},
@@ -78,3 +82,26 @@ class View:
         attribute = {"color": "image", "label": "label_image", "depth": "depth_image"}[show]
         image = getattr(self, attribute)
         return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+
+
+@torch.inference_mode()
+def interpolate_views(
+    G: TriPlane, keys: Tensor, poses: Tensor, outputs: Collection[str] | None = None
+) -> Iterator[View]:
+    """Render a view per pose of scenes on the way through several ws; see `interpolate_ws`.
+
+    Args:
+        G: the generator.
+        keys: K,M,num_ws,w_dim.
+        poses: F,25.
+        outputs: names of the images to compute, None for all.
+    Raises:
+        ConfigError: the first scene is not finite.
+    """
+    scene_planes(G, keys[0, :1])
+    poses = poses.to(keys.device)
+    times = torch.linspace(0, 1, len(poses), device=keys.device)
+    for part_poses, part_times in zip(poses.split(WS_AT_ONCE), times.split(WS_AT_ONCE), strict=True):
+        ws = interpolate_ws(keys, part_times)  # T,num_ws,w_dim
+        for pose, tensors in zip(part_poses, render_views(G, ws, None, part_poses, outputs=outputs), strict=True):
+            yield View(G, pose[None], tensors)

@@ -19,7 +19,7 @@ from editor_pages import real_server, tiny_studio
 from PIL import Image
 from small_data import png
 
-from applications import common
+from applications import cli
 from applications.editor.studio import Studio
 from camera_utils import CATS, front_pose
 from dataset_preprocessing.toy import cats
@@ -37,7 +37,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 WAIT_MS = 30_000  # a machine that does other things too
 sync_api.expect.set_options(timeout=WAIT_MS)
-NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", common.DEFAULT_NETWORK))
+NETWORK = Path(os.environ.get("EDITOR_TEST_NETWORK", cli.DEFAULT_NETWORK))
 TRAINED = NETWORK.exists()
 
 
@@ -54,7 +54,7 @@ def studio():
     """The trained network, or where the repository has none, a random one: most of what a page does is the same."""
     if not TRAINED:
         return tiny_studio()
-    return Studio(common.load_generator(str(NETWORK), "seg2cat", torch.device("cpu"), "auto"), "seg2cat")
+    return Studio(cli.load_generator(str(NETWORK), "seg2cat", torch.device("cpu"), "auto"), "seg2cat")
 
 
 @pytest.fixture(scope="module")

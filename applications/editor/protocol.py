@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from applications.common import MAX_SEED
+from applications.cli import MAX_SEED
 
 MAX_MESSAGE_BYTES = 16 * 2**20  # a label map of 2048 pixels as a badly packed PNG is below
 MAX_HEADER_BYTES = 4096

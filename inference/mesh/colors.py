@@ -94,7 +94,7 @@ def _blended_features(field: TriplaneField, vertices: Tensor, outwards: Tensor, 
     device = field.planes.device
     depths = torch.linspace(0, INWARD_SHARE * field.box_warp, INWARD_SAMPLES, device=device)  # T
     points = vertices.to(device)[:, None] - outwards.to(device)[:, None] * depths[:, None]  # K,T,3
-    parts, sigma = field.parts(points.view(1, -1, 3))
+    parts, sigma = field.deferred_features(points.view(1, -1, 3))
 
     # Weights of the samples; a ray through empty space shows the surface itself.
     weights = sample_weights(sigma.view(1, len(vertices), -1), depths.expand(1, len(vertices), -1))  # 1,K,T
@@ -103,4 +103,4 @@ def _blended_features(field: TriplaneField, vertices: Tensor, outwards: Tensor, 
 
     # The decoder's last layer is linear, so it is applied after blending.
     blended = [(part.unflatten(1, weights.shape[1:3]) * weights).sum(2) for part in parts]  # 1,K,F each
-    return field.readout(blended, torch.ones_like(blended[0][..., :1]))[0, :, channels].cpu()
+    return field.finish_features(blended, torch.ones_like(blended[0][..., :1]))[0, :, channels].cpu()

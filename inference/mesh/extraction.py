@@ -30,12 +30,16 @@ def extract_mesh(
     **options: Any,
 ) -> Mesh:
     """Extract the surface of a scene, planes 1,3,F,P,P, at once; arguments and errors as of `extraction_steps`."""
-    steps = extraction_steps(G, planes, resolution, threshold, color, **options)
-    while True:
-        try:
+    return run_steps(extraction_steps(G, planes, resolution, threshold, color, **options))
+
+
+def run_steps(steps: Generator[float, None, Mesh]) -> Mesh:
+    """Run the steps of an extraction to the end and return its mesh."""
+    try:
+        while True:
             next(steps)
-        except StopIteration as end:
-            return end.value
+    except StopIteration as end:
+        return end.value
 
 
 @torch.inference_mode()

@@ -1,79 +1,107 @@
-"""Pictures of a mesh from a moving camera, off-screen: by OpenGL where it is there, else by a z-buffer in numpy.
+"""Images of a mesh from a moving camera, off-screen: by OpenGL where it is available, else by a z-buffer in numpy.
 
-Orthographic; the light is at the camera and both sides of a face are lit by the cosine of its angle to it. The two
-ways differ in that OpenGL takes four samples a pixel.
+The projection is orthographic. The light is at the camera, and both sides of a face are lit by the cosine of its angle
+to the light. OpenGL takes four samples per pixel, the z-buffer one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import warnings
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from camera_utils import split_pose
+from camera_utils import CAMERAS, CARS, CATS, FACES, PATH_FRAMES, path_poses, split_pose
 from inference.mesh.triangles import Mesh
 
-AMBIENT = 0.25  # of a face that is seen edge-on
-PAPER = 255  # gray of the background
+AMBIENT = 0.25  # brightness of a face that is seen edge-on
+BACKGROUND = 255  # gray
 PLAIN_GRAY = 200  # of a mesh without colors
 SAMPLES = 4  # per pixel, in OpenGL
-VERTICES_LOOKED_AT = 20_000  # for the size of a picture
-MARGIN = 1.05  # of it
-CANDIDATES_PER_PIECE = 2**20  # pairs of a triangle and a pixel in its bounding box that are tested at a time
+SIZE = 512  # pixels on a side of a video
+SIZING_VERTICES = 20_000  # at most, that the size of an image is computed from
+MARGIN = 1.05  # of an image about the mesh
+CANDIDATES_PER_CHUNK = 2**20  # pairs of a triangle and a pixel in its bounding box that are tested at a time
 
 
 @dataclass(frozen=True)
-class FilmView:
-    """From where a kind of scene is filmed.
+class OrbitView:
+    """Camera of a mesh video, as in the published script.
 
     Args:
         radius: of the camera's path about the origin, world units; with the pivot it sets the direction.
-        half_width: of what the picture shows, as a share of the scene's cube.
+        half_width: of the image, as a share of the scene's cube.
     """
 
     radius: float
     half_width: float
 
 
-HEAD_VIEW = FilmView(radius=1.0, half_width=0.3)
-FILM_VIEWS = {  # by camera, as the published script has them
-    **dict.fromkeys(("afhq", "celeba", "ffhq"), HEAD_VIEW),
-    "shapenet": FilmView(radius=1.2, half_width=0.375),
-}
+HEAD_VIEW = OrbitView(radius=1.0, half_width=0.3)
+ORBIT_VIEWS = {CATS: HEAD_VIEW, FACES: HEAD_VIEW, CARS: OrbitView(radius=1.2, half_width=0.375)}
 
 
-def half_width_of(mesh: Mesh, poses: Tensor) -> float:
-    """Half the width, world units, of the smallest pictures from these poses (F,25) that show the whole mesh."""
+def orbit_frames(
+    mesh: Mesh,
+    cfg: str,
+    pivot: tuple[float, float, float] | None = None,
+    frames: int = PATH_FRAMES,
+    notify: Callable[[str], object] = warnings.warn,
+) -> Generator[np.ndarray, None, None]:
+    """Render a video of a mesh on the published orbit; close the generator if it is not used to the end.
+
+    Args:
+        mesh: K vertices, M faces.
+        cfg: its cameras, a key of CAMERAS.
+        pivot: where the network's own cameras look, None for that of `cfg`.
+        frames: number of frames.
+        notify: called with a message where there is no OpenGL.
+    Yields:
+        SIZE,SIZE,3 uint8.
+    """
+    view = ORBIT_VIEWS[CAMERAS[cfg]]
+    poses = path_poses("orbit", CAMERAS[cfg], frames, view.radius, pivot)
+    half_width = max(view.half_width * mesh.box_warp, fitting_half_width(mesh, poses))
+    problem = gl_problem()
+    if problem:
+        notify(f"No off-screen OpenGL ({problem}): numpy renders the video of the mesh, which takes longer.")
+    return render_mesh(mesh, poses, SIZE, half_width, impl="plain" if problem else "gl")
+
+
+def fitting_half_width(mesh: Mesh, poses: Tensor) -> float:
+    """Return half the width, world units, of the smallest images from poses F,25 that show the whole mesh."""
     cameras = split_pose(poses)[0].cpu().double().numpy()[:, :3, :4]  # columns: right, down, forward, position
-    few = mesh.vertices[:: max(1, len(mesh.vertices) // VERTICES_LOOKED_AT)]
-    reach = max(abs((few - pose[:, 3]) @ pose[:, :2]).max() for pose in cameras)
+    vertices = mesh.vertices[:: max(1, len(mesh.vertices) // SIZING_VERTICES)]
+    reach = max(abs((vertices - pose[:, 3]) @ pose[:, :2]).max() for pose in cameras)
     return float(reach) * MARGIN
 
 
 class _Camera(NamedTuple):
-    """world to picture: right, down and forward axes as rows, and the camera's position."""
+    """World to image: right, down and forward axes as rows (3,3), and the camera's position (3)."""
 
-    axes: np.ndarray  # 3,3
-    position: np.ndarray  # 3
+    axes: np.ndarray
+    position: np.ndarray
 
 
 def render_mesh(
     mesh: Mesh, poses: Tensor, size: int, half_width: float, impl: str = "gl"
 ) -> Generator[np.ndarray, None, None]:
-    """A mesh seen from each pose; whoever stops early closes the generator.
+    """Render a mesh from each pose; close the generator if it is not used to the end.
 
     Args:
-        poses: F,25; the intrinsics do not matter.
+        mesh: K vertices, M faces.
+        poses: F,25; the intrinsics are ignored.
         size: pixels on a side.
-        half_width: of what the picture shows, world units.
+        half_width: of the image, world units.
         impl: "gl", or "plain" for the z-buffer.
     Yields:
         size,size,3 uint8.
     Raises:
-        ValueError: another `impl`. What moderngl raises where there is no OpenGL: see `gl_problem`.
+        ValueError: another `impl`.
+        Exception: of moderngl, where there is no OpenGL; see `gl_problem`.
     """
     if impl not in _RENDERERS:
         raise ValueError(f"impl: expected {' or '.join(_RENDERERS)}, got {impl!r}")
@@ -82,8 +110,8 @@ def render_mesh(
     return _RENDERERS[impl](mesh, cameras, size, half_width)
 
 
-def _paint(mesh: Mesh) -> np.ndarray:
-    """K,3 uint8."""
+def _vertex_colors(mesh: Mesh) -> np.ndarray:
+    """Return the vertex colors (K,3 uint8), gray for a mesh without."""
     return np.full(mesh.vertices.shape, PLAIN_GRAY, np.uint8) if mesh.colors is None else mesh.colors
 
 
@@ -112,12 +140,12 @@ void main() { pixel = vec4(seen_color * mix(abs(normalize(seen_normal).z), 1, am
 
 
 def gl_problem() -> str | None:
-    """Why there is no off-screen OpenGL here, in a few words; None if there is."""
+    """Return why off-screen OpenGL is not available, in a few words, or None if it is."""
     try:
-        import moderngl  # here, for it is an extra
+        import moderngl  # an optional dependency
 
         moderngl.create_standalone_context(backend="egl").release()
-    except Exception as error:  # of many kinds, from the loader, the driver and moderngl; the other way does as well
+    except Exception as error:  # of many types, from the loader, the driver and moderngl
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
 
@@ -127,28 +155,34 @@ def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float)
 
     context = moderngl.create_standalone_context(backend="egl")
     try:
+        # Upload the mesh.
         context.enable(moderngl.DEPTH_TEST)
         program = context.program(VERTEX_SHADER, FRAGMENT_SHADER)
-        paint = np.concatenate([_paint(mesh), np.full((len(mesh.vertices), 1), PAPER, np.uint8)], axis=1)
+        opaque = np.full((len(mesh.vertices), 1), 255, np.uint8)
+        colors = np.concatenate([_vertex_colors(mesh), opaque], axis=1)
         content = [
             (context.buffer(mesh.vertices.tobytes()), "3f", "vertex"),
             (context.buffer(mesh.normals().tobytes()), "3f", "normal"),
-            (context.buffer(paint.tobytes()), "4f1", "color"),
+            (context.buffer(colors.tobytes()), "4f1", "color"),
         ]
         triangles = context.vertex_array(program, content, context.buffer(mesh.faces.astype(np.uint32).tobytes()))
-        sampled = context.simple_framebuffer((size, size), components=3, samples=min(SAMPLES, context.max_samples))
-        whole = context.simple_framebuffer((size, size), components=3)
-        program["half_width"], program["ambient"] = half_width, AMBIENT
-        program["depth_range"] = float(np.linalg.norm(mesh.vertices, axis=1).max()) * 1.01  # all lies inside it
+
+        # Several samples per pixel are rendered and then resolved into a second framebuffer.
+        multisampled = context.simple_framebuffer((size, size), components=3, samples=min(SAMPLES, context.max_samples))
+        resolved = context.simple_framebuffer((size, size), components=3)
+        program["half_width"] = half_width
+        program["ambient"] = AMBIENT
+        program["depth_range"] = float(np.linalg.norm(mesh.vertices, axis=1).max()) * 1.01  # includes all vertices
+
         for camera in cameras:
             program["axes"] = tuple(camera.axes.T.ravel())  # OpenGL stores columns
             program["position"] = tuple(camera.position)
-            sampled.use()
-            sampled.clear(*[PAPER / 255] * 3)
+            multisampled.use()
+            multisampled.clear(*[BACKGROUND / 255] * 3)
             triangles.render()
-            context.copy_framebuffer(whole, sampled)
-            picture = np.frombuffer(whole.read(components=3, alignment=1), np.uint8)
-            yield picture.reshape(size, size, 3)[::-1].copy()  # OpenGL begins at the bottom
+            context.copy_framebuffer(resolved, multisampled)
+            image = np.frombuffer(resolved.read(components=3, alignment=1), np.uint8)
+            yield image.reshape(size, size, 3)[::-1].copy()  # OpenGL's first row is at the bottom
     finally:
         context.release()
 
@@ -159,63 +193,94 @@ def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float)
 def _render_plain(
     mesh: Mesh, cameras: list[_Camera], size: int, half_width: float
 ) -> Generator[np.ndarray, None, None]:
-    normals, paint = mesh.normals(), _paint(mesh)
+    normals = mesh.normals()
+    colors = _vertex_colors(mesh)
     for camera in cameras:
+        # Project.
         seen = (mesh.vertices - camera.position) @ camera.axes.T  # K,3 right, down, forward
-        places = (seen[:, :2] / half_width + 1) * (size / 2)  # pixels; the center of the first is at 0.5
-        face, shares = _visible(places[mesh.faces], seen[:, 2][mesh.faces], size)
+        pixels = (seen[:, :2] / half_width + 1) * (size / 2)  # K,2; the center of the first pixel is at 0.5
+        face, shares = _visible_faces(pixels[mesh.faces], seen[:, 2][mesh.faces], size)
+
+        # Shade the n pixels that show a face.
         hit = face >= 0
-        corners, shares = mesh.faces[face[hit]], shares[hit][..., None]  # P,3 and P,3,1
+        corners = mesh.faces[face[hit]]  # n,3
+        shares = shares[hit][..., None]  # n,3,1
         normal = (normals[corners] * shares).sum(1)
         cosine = abs(normal @ camera.axes[2]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
-        color = (paint[corners] * shares).sum(1) * (AMBIENT + (1 - AMBIENT) * cosine)[:, None]
-        picture = np.full((size * size, 3), PAPER, np.uint8)
-        picture[hit] = (color + 0.5).astype(np.uint8)
-        yield picture.reshape(size, size, 3)
+        color = (colors[corners] * shares).sum(1) * (AMBIENT + (1 - AMBIENT) * cosine)[:, None]
+
+        image = np.full((size * size, 3), BACKGROUND, np.uint8)
+        image[hit] = (color + 0.5).astype(np.uint8)
+        yield image.reshape(size, size, 3)
 
 
-def _visible(corners: np.ndarray, depths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of size*size pixels the nearest face at its center (-1: none) and the shares of its corners P,3.
+def _visible_faces(corners: np.ndarray, depths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest face at each pixel center.
 
     Args:
-        corners: M,3,2 pixels. depths: M,3.
+        corners: M,3,2 pixels.
+        depths: M,3 of the corners.
+        size: pixels on a side of the image; P = size * size.
+    Returns:
+        Face of each pixel (P int64, -1 for none), and barycentric coordinates in it (P,3 float32).
     """
-    first = np.ceil(corners.min(1) - 0.5).clip(0, size).astype(np.int64)  # pixels whose centers lie in the box
+    # Bounding boxes: the pixels whose centers lie in them.
+    first = np.ceil(corners.min(1) - 0.5).clip(0, size).astype(np.int64)  # M,2
     beyond = np.floor(corners.max(1) + 0.5).clip(0, size).astype(np.int64)
     width, height = (beyond - first).clip(min=0).T
+
+    # Leave out faces without pixels, and those seen exactly edge-on.
     a = corners[:, 0]
-    ab, ac = corners[:, 1] - a, corners[:, 2] - a
+    ab = corners[:, 1] - a
+    ac = corners[:, 2] - a
     area = _cross(ab, ac)
     faces = ((width * height > 0) & (area != 0)).nonzero()[0]
-    counts, first, width, ab, ac = (width * height)[faces], first[faces], width[faces], ab[faces], ac[faces]
+    counts = (width * height)[faces]
+    first = first[faces]
+    width = width[faces]
+    ab = ab[faces]
+    ac = ac[faces]
+
+    # Barycentric coordinates of the second and the third corner at the box's first pixel, and their slopes along x and
+    # y. The boxes are small, so float32 is sufficient.
     start = first + 0.5 - a[faces]
-    # the shares of the second and the third corner at the box's first pixel, and how they grow along x and y
     shares_b = np.stack([_cross(start, ac), ac[:, 1], -ac[:, 0]], axis=1) / area[faces, None]
     shares_c = np.stack([_cross(ab, start), -ab[:, 1], ab[:, 0]], axis=1) / area[faces, None]
-    slopes = np.concatenate([shares_b, shares_c], axis=1).astype(np.float32)  # the boxes are small: that is enough
-    nearest, face = np.full(size * size, np.inf, np.float32), np.full(size * size, -1)
+    slopes = np.concatenate([shares_b, shares_c], axis=1).astype(np.float32)
+
+    nearest = np.full(size * size, np.inf, np.float32)
+    face = np.full(size * size, -1)
     shares = np.zeros((size * size, 3), np.float32)
-    pieces = np.cumsum(counts) // CANDIDATES_PER_PIECE
-    for piece in np.split(np.arange(len(faces)), np.diff(pieces).nonzero()[0] + 1):
-        owner = np.repeat(piece, counts[piece])
-        ends = np.cumsum(counts[piece])
-        y, x = np.divmod(np.arange(len(owner)) - np.repeat(ends - counts[piece], counts[piece]), width[owner])
+    chunk_numbers = np.cumsum(counts) // CANDIDATES_PER_CHUNK
+    for chunk in np.split(np.arange(len(faces)), np.diff(chunk_numbers).nonzero()[0] + 1):
+        # All pixels of all boxes, each with the face that it belongs to.
+        owner = np.repeat(chunk, counts[chunk])
+        ends = np.cumsum(counts[chunk])
+        y, x = np.divmod(np.arange(len(owner)) - np.repeat(ends - counts[chunk], counts[chunk]), width[owner])
+
+        # Those that lie inside the triangle.
         b0, bx, by, c0, cx, cy = slopes[owner].T
-        share_b, share_c = b0 + bx * x + by * y, c0 + cx * x + cy * y
+        share_b = b0 + bx * x + by * y
+        share_c = c0 + cx * x + cy * y
         inside = ((share_b >= 0) & (share_c >= 0) & (share_b + share_c <= 1)).nonzero()[0]
-        owner, share_b, share_c = owner[inside], share_b[inside], share_c[inside]
+        owner = owner[inside]
+        share_b = share_b[inside]
+        share_c = share_c[inside]
         share = np.stack([1 - share_b - share_c, share_b, share_c], axis=1).astype(np.float32)
         pixel = (first[owner, 1] + y[inside]) * size + first[owner, 0] + x[inside]
+
+        # Depth test.
         owner = faces[owner]
         depth = (depths[owner] * share).sum(1, dtype=np.float32)
         np.minimum.at(nearest, pixel, depth)
         front = depth == nearest[pixel]
-        face[pixel[front]], shares[pixel[front]] = owner[front], share[front]
+        face[pixel[front]] = owner[front]
+        shares[pixel[front]] = share[front]
     return face, shares
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """z of the cross product of vectors P,2."""
+    """Return z of the cross product of vectors n,2."""
     return u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
 
 

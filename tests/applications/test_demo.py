@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from applications import common, demo
+from applications import cli, demo
 from dataset_preprocessing.contact_sheet import CAPTION
 from training.data.label_maps import read_label_map
 from training.networks.configs import GeneratorOptions
@@ -55,13 +55,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_the_label_map_of_the_demonstration_is_of_the_networks_classes():
-    ids = read_label_map(common.ASSETS / "toy_cat.png", "seg", 6)
+    ids = read_label_map(cli.ASSETS / "toy_cat.png", "seg", 6)
     assert ids.unique().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_model_that_comes_along_shows_the_label_map_that_it_is_given(tmp_path):
     words = ["--cfg", demo.CATS.cfg, "--network", demo.CATS.network, "--outdir", str(tmp_path)]
-    given = common.ASSETS / demo.CATS.label_map
+    given = cli.ASSETS / demo.CATS.label_map
     result = CliRunner().invoke(demo.generate_samples.main, [*words, "--input", str(given), "--device", "cpu"])
     assert result.exit_code == 0, result.output
     shown = read_label_map(tmp_path / "seg2cat_toy_cat_0_label.png", "seg", 6)

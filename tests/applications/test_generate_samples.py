@@ -14,7 +14,7 @@ from paths import ROOT
 from PIL import Image
 from small_data import image_files, label_files, png, write_zip
 
-from applications import common, generate_samples
+from applications import cli, generate_samples
 from camera_utils import CAMERAS, front_pose
 from dnnlib.cli import ChoiceList, Command
 from inference.latents import latent
@@ -297,7 +297,7 @@ def test_a_fault_of_the_program_is_not_dressed_as_the_users(monkeypatch, untrain
 
 
 @click.command(cls=Command)
-@click.option("--random_seed", "seeds", type=common.Seeds(), callback=common.all_seeds, multiple=True, default=["7"])
+@click.option("--random_seed", "seeds", type=cli.Seeds(), callback=cli.all_seeds, multiple=True, default=["7"])
 @click.option("--some_name", default="x")
 @click.argument("rest", nargs=-1)
 def echo(seeds, some_name, rest):
@@ -331,11 +331,11 @@ def test_the_device_is_the_first_there_is_unless_one_is_named():
 def test_a_network_of_another_size_fits_the_config_of_its_kind():
     options = GeneratorOptions("shapenet", 128, data_type="edge", channel_base=1024, channel_max=16)
     G = construct(options.class_name, options.kwargs())
-    common.check_config(G, "small.pt", "edge2car")
+    cli.check_config(G, "small.pt", "edge2car")
     with pytest.raises(ValueError, match="fits edge2car"):
-        common.check_config(G, "small.pt", "edge2cat")
+        cli.check_config(G, "small.pt", "edge2cat")
     G.rendering_kwargs["avg_camera_radius"] = 1.9  # somebody's own cars
-    common.check_config(G, "small.pt", "edge2car")
+    cli.check_config(G, "small.pt", "edge2car")
 
 
 def test_the_z_of_a_seed_never_changes():

@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 from small_data import png
 from test_generate_samples import stand_in
 
-from applications import common, generate_video
+from applications import cli, generate_video
 from applications.generate_video import films, interpolate, name_between, views
 from camera_utils import CAMERAS, front_pose, path_poses
 from inference.latents import latent
@@ -112,7 +112,7 @@ def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_
     label_map = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
     ws = G.mapping(latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
     poses = path_poses("orbit", CAMERAS["seg2cat"], 3)
-    G = common.load_generator(str(network("seg2cat")), "seg2cat", torch.device("cpu"), "auto")
+    G = cli.load_generator(str(network("seg2cat")), "seg2cat", torch.device("cpu"), "auto")
     film = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
     assert all(len(pictures) == 3 for pictures in film.values())
     for frame, pose in enumerate(poses):
@@ -219,9 +219,9 @@ def test_films_along_other_ways_have_other_names():
 
 def test_a_film_of_labels_super_resolves_no_colors(network, tmp_path, monkeypatch):
     seen = []
-    plain = common.TriPlane.synthesis
+    plain = cli.TriPlane.synthesis
     monkeypatch.setattr(
-        common.TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
+        cli.TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
     )
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     made(**options, show="label")

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from editor_pages import FRONT, TestPage, real_server
 
-from applications import common
+from applications import cli
 from applications.editor.studio import Studio
 from torch_utils.devices import choose_device
 from training.data.label_maps import read_label_map
@@ -73,14 +73,14 @@ def show(what: str, times: list[tuple[float, float]]) -> None:
 
 
 @click.command()
-@click.option("--network", default=str(common.DEFAULT_NETWORK))
-@click.option("--cfg", default=common.DEFAULT_CFG, type=click.Choice(list(CONFIGS)))
+@click.option("--network", default=str(cli.DEFAULT_NETWORK))
+@click.option("--cfg", default=cli.DEFAULT_CFG, type=click.Choice(list(CONFIGS)))
 @click.option("--device")
 @click.option("--precision", default="auto")
 @click.option("--count", default=20, help="Of each kind; their median is shown.")
 def main(network: str, cfg: str, device: str | None, precision: str, count: int) -> None:
     """Print medians in milliseconds."""
-    studio = Studio(common.load_generator(network, cfg, choose_device(device), precision), cfg)
+    studio = Studio(cli.load_generator(network, cfg, choose_device(device), precision), cfg)
     r = studio.G.neural_rendering_resolution
     click.echo(
         f"{studio.bounds.resolution} pixels, rendered at {r}, {studio.device}, {torch.get_num_threads()} threads"

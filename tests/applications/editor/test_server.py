@@ -20,13 +20,14 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from applications import common, edit, generate_samples
+from applications import edit, generate_samples
 from applications.editor.classes import CLASS_NAMES, class_names
 from applications.editor.guard import Place, listen
 from applications.editor.protocol import View, unpack
 from applications.editor.session_file import read_drawing_file
 from applications.editor.studio import PLANES_KEPT, orbit_of
 from camera_utils import CAMERAS, orbit_angles
+from inference.generator import config_front_pose
 from inference.mesh.extraction import DENSITY_SHARE
 from training.data.label_maps import draw_image, draw_semantic, read_label_map
 from training.weights.snapshot import save_snapshot
@@ -65,7 +66,7 @@ def test_a_drawing_gives_the_picture_that_generate_samples_makes_of_it(cfg, tmp_
     file = tmp_path / "drawing.png"
     file.write_bytes(png(drawing if cfg == "seg2cat" else 255 * (1 - drawing)))
     label_map = read_label_map(file, studio.G.data_type, studio.bounds.classes)
-    pose = common.config_front_pose(studio.G, cfg, studio.device)
+    pose = config_front_pose(studio.G, cfg, studio.device)
     (expected,) = generate_samples.sample(studio.G, label_map, pose, [5])
     picture = studio.picture(studio.edit(drawing, HERE, 5, None, None), HERE, "full")
     assert np.array_equal(picture.colors, draw_image(expected["image"])[0])

@@ -1,0 +1,276 @@
+"""Options that the command lines of applications share, and reading what they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import torch
+from torch import Tensor
+
+import inference
+from dnnlib.cli import InputError, option_group, user_errors
+from dnnlib.util import check_outdir
+from inference.generator import config_of
+from torch_utils.devices import choose_device
+from torch_utils.precision import PRECISIONS
+from training.data.dataset import PUBLISHED, PosedImageDataset
+from training.data.label_maps import label_map_from_dataset, read_label_map
+from training.networks.configs import CONFIGS
+from training.networks.generator import FEATURES, TriPlane
+
+ASSETS = Path(__file__).parent / "assets"
+# The trained network that is part of the repository.
+DEFAULT_CFG = "seg2cat"
+DEFAULT_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+MAX_SEEDS = 100_000  # in one call; a larger range is most likely a typing error
+
+T = TypeVar("T")
+
+# --------------------------------------------------------------------------- option types
+
+
+class Seeds(click.ParamType):
+    """A seed, or a range of seeds such as 0-3, as a range object."""
+
+    name = "seed"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        """Convert the text of one value."""
+        match = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", value)
+        if not match:
+            self.fail(f"{value}: expected a whole number from 0 to {MAX_SEED}, or a range like 0-3", param, ctx)
+        first = int(match[1])
+        last = int(match[2] or match[1])
+        if last > MAX_SEED:
+            self.fail(f"{value}: the largest seed is {MAX_SEED}", param, ctx)
+        if not first <= last < first + MAX_SEEDS:
+            self.fail(f"{value}: expected the smaller seed first and at most {MAX_SEEDS} seeds", param, ctx)
+        return range(first, last + 1)
+
+
+def unique_seeds(_ctx: click.Context, _param: click.Parameter, ranges: tuple[range, ...]) -> list[int]:
+    """Return each seed of the ranges once, in their order (a callback of click)."""
+    return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
+
+
+class Directory(click.Path):
+    """Path of a directory that need not exist yet."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert the text of the value."""
+        if not str(value):
+            self.fail("expected the name of a directory, such as . for the current one", param, ctx)
+        return Path(super().convert(value, param, ctx))
+
+
+# --------------------------------------------------------------------------- options
+
+outdir_option = click.option(
+    "--outdir", required=True, metavar="DIR", type=Directory(), help="Directory to write to; created if missing."
+)
+model_options = option_group(
+    "Model",
+    click.option(
+        "--network",
+        required=True,
+        metavar="FILE|URL",
+        help="Weights: a .pt or .safetensors file of this project, or a published pickle.",
+    ),
+    click.option(
+        "--cfg",
+        type=click.Choice(list(CONFIGS)),
+        help="Configuration that the network was trained with.  [default: read from the weights]",
+    ),
+)
+device_options = option_group(
+    "Device",
+    click.option(
+        "--device", metavar="NAME", help="cuda, cuda:1, mps or cpu.  [default: the first available of cuda, mps, cpu]"
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="auto",
+        show_default=True,
+        help="Number type of convolutions. auto: float16 on CUDA where the weights' own settings ask for it, float32 "
+        "elsewhere.",
+    ),
+)
+input_options = option_group(
+    "Input",
+    click.option(
+        "--input",
+        "input_file",
+        metavar="FILE",
+        help="Label map: a PNG of class ids or palette colors; for networks of edges a drawing, dark on white.",
+    ),
+    click.option(
+        "--input_id",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Label map and camera pose of sample N of a data set, in place of --input.",
+    ),
+    click.option(
+        "--data_dir",
+        metavar="DIR",
+        help="Directory that holds the published data set of --cfg, for --input_id.  [default: data/]",
+    ),
+    click.option("--data", metavar="ZIP|DIR", help="Images and poses of another data set, for --input_id."),
+    click.option("--mask_data", metavar="ZIP|DIR", help="Label maps that belong to --data."),
+)
+
+
+def seeds_option(result: str) -> Callable:
+    """Return the option of several seeds; `result` names what is made for each."""
+    return click.option(
+        "--random_seed",
+        "seeds",
+        type=Seeds(),
+        callback=unique_seeds,
+        multiple=True,
+        default=["0"],
+        show_default=True,
+        help=f"Seeds of the latent code, numbers and ranges such as 0 1 5-8; one {result} for each.",
+    )
+
+
+# --------------------------------------------------------------------------- label maps
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """The label maps of a network: its configuration (a key of CAMERAS), "seg" or "edge", and number of classes."""
+
+    cfg: str
+    data_type: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A label map to make scenes of.
+
+    Args:
+        name: used in the names of output files.
+        label_map: 1,1,H,W in network form.
+        pose: 1,25, or None for the front.
+    """
+
+    name: str
+    label_map: Tensor
+    pose: Tensor | None
+
+
+def read_input(
+    labels: LabelFormat,
+    input_file: str | None,
+    input_id: int | None,
+    data_dir: str | None,
+    data: str | None,
+    mask_data: str | None,
+) -> Input:
+    """Read the label map that `input_options` name.
+
+    Raises:
+        InputError: not exactly one of --input and --input_id, or one that cannot be read.
+    """
+    if (input_file is None) == (input_id is None):
+        raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
+    if input_file is None:
+        return _read_sample(labels, input_id, data_dir, data, mask_data)
+
+    for name, value in (("data_dir", data_dir), ("data", data), ("mask_data", mask_data)):
+        if value:
+            raise InputError(f"--{name}: goes with --input_id, not with --input")
+    with user_errors("--input"):
+        return Input(Path(input_file).stem, read_label_map(input_file, labels.data_type, labels.classes), None)
+
+
+def _read_sample(
+    labels: LabelFormat, number: int, data_dir: str | None, data: str | None, mask_data: str | None
+) -> Input:
+    # Open the data set.
+    if (data is None) != (mask_data is None) or (data and data_dir):
+        raise InputError("--data, --mask_data: expected both, without --data_dir")
+    if not data and labels.cfg not in PUBLISHED:
+        raise InputError("--input_id: no published data set fits this network; give --data and --mask_data")
+    with user_errors("--data" if data else "--data_dir"):
+        if data:
+            dataset = PosedImageDataset(data, mask_data, labels.data_type)
+        else:
+            dataset = PUBLISHED[labels.cfg].open(data_dir or "data")
+    if number >= len(dataset):
+        raise InputError(f"--input_id {number}: {dataset.name} has samples 0 to {len(dataset) - 1}")
+
+    # Read the sample.
+    with user_errors("--input_id"):
+        sample = dataset[number]
+    largest = int(sample["mask"].max())
+    if labels.data_type == "seg" and largest >= labels.classes:
+        raise InputError(f"--input_id {number}: has class {largest}; this network knows 0 to {labels.classes - 1}")
+    label_map = label_map_from_dataset(sample["mask"], labels.data_type)[None]
+    return Input(str(number), label_map, torch.from_numpy(sample["pose"])[None])
+
+
+# --------------------------------------------------------------------------- device, network and output
+
+
+def check_places(device: str | None, outdir: Path) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        InputError: no such device, or `outdir` cannot be written to.
+    """
+    with user_errors("--device"):
+        chosen = choose_device(device)
+    with user_errors("--outdir"):
+        check_outdir(outdir)
+    return chosen
+
+
+def load_generator(network: str, cfg: str | None, device: torch.device, precision: str) -> TriPlane:
+    """Load a generator as `inference.load_generator` does; messages go to the console.
+
+    Raises:
+        InputError, ConfigError: the file cannot be used, or not with this configuration.
+    """
+    with user_errors("--network"):
+        return inference.load_generator(network, device, precision, cfg, notify=click.echo)
+
+
+def load_with_input(
+    network: str, cfg: str | None, device: torch.device, precision: str, read: Callable[[LabelFormat], T]
+) -> tuple[TriPlane, str, T]:
+    """Load a generator and read its label maps.
+
+    Args:
+        network, cfg, device, precision: values of the options.
+        read: reads the label maps. With a `cfg` it is also called before the weights are loaded, which can be a long
+            download, to find mistakes early; the number of classes is known only afterwards.
+    Returns:
+        The generator, its configuration (`cfg`, or the one that the weights follow) and the result of `read`.
+    Raises:
+        InputError, ConfigError: something cannot be read or does not fit.
+    """
+    if cfg is not None:
+        read(LabelFormat(cfg, CONFIGS[cfg].data_type, FEATURES))
+    G = load_generator(network, cfg, device, precision)
+    cfg = cfg or config_of(G)
+    return G, cfg, read(LabelFormat(cfg, G.data_type, G.semantic_channels))
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Turn an OSError while files are made into an InputError about --outdir."""
+    try:
+        yield
+    except OSError:
+        with user_errors("--outdir"):
+            raise
