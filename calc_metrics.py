@@ -1,11 +1,9 @@
-"""Judge a model: pictures, label maps and 3D of a weights file against a data set, as a table, JSON and a protocol."""
+"""Evaluate a generator: compute metrics of a weights file on a data set; print a table, write JSON and protocols."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,209 +12,325 @@ import click
 import torch
 from tqdm import tqdm
 
-from applications.common import load_generator
-from dnnlib.cli import Command, InputError, user_errors
+import inference
+from applications.cli import Directory, model_options
+from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
-from metrics.diversity import DISTANCES
-from metrics.errors import OptionError
-from metrics.evaluation import Choices, Evaluation, Result, constant_guess
-from metrics.extractors import INCEPTION
-from metrics.generated import Generator, Source
-from metrics.names import EXAMPLES, MAX_SAMPLES, Metric, parse_metrics
-from metrics.protocol import of_network, protocol
-from metrics.report import table, write_result
-from metrics.sharing import on_rank_0
-from metrics.tools import ToolOptions, check_metrics, load_tools
+from inference.generator import config_of
+from metrics.distributed import run_on_rank_0
+from metrics.evaluation import Evaluator, Result, SamplingOptions
+from metrics.generators import NetworkGenerator, SceneGenerator, fit_mean_baseline
+from metrics.image_features import INCEPTION
+from metrics.image_similarity import DISTANCES
+from metrics.registry import EXAMPLES, MAX_SAMPLES, Metric, parse_metrics
+from metrics.report import network_settings, protocol, table, write_result
+from metrics.resources import ResourceOptions, check_metrics, load_resources
 from torch_utils.devices import choose_device
-from torch_utils.distributed import ProcessError, check_processes, launch, rank
+from torch_utils.distributed import rank
+from torch_utils.launch import ProcessError, check_processes, launch
 from torch_utils.precision import PRECISIONS, set_precision
 from training.data.archive import DataError
 from training.data.dataset import PUBLISHED, PosedImageDataset
 from training.networks.configs import CONFIGS
 from training.networks.generator import TriPlane
-from training.networks.registry import construct
-from training.weights.record import record_from_module
+from training.networks.registry import construct, describe
 
 MAX_SEED = 2**31 - 1
-GUESS_FROM = 1000  # samples behind the constant guess
-WEIGHTS_SEED = 0  # of the untrained network
-NETWORK, UNTRAINED, CONSTANT = "network", "untrained", "constant"
+BASELINE_SAMPLES = 1000  # that the constant baseline is fitted to, at most
+UNTRAINED_SEED = 0  # of the weights of the untrained network
+NETWORK = "network"
+UNTRAINED = "untrained"
+CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, for every process."""
+    """Settings of an evaluation, for all processes."""
 
     network: str
     outdir: Path
     cfg: str
+    data_type: str
     data: str
     mask_data: str
     metrics: list[Metric]
-    choices: Choices
+    sampling: SamplingOptions
+    resources: ResourceOptions
     baselines: bool
     processes: int
     precision: str
-    tools: ToolOptions
 
 
 def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    """Names given with commas, one by one, or both."""
+    """Split names that are separated by commas (a callback of click)."""
     return [name for value in values for name in value.split(",") if name]
 
 
 @click.command(cls=Command)
-@click.option("--network", required=True, metavar="FILE|URL", help="Weights: ours, or the authors' pickle.")
-@click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="What the network was trained for.")
-@click.option("--data", metavar="ZIP|DIR", help="Images and poses ...")
-@click.option("--mask_data", metavar="ZIP|DIR", help="... and label maps.  [default: those of --cfg in --data_dir]")
-@click.option("--data_dir", metavar="DIR", help="Folder of the published data set of --cfg.  [default: data/]")
-@click.option("--metrics", multiple=True, callback=split_names, required=True, metavar="NAMES", help=f"{EXAMPLES}.")
-@click.option("--num", type=click.IntRange(1, MAX_SAMPLES), metavar="N", help="Label maps of metrics whose names do "
-              "not say how many.  [default: all, at most 50000; sg, fvv, nvs: 200]")  # fmt: skip
-@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), default="out/metrics", show_default=True,
-              help="Where lines and protocols go.")  # fmt: skip
-@click.option("--baselines", is_flag=True, help="Score an untrained network of the same form and the best constant "
-              "guess beside it.")  # fmt: skip
-@click.option("--extractor", default=INCEPTION, show_default=True, metavar="NETWORK", help="Of features for fid, kid, "
-              "pr, is: inception[:WEIGHTS], TorchScript, ONNX, .h5 of the edge network, or MODULE:NAME.")  # fmt: skip
-@click.option("--embedding", metavar="NETWORK", help="Of features for fvv (faces, say); as --extractor.")
-@click.option("--segmenter", metavar="NETWORK", help="Label maps of rendered pictures for miou, acc: N,S,H,W logits.")
-@click.option(
-    "--distance", type=click.Choice(DISTANCES), default="lpips", show_default=True, help="Of pictures, for sg."
+@model_options
+@option_group(
+    "Data",
+    click.option("--data", metavar="ZIP|DIR", help="Images and poses.  [default: the published data set of --cfg]"),
+    click.option("--mask_data", metavar="ZIP|DIR", help="Label maps that belong to --data."),
+    click.option("--data_dir", metavar="DIR", help="Directory of the published data set of --cfg.  [default: data/]"),
+    click.option(
+        "--depth_data",
+        metavar="ZIP|DIR",
+        help="Depth images that belong to --data, for nvs and chamfer.  [default: DATA_depth.zip next to --data]",
+    ),
 )
-@click.option(
-    "--lpips_weights", metavar="FILE", help="VGG16's weights for --distance lpips, if they cannot be fetched."
+@option_group(
+    "Metrics",
+    click.option(
+        "--metrics",
+        multiple=True,
+        callback=split_names,
+        required=True,
+        metavar="NAMES",
+        help=f"Metrics to compute: {EXAMPLES}.",
+    ),
+    click.option(
+        "--num",
+        type=click.IntRange(1, MAX_SAMPLES),
+        metavar="N",
+        help="Number of label maps, for metrics "
+        "whose names have no number.  [default: all, at most 50000; at most 200 for sg, fvv, nvs, chamfer]",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, MAX_SEED),
+        default=0,
+        show_default=True,
+        help="Seed of the order of the data set and of the latent codes.",
+    ),
+    click.option(
+        "--baselines",
+        is_flag=True,
+        help="Also evaluate an untrained network of the same architecture and the best constant output.",
+    ),
 )
-@click.option("--depth_data", metavar="ZIP|DIR", help="Depth of --data for nvs.  [default: DATA_depth.zip beside it]")
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Pictures at once, each process.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of order and z.")
-@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="Processes, each on its own GPU, or "
-              "all on the CPU.")  # fmt: skip
-@click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the first that is there]")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="As of the "
-              "applications.")  # fmt: skip
-def main(metrics: list[str], data_dir: str | None, outdir: Path, device: str | None, gpus: int, **values: Any) -> None:
+@option_group(
+    "Networks of metrics",
+    click.option(
+        "--extractor",
+        default=INCEPTION,
+        show_default=True,
+        metavar="NETWORK",
+        help="Feature extractor for "
+        "fid, kid, pr and is: inception, inception:WEIGHTS, a TorchScript or ONNX file, the .h5 file of the "
+        "edge network, or MODULE:NAME to import.",
+    ),
+    click.option(
+        "--embedding",
+        metavar="NETWORK",
+        help="Feature extractor for fvv, such as a face recognition network; in the same forms as --extractor.",
+    ),
+    click.option(
+        "--segmenter",
+        metavar="NETWORK",
+        help="Segmentation network (N,S,H,W logits) of rendered images, for "
+        "miou and acc; in the same forms as --extractor.",
+    ),
+    click.option(
+        "--distance",
+        type=click.Choice(DISTANCES),
+        default="lpips",
+        show_default=True,
+        help="Distance between images for sg.",
+    ),
+    click.option(
+        "--lpips_weights", metavar="FILE", help="File of VGG16's weights for --distance lpips.  [default: download]"
+    ),
+)
+@option_group(
+    "Output and machine",
+    click.option("--outdir", metavar="DIR", type=Directory(), default="out/metrics", show_default=True,
+                 help="Directory of metric-NAME.jsonl and metric-NAME-protocol.txt; created if missing."),
+    click.option("--batch", type=click.IntRange(1), default=4, show_default=True,
+                 help="Images that each process renders at once."),
+    click.option("--gpus", type=click.IntRange(1), default=1, show_default=True,
+                 help="Number of processes, each on its own GPU, or all on the CPU."),
+    click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]),
+                 help="Kind of device.  [default: the first available]"),
+    click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+                 help="Number type of convolutions. auto: float16 on CUDA where the weights' own settings ask for it, "
+                 "float32 elsewhere."),
+)  # fmt: skip
+def main(
+    network: str,
+    cfg: str | None,
+    metrics: list[str],
+    data_dir: str | None,
+    outdir: Path,
+    device: str | None,
+    gpus: int,
+    **values: Any,
+) -> None:
     """Compute metrics of a weights file on a data set.
 
-    Writes one line to metric-NAME.jsonl for each metric, and every choice behind it to metric-NAME-protocol.txt.
+    Appends a line to metric-NAME.jsonl for each metric, and writes all settings behind it to metric-NAME-protocol.txt.
 
     \b
     Example:
-      python calc_metrics.py --network cat.pt --cfg seg2cat --data cats.zip --mask_data cats_label.zip \\
+      python calc_metrics.py --network cat.pt --data cats.zip --mask_data cats_label.zip \\
           --metrics miou,acc,nvs --num 100
     """
+    # Check the machine and the options.
     with user_errors("--device"):
-        kind_of_device = choose_device(device).type
+        device_type = choose_device(device).type
     with user_errors("--gpus"):
-        check_processes(kind_of_device, gpus)
-    with user_errors("--metrics"):
-        parsed = parse_metrics(metrics)
+        check_processes(device_type, gpus)
+    parsed = parse_metrics(metrics)
     with user_errors("--outdir"):
         check_outdir(outdir)
-    values["data"], values["mask_data"] = _data_files(values["cfg"], data_dir, values["data"], values["mask_data"])
-    choices, tools = (kind(**{f.name: values.pop(f.name) for f in fields(kind)}) for kind in (Choices, ToolOptions))
-    options = Options(metrics=parsed, outdir=outdir, choices=choices, processes=gpus, tools=tools, **values)
+
+    # Collect the settings. Without --cfg they follow from the weights, which every process reads again.
+    if cfg is not None:
+        data_type = CONFIGS[cfg].data_type
+    else:
+        G = load_generator(network, None, torch.device("cpu"), "auto", verbose=False)
+        cfg = config_of(G)
+        data_type = G.data_type
+    values["data"], values["mask_data"] = _data_files(cfg, data_dir, values["data"], values["mask_data"])
+    sampling = SamplingOptions(**{f.name: values.pop(f.name) for f in fields(SamplingOptions)})
+    resources = ResourceOptions(**{f.name: values.pop(f.name) for f in fields(ResourceOptions)})
+    options = Options(
+        network,
+        outdir,
+        cfg,
+        data_type,
+        metrics=parsed,
+        sampling=sampling,
+        resources=resources,
+        processes=gpus,
+        **values,
+    )
+
+    # Check the data set, then evaluate.
     with user_errors("--data"):
         dataset = open_data(options)
+    check_metrics(parsed, dataset, resources, sampling.num)
     try:
-        check_metrics(parsed, dataset, tools, choices.num)
-        launch(evaluate, options, processes=gpus, device=kind_of_device)
-    except (DataError, OptionError, ProcessError, OSError) as error:
+        launch(evaluate, options, processes=gpus, device=device_type)
+    except (DataError, ProcessError, OSError) as error:
         raise InputError(str(error)) from error
 
 
-# --------------------------------------------------------------------------- what can be known before any work
-
-
 def _data_files(cfg: str, data_dir: str | None, data: str | None, mask_data: str | None) -> tuple[str, str]:
+    """Return the archives of images and label maps."""
     if (data is None) != (mask_data is None) or (data and data_dir):
         raise InputError("--data, --mask_data: expected both, without --data_dir")
     if data:
         return data, mask_data
-    folder, names = Path(data_dir or "data"), PUBLISHED[cfg]
-    return str(folder / names.images), str(folder / names.label_maps)
-
-
-# --------------------------------------------------------------------------- one process
-
-
-def evaluate(device: torch.device, options: Options) -> None:
-    """What every process does; rank 0 shows and writes."""
-    first = rank() == 0
-    with contextlib.ExitStack() as quiet:
-        if not first:  # it would say the same
-            quiet.enter_context(contextlib.redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
-        G = load_generator(options.network, options.cfg, device, options.precision)
-    dataset = open_data(options)
-    if dataset.resolution != G.img_resolution:
-        sizes = f"{dataset.resolution} pixels, the network makes {G.img_resolution}"
-        raise InputError(f"--data {options.data}: has {sizes}; dataset_tool.py pack makes another size")
-    tools = load_tools(options.tools, options.metrics, dataset, G.semantic_channels, device)
-    show = progress_bar if first else lambda steps, *_: steps
-    evaluation = Evaluation(dataset, tools, options.choices, device, G.semantic_channels, show)
-    made = told(options, G, device)
-    columns: dict[str, dict[str, Result]] = {}  # by source and metric
-    running = {name: evaluation(source, options.metrics) for name, source in sources(options, evaluation, G).items()}
-    for found in zip(*running.values(), strict=True):  # metric by metric: what is known is kept at once
-        results = dict(zip(running, found, strict=True))
-        on_rank_0(partial(keep, options, results, protocol(evaluation, found[0], made)))
-        for source, result in results.items():
-            columns.setdefault(source, {})[result.metric.name] = result
-    if first:
-        click.echo(table({source: [found[m.name] for m in options.metrics] for source, found in columns.items()}))
-        click.echo(f"Wrote {options.outdir}/metric-*")
+    if cfg not in PUBLISHED:
+        raise InputError("--data: no published data set fits this network; give --data and --mask_data")
+    directory = Path(data_dir or "data")
+    return str(directory / PUBLISHED[cfg].images), str(directory / PUBLISHED[cfg].label_maps)
 
 
 def open_data(options: Options) -> PosedImageDataset:
-    """DataError for anything that is wrong with its index."""
-    return PosedImageDataset(options.data, options.mask_data, CONFIGS[options.cfg].data_type)
+    """Open the data set; raises DataError if its index is invalid."""
+    return PosedImageDataset(options.data, options.mask_data, options.data_type)
 
 
-def progress_bar(steps: Iterable, count: int, what: str) -> Iterable:
-    return tqdm(steps, total=count, desc=what, unit="step", delay=2, disable=None)
+def load_generator(
+    network: str, cfg: str | None, device: torch.device, precision: str, verbose: bool = True
+) -> TriPlane:
+    """Load the generator; with `verbose`, messages about it go to the console."""
+    notify = click.echo if verbose else lambda _message: None
+    with user_errors("--network"):
+        return inference.load_generator(network, device, precision, cfg, notify)
 
 
-def sources(options: Options, evaluation: Evaluation, G: TriPlane) -> dict[str, Source]:
-    """The network, and what it must beat."""
-    found: dict[str, Source] = {NETWORK: Generator(G)}
-    if options.baselines:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(WEIGHTS_SEED)
-            fresh = construct(record_from_module(G).class_name, record_from_module(G).init_kwargs)
-        fresh.rendering_kwargs = G.rendering_kwargs
-        fresh.neural_rendering_resolution = G.neural_rendering_resolution
-        set_precision(fresh, options.precision)
-        found[UNTRAINED] = Generator(fresh.eval().requires_grad_(False).to(evaluation.device))
-        members = evaluation.members(min(GUESS_FROM, len(evaluation.dataset)))
-        found[CONSTANT] = constant_guess(evaluation, members, found[NETWORK].pivot)
-    return found
+# --------------------------------------------------------------------------- in every process
 
 
-def told(options: Options, G: TriPlane, device: torch.device) -> dict[str, str]:
-    """What the command line adds to the protocol."""
-    made = {
+def evaluate(device: torch.device, options: Options) -> None:
+    """Evaluate the network and its baselines; rank 0 prints and writes the results."""
+    # Load the network, the data set, and what the metrics need.
+    is_rank_0 = rank() == 0
+    G = load_generator(options.network, options.cfg, device, options.precision, verbose=is_rank_0)
+    dataset = open_data(options)
+    if dataset.resolution != G.img_resolution:
+        problem = f"{options.data}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"
+        raise ConfigError("data", problem=problem, hint="dataset_tool.py pack makes another size")
+    resources = load_resources(options.resources, options.metrics, dataset, G.semantic_channels, device)
+    progress = progress_bar if is_rank_0 else lambda steps, *_: steps
+    evaluator = Evaluator(dataset, resources, options.sampling, device, G.semantic_channels, progress)
+
+    # Evaluate all generators metric by metric, and write each metric at once.
+    evaluations = {}
+    for name, generator in generators(options, evaluator, G).items():
+        evaluations[name] = evaluator.evaluate(generator, options.metrics)
+    settings = run_settings(options, G, device)
+    by_metric: dict[str, dict[str, Result]] = {}
+    for row in zip(*evaluations.values(), strict=True):
+        results = dict(zip(evaluations, row, strict=True))
+        run_on_rank_0(partial(write, options, results, protocol(evaluator, row[0], settings)))
+        by_metric[row[0].metric.name] = results
+
+    # Print the figures in the order of --metrics.
+    if is_rank_0:
+        columns = {name: [by_metric[metric.name][name] for metric in options.metrics] for name in evaluations}
+        click.echo(table(columns))
+        click.echo(f"Wrote {options.outdir}/metric-*")
+
+
+def progress_bar(steps: Iterable, count: int, label: str) -> Iterable:
+    """Show a progress bar around steps that take longer than 2 seconds."""
+    return tqdm(steps, total=count, desc=label, unit="step", delay=2, disable=None)
+
+
+def generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:
+    """Return the network and, if requested, its baselines, by the names of their columns."""
+    network = NetworkGenerator(G)
+    if not options.baselines:
+        return {NETWORK: network}
+
+    # The same architecture with new weights; other random numbers do not change.
+    class_name, init_kwargs = describe(G)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        untrained = construct(class_name, init_kwargs)
+    untrained.rendering_kwargs = G.rendering_kwargs
+    untrained.neural_rendering_resolution = G.neural_rendering_resolution
+    set_precision(untrained, options.precision)
+    untrained = untrained.eval().requires_grad_(False).to(evaluator.device)
+
+    dataset = evaluator.dataset
+    members = evaluator.members(min(BASELINE_SAMPLES, len(dataset)))
+    depth_images = evaluator.resources.depth_images
+    constant = fit_mean_baseline(dataset, members, evaluator.classes, depth_images, network.pivot, evaluator.device)
+    return {NETWORK: network, UNTRAINED: NetworkGenerator(untrained), CONSTANT: constant}
+
+
+def run_settings(options: Options, G: TriPlane, device: torch.device) -> dict[str, str]:
+    """Return the settings that the command line adds to the protocol."""
+    settings = {
         "network": options.network,
         "cfg": options.cfg,
-        **of_network(G, device),
+        **network_settings(G, device),
         "--precision": options.precision,
         "processes": str(options.processes),
         "data": f"{options.data}, {options.mask_data}",
-        **{f"--{name}": value for name, value in vars(options.tools).items() if value},
+        **{f"--{name}": value for name, value in asdict(options.resources).items() if value},
     }
     if options.baselines:
-        made[UNTRAINED] = f"the same network with new weights, torch.manual_seed({WEIGHTS_SEED})"
-        made[CONSTANT] = (
-            f"each pixel's mean color, most frequent class and mean depth over {GUESS_FROM} samples at most; it "
-            "covers what has depth in more than half of them"
+        settings[UNTRAINED] = f"the same architecture, torch.manual_seed({UNTRAINED_SEED})"
+        settings[CONSTANT] = (
+            f"mean color, most frequent class and mean depth of each pixel over at most {BASELINE_SAMPLES} samples; "
+            "opaque where more than half of them have depth"
         )
-    return made
+    return settings
 
 
-def keep(options: Options, results: dict[str, Result], protocol: dict[str, str]) -> None:
-    """One metric's line and protocol."""
-    with user_errors("--outdir"):
-        write_result(options.outdir, results, options.network, options.processes, protocol, cfg=options.cfg)
+def write(options: Options, results: dict[str, Result], settings: dict[str, str]) -> None:
+    """Write the line and the protocol of one metric."""
+    try:
+        write_result(options.outdir, results, options.network, options.processes, settings, cfg=options.cfg)
+    except OSError as error:
+        raise ConfigError("outdir", problem=f"{error.filename or options.outdir}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

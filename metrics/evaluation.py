@@ -1,4 +1,4 @@
-"""Metrics of a model: one pass over samples for all metrics that look at the same pictures."""
+"""Evaluation of a generator on a data set: render once for all metrics that need the same images."""
 
 from __future__ import annotations
 
@@ -10,284 +10,271 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from metrics.diversity import SEEDS, Distance, mean_distance
-from metrics.extractors import Extractor, to_pictures
-from metrics.features import real_features
-from metrics.generated import MeanBaseline, Samples, Source, order_of, read_samples, some_points
-from metrics.ground_truth import DepthPictures, Objects
-from metrics.names import Metric, Pass
-from metrics.sharing import on_rank_0, shared, together
-from metrics.summaries import COMPARED, SUMMARIES, Found, Values, columns
-from metrics.tally import Tally
+from metrics.data import MultiViewObjects, Samples, read_samples, sample_order
+from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
+from metrics.generators import SceneGenerator
+from metrics.image_features import dataset_features, to_uint8
+from metrics.image_similarity import mean_pairwise_distance
+from metrics.registry import EvalMode, Figures, Metric, MetricInputs
+from metrics.resources import Resources
+from metrics.segmentation import label_counts
 from metrics.views import (
     TURNS_RAD,
-    chamfer,
+    Views,
+    chamfer_distances,
     embedding_distances,
-    label_counts,
-    picture_errors,
-    points_of,
-    reprojection,
-    seen_points,
-    turned,
+    novel_view_errors,
+    reprojection_errors,
+    turn_pose,
+    unproject,
+    visible_points,
 )
 from training.data.dataset import PosedImageDataset
 
-SEED_STEP = 2_654_435_761  # 2^32 / golden ratio: the samples' z of one seed lie far from those of another
-GUESS_POINTS = 2**16  # of the constant guess, about as many as a mesh has
+SEED_STEP = 2_654_435_761  # 2^32 / golden ratio: keeps the z of different seeds far apart
+SEEDS_PER_LABEL_MAP = 5  # images of one label map, for diversity
 
-Progress = Callable[[Iterable, int, str], Iterable]  # steps, how many, of what
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What metrics need besides the model and the data; None where no metric needs it.
-
-    Args:
-        extractor: features of pictures. embedding: of the turned views. segmenter: logits of classes.
-        distance: of pictures, for diversity. depths: of the data set's views.
-    """
-
-    extractor: Extractor | None = None
-    embedding: Extractor | None = None
-    segmenter: Extractor | None = None
-    distance: Distance | None = None
-    depths: DepthPictures | None = None
+Progress = Callable[[Iterable, int, str], Iterable]  # steps, their number, and what they process
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What is drawn at random, and how much at once.
+class SamplingOptions:
+    """Random samples and batch size.
 
     Args:
-        num: samples where a metric's name does not say; None for the metric's own number.
-        batch: pictures at once.
-        seed: of the order of the data set and of every z.
+        num: samples of metrics whose names have no number; None for the metric's default.
+        batch: images rendered at once.
+        seed: of the order of the data set and of z.
     """
 
     num: int | None = None
     batch: int = 4
     seed: int = 0
 
-    def z_seeds(self, numbers: Iterable[int]) -> list[int]:
-        """Seeds of z of the samples with these numbers: the number itself, further on with another seed."""
-        return [(self.seed * SEED_STEP + number) % 2**32 for number in numbers]
+    def z_seeds(self, indices: Iterable[int]) -> list[int]:
+        """Return the seeds of z of samples: for seed 0 the index of the sample, for others an offset added."""
+        return [(self.seed * SEED_STEP + index) % 2**32 for index in indices]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One metric's figures.
+    """Figures of one metric.
 
     Args:
-        values: NaN where no sample has one.
-        counted: figures that fewer than `samples` samples have -> how many.
-        seconds: of the pass that it shares with others, and its own arithmetic.
+        metric: the metric.
+        figures: value by name; NaN if no sample has one.
+        num_samples: generated samples.
+        counted: number of samples behind a figure, for figures that fewer than `num_samples` samples have.
+        seconds: time of rendering, shared with other metrics, and of the metric itself.
     """
 
     metric: Metric
-    values: Values
-    samples: int
+    figures: Figures
+    num_samples: int
     counted: dict[str, int]
     seconds: float
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A data set, the tools and the choices: everything but the model.
+class Evaluator:
+    """Computes metrics of generators on one data set.
 
     Args:
-        progress: around the steps of a pass.
+        dataset: the data set.
+        resources: networks and data that the metrics need.
+        options: random samples and batch size.
+        device: of the generators.
+        classes: label channels S of the generators.
+        progress: called around the steps of a rendering loop.
     """
 
     dataset: PosedImageDataset
-    tools: Tools
-    choices: Choices
+    resources: Resources
+    options: SamplingOptions
     device: torch.device
-    classes: int  # of the network's label maps
-    progress: Progress = field(default=lambda steps, _count, _what: steps)
-    _real: dict[int, Tensor] = field(init=False, default_factory=dict)  # by how many they are
+    classes: int
+    progress: Progress = field(default=lambda steps, _count, _label: steps)
+    _real_features: dict[int, Tensor] = field(init=False, default_factory=dict)  # by number of images
 
     @torch.inference_mode()
-    def __call__(self, source: Source, metrics: Sequence[Metric]) -> Iterator[Result]:
-        """Figures of a source, the same in all processes, each as soon as it is known."""
-        for seen in Pass:
-            mine = [metric for metric in metrics if metric.kind.seen is seen]
-            if not mine:
+    def evaluate(self, generator: SceneGenerator, metrics: Sequence[Metric]) -> Iterator[Result]:
+        """Yield the results of metrics, each as soon as it is known and the same in all processes."""
+        for mode in EvalMode:
+            selected = [metric for metric in metrics if metric.spec.mode is mode]
+            if not selected:
                 continue
-            counts = {metric.name: self.count(metric) for metric in mine}
-            started = time.monotonic()
-            tally = together(partial(PASSES[seen], self, source, counts)).gathered()
-            seconds = time.monotonic() - started
-            for metric in mine:
-                started, count = time.monotonic(), counts[metric.name]
-                found = Found(tally, count, self.real(metric) if metric.key in COMPARED else None, self.device)
-                values = on_rank_0(partial(SUMMARIES[metric.key], metric, found))
-                counted = {name: int(x.isfinite().sum()) for name, x in columns(metric, tally).items()}
-                counted = {name: number for name, number in counted.items() if number < count}
-                yield Result(metric, values, count, counted, seconds + time.monotonic() - started)
 
-    def count(self, metric: Metric) -> int:
-        """Samples that this metric takes; of objects with several views no more than there are."""
-        if metric.kind.seen is Pass.TRUTH:
-            objects = Objects(self.dataset).count
-            return min(metric.samples(self.choices.num, objects), objects)
-        return metric.samples(self.choices.num, len(self.dataset))
+            # Render once for all metrics of this mode.
+            start = time.monotonic()
+            accumulator = run_on_all_ranks(partial(LOOPS[mode], self, generator, selected)).gather()
+            render_seconds = time.monotonic() - start
+
+            # Compute the figures.
+            for metric in selected:
+                start = time.monotonic()
+                count = self.num_samples(metric)
+                real_features = self.real_features(metric) if metric.spec.compares_with_real else None
+                figures = run_on_rank_0(partial(metric.figures, MetricInputs(accumulator, count, real_features)))
+                counted = {name: int(x.isfinite().sum()) for name, x in metric.columns(accumulator).items()}
+                counted = {name: n for name, n in counted.items() if n < count}
+                yield Result(metric, figures, count, counted, render_seconds + time.monotonic() - start)
+
+    def num_samples(self, metric: Metric) -> int:
+        """Return how many samples a metric uses; of novel views at most one per object."""
+        if metric.spec.mode is EvalMode.NOVEL_VIEWS:
+            objects = MultiViewObjects(self.dataset).count
+            return min(metric.num_samples(self.options.num, objects), objects)
+        return metric.num_samples(self.options.num, len(self.dataset))
 
     def members(self, count: int) -> np.ndarray:
-        """Which members of the data set the first samples are."""
-        return order_of(count, len(self.dataset), self.choices.seed)
+        """Return the members of the data set that the first `count` samples use."""
+        return sample_order(count, len(self.dataset), self.options.seed)
 
-    def reals(self, metric: Metric) -> int:
-        """Real pictures that this metric compares with."""
-        return min(metric.reals or len(self.dataset), len(self.dataset))
+    def num_real(self, metric: Metric) -> int:
+        """Return how many real images a metric compares with."""
+        return min(metric.max_real or len(self.dataset), len(self.dataset))
 
-    def real(self, metric: Metric) -> Tensor:
-        """Their features, computed once, by all processes together."""
-        count = self.reals(metric)
-        if count not in self._real:
+    def real_features(self, metric: Metric) -> Tensor:
+        """Return features N,F of the real images of a metric, computed once, by all processes together."""
+        count = self.num_real(metric)
+        if count not in self._real_features:
             members = np.sort(self.members(count))
-            batch, extractor = self.choices.batch, self.tools.extractor
-            self._real[count] = real_features(self.dataset, members, extractor, batch, self.device)
-        return self._real[count]
-
-    def batches(self, count: int, batch: int, what: str) -> Iterable[Samples]:
-        """This process's samples."""
-        members = self.members(count)
-        steps = list(shared(count, batch))
-        for numbers in self.progress(steps, len(steps), what):
-            yield self.samples(numbers, members[numbers.start : numbers.stop])
-
-    def samples(self, numbers: Sequence[int], members: Sequence[int], images: bool = False) -> Samples:
-        """Members of the data set as the samples of these numbers; see `read_samples`."""
-        seeds = self.choices.z_seeds(numbers)
-        return read_samples(self.dataset, self.classes, numbers, members, seeds, self.device, images)
-
-    def views(self, source: Source, scene: Any, poses: Tensor) -> dict[str, Tensor]:
-        """One scene from all poses, a batch at once."""
-        return _joined([source.look(scene, part) for part in poses.split(self.choices.batch)])
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-# --------------------------------------------------------------------------- passes
-
-
-def own_view_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]) -> Tally:
-    """Pictures of label maps from their own poses: label counts, and what extractor and segmenter say."""
-    tally, tools = Tally(), evaluation.tools
-    keys = {key: max((n for name, n in counts.items() if Metric(name).key == key), default=0) for key in SUMMARIES}
-    labeled = max(keys[key] for key in ("miou", "acc", "ap"))
-    featured, scored = max(keys[key] for key in ("fid", "kid", "pr")), keys["is"]
-    for samples in evaluation.batches(max(counts.values()), evaluation.choices.batch, "pictures"):
-        out = source.look(source.scenes(samples.label_map, samples.pose, samples.seeds), samples.pose)
-        pictures = to_pictures(out["image"])
-        if (n := _within(samples, labeled)) > 0:
-            tally.add("labels", label_counts(out["semantic"][:n].float(), samples.label_map[:n]))
-            if tools.segmenter:
-                tally.add("segmented", label_counts(tools.segmenter.features(pictures[:n]), samples.label_map[:n]))
-        if (n := _within(samples, featured)) > 0:
-            tally.put("features", samples.numbers[:n], tools.extractor.features(pictures[:n]))
-        if (n := _within(samples, scored)) > 0:
-            tally.put("probabilities", samples.numbers[:n], tools.extractor.probabilities(pictures[:n]))
-    return tally
-
-
-def _within(samples: Samples, count: int) -> int:
-    """How many of these samples are among the first `count`."""
-    return min(len(samples.numbers), count - samples.numbers[0])
-
-
-def seeds_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]) -> Tally:
-    """Pictures of one label map with several seeds."""
-    tally, choices = Tally(), evaluation.choices
-    for samples in evaluation.batches(max(counts.values()), 1, "label maps"):
-        first = samples.numbers[0] * SEEDS
-        pictures = []
-        for seeds in torch.tensor(choices.z_seeds(range(first, first + SEEDS))).split(choices.batch):
-            scenes = source.scenes(samples.label_map, samples.pose, seeds.tolist())
-            pictures.append(source.look(scenes, samples.pose.expand(len(seeds), -1))["image"])
-        drawn = torch.cat(pictures).float().clamp(-1, 1)
-        tally.put("diversity", samples.numbers, mean_distance(drawn, evaluation.tools.distance, choices.batch))
-    return tally
-
-
-def turn_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]) -> Tally:
-    """The input's view and others to either side of it."""
-    tally, embedding = Tally(), evaluation.tools.embedding
-    for samples in evaluation.batches(max(counts.values()), 1, "scenes"):
-        poses = torch.cat([turned(samples.pose, yaw, source.pivot) for yaw in TURNS_RAD])
-        scene = source.scenes(samples.label_map, samples.pose, samples.seeds)
-        out = evaluation.views(source, scene, torch.cat([samples.pose, poses]))
-        if "image_depth" in out:
-            first, others = ({name: x[part] for name, x in out.items()} for part in (slice(1), slice(1, None)))
-            differences = reprojection(first, samples.pose, others, poses)
-            tally.put("reprojection", samples.numbers, differences.nanmean(0)[None])
-        if embedding:
-            found = torch.cat(
-                [embedding.features(x) for x in to_pictures(out["image"]).split(evaluation.choices.batch)]
+            features = dataset_features(
+                self.dataset, members, self.resources.extractor, self.options.batch, self.device
             )
-            tally.put("embedding", samples.numbers, embedding_distances(found[:1], found[1:]).mean(0)[None])
-    return tally
+            self._real_features[count] = features.to(self.device)
+        return self._real_features[count]
+
+    def batches(self, count: int, batch_size: int, label: str) -> Iterator[Samples]:
+        """Yield this process's batches of the first `count` samples, without images; `label` is for the progress."""
+        members = self.members(count)
+        steps = list(local_batches(count, batch_size))
+        for indices in self.progress(steps, len(steps), label):
+            yield self.samples(indices, members[indices.start : indices.stop])
+
+    def samples(self, indices: Sequence[int], members: Sequence[int], images: bool = False) -> Samples:
+        """Read members of the data set as samples of these indices; see `read_samples`."""
+        seeds = self.options.z_seeds(indices)
+        return read_samples(self.dataset, self.classes, indices, members, seeds, self.device, images)
+
+    def render_batches(self, generator: SceneGenerator, scene: Any, poses: Tensor) -> Views:
+        """Render one scene from poses N,25, a batch at a time."""
+        batches = [generator.render(scene, batch) for batch in poses.split(self.options.batch)]
+        return {name: torch.cat([views[name] for views in batches]) for name in batches[0]}
 
 
-def truth_pass(evaluation: Evaluation, source: Source, counts: dict[str, int]) -> Tally:
-    """An object's first view as input; its other views as rendered and as the data set has them."""
-    tally, dataset, depths = Tally(), evaluation.dataset, evaluation.tools.depths
-    objects = Objects(dataset)
-    count = max(counts.values())
-    views_of, meshes = (counts.get(name, 0) for name in ("nvs", "chamfer"))
-    order = order_of(count, objects.count, evaluation.choices.seed)
-    steps = list(shared(count, 1))
-    for (number,) in evaluation.progress(steps, len(steps), "objects"):
-        members = objects.members(int(order[number]))
-        views = evaluation.samples([number] * len(members), members, images=True)
-        depth = depths and torch.stack([depths.of(dataset, member) for member in members]).to(evaluation.device)
-        scene = source.scenes(views.label_map[:1], views.pose[:1], views.seeds[:1])
-        shown = 0 if number < meshes else 1  # the mesh is seen from the input's pose too
-        out = evaluation.views(source, scene, views.pose[shown:])
-        if number < views_of:
-            novel = {name: x[1 - shown :] for name, x in out.items()}
-            tally.add("novel labels", label_counts(novel["semantic"].float(), views.label_map[1:]))
-            errors = picture_errors(novel, views.image[1:], None if depth is None else depth[1:])
-            tally.put("novel views", [number], errors[None])
-        if number < meshes:
-            surface = seen_points(source.surface(scene), out["image_depth"], views.pose)
-            truth = points_of(depth, views.pose)[depth.flatten(1) > 0]
-            tally.put("chamfer", [number], chamfer(surface, truth)[None])
-    return tally
+# --------------------------------------------------------------------------- rendering loops, one per mode
 
 
-def constant_guess(evaluation: Evaluation, members: Sequence[int], pivot: Tensor) -> MeanBaseline:
-    """The guess that fits these members of the data set best."""
-    dataset, depths = evaluation.dataset, evaluation.tools.depths
-    image, semantic, depth, seen = (torch.zeros([]) for _ in range(4))
-    points = []
-    for member in members:
-        sample = evaluation.samples([0], [member], images=True)
-        label_map = sample.label_map[0]
-        if dataset.data_type == "seg":
-            label_map = F.one_hot(label_map[0], evaluation.classes).permute(2, 0, 1)
-        image, semantic = image + sample.image[0].cpu(), semantic + label_map.cpu()
-        if depths:
-            found = depths.of(dataset, member)
-            depth, seen = depth + found, seen + (found > 0)
-            own = points_of(found[None], sample.pose.cpu())[found.flatten()[None] > 0]
-            points.append(some_points(own, 1 + GUESS_POINTS // len(members)))
-    image, semantic, weight = ((x / len(members)).to(evaluation.device) for x in (image, semantic, seen))
-    if not depths:
-        return MeanBaseline(image, semantic, None, torch.ones_like(image[:1]), None, pivot)
-    # where no member has an object: the mean over all
-    depth = torch.where(seen > 0, depth / seen.clamp(min=1), depth.sum() / seen.sum()).to(evaluation.device)
-    return MeanBaseline(image, semantic, depth, weight, torch.cat(points).to(evaluation.device), pivot)
+def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
+    """Render label maps from their own poses; accumulate label counts, features and class probabilities."""
+    resources = evaluator.resources
+    accumulator = Accumulator()
+    counts = {"labels": 0, "features": 0, "probabilities": 0}  # samples that need each of them
+    for metric in metrics:
+        counts[metric.spec.input] = max(counts[metric.spec.input], evaluator.num_samples(metric))
+
+    for samples in evaluator.batches(max(counts.values()), evaluator.options.batch, "images"):
+        scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        out = generator.render(scenes, samples.pose)
+        images = to_uint8(out["image"])
+
+        # Each kind of input has its own number of samples, which may end within this batch.
+        remaining = {name: max(0, count - samples.indices[0]) for name, count in counts.items()}
+        if n := remaining["labels"]:
+            target = samples.label_map[:n]
+            accumulator.add_counts("labels", label_counts(out["semantic"][:n].float(), target))
+            if resources.segmenter:
+                logits = resources.segmenter.features(images[:n])
+                accumulator.add_counts("segmented", label_counts(logits, target))
+        if n := remaining["features"]:
+            accumulator.put_rows("features", samples.indices[:n], resources.extractor.features(images[:n]))
+        if n := remaining["probabilities"]:
+            probabilities = resources.extractor.probabilities(images[:n])
+            accumulator.put_rows("probabilities", samples.indices[:n], probabilities)
+    return accumulator
 
 
-PASSES = {
-    Pass.OWN_VIEW: own_view_pass,
-    Pass.SEEDS: seeds_pass,
-    Pass.TURN: turn_pass,
-    Pass.TRUTH: truth_pass,
+def _seeds_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
+    """Render each label map with several seeds; accumulate distances between the images."""
+    accumulator = Accumulator()
+    options = evaluator.options
+    for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "label maps"):
+        first = samples.indices[0] * SEEDS_PER_LABEL_MAP
+        z_seeds = options.z_seeds(range(first, first + SEEDS_PER_LABEL_MAP))
+        images = []
+        for start in range(0, len(z_seeds), options.batch):
+            batch = z_seeds[start : start + options.batch]
+            scenes = generator.generate(samples.label_map, samples.pose, batch)
+            images.append(generator.render(scenes, samples.pose.expand(len(batch), -1))["image"])
+        image = torch.cat(images).float().clamp(-1, 1)  # K,3,R,R
+        distance = mean_pairwise_distance(image, evaluator.resources.distance, options.batch)
+        accumulator.put_rows("diversity", samples.indices, distance)
+    return accumulator
+
+
+def _turned_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
+    """Render the input view and views turned to both sides; accumulate their differences."""
+    accumulator = Accumulator()
+    embedding = evaluator.resources.embedding
+    for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "scenes"):
+        poses = torch.cat([turn_pose(samples.pose, yaw, generator.pivot) for yaw in TURNS_RAD])  # V,25
+        scene = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        out = evaluator.render_batches(generator, scene, torch.cat([samples.pose, poses]))
+        if "image_depth" in out:
+            first = {name: x[:1] for name, x in out.items()}
+            others = {name: x[1:] for name, x in out.items()}
+            errors = reprojection_errors(first, samples.pose, others, poses)  # V,5
+            accumulator.put_rows("reprojection", samples.indices, errors.nanmean(0)[None])
+        if embedding:
+            batches = to_uint8(out["image"]).split(evaluator.options.batch)
+            embeddings = torch.cat([embedding.features(batch) for batch in batches])
+            distances = embedding_distances(embeddings[:1], embeddings[1:])  # V,2
+            accumulator.put_rows("embedding", samples.indices, distances.mean(0)[None])
+    return accumulator
+
+
+def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
+    """Generate an object from its first view; accumulate errors of its other views and of its mesh."""
+    accumulator = Accumulator()
+    dataset = evaluator.dataset
+    depth_images = evaluator.resources.depth_images
+    objects = MultiViewObjects(dataset)
+    counts = {metric.key: evaluator.num_samples(metric) for metric in metrics}
+    num_objects = max(counts.values())
+    order = sample_order(num_objects, objects.count, evaluator.options.seed)
+
+    steps = list(local_batches(num_objects, 1))
+    for (index,) in evaluator.progress(steps, len(steps), "objects"):
+        members = objects.members(int(order[index]))
+        true = evaluator.samples([index] * len(members), members, images=True)
+        depth = None
+        if depth_images:
+            depth = torch.stack([depth_images.read(dataset, i) for i in members]).to(evaluator.device)  # V,1,R,R
+
+        # Render the other views; for the mesh also the input view, since points that it sees are compared too.
+        scene = generator.generate(true.label_map[:1], true.pose[:1], true.seeds[:1])
+        with_mesh = index < counts.get("chamfer", 0)
+        first = 0 if with_mesh else 1
+        out = evaluator.render_batches(generator, scene, true.pose[first:])
+
+        if index < counts.get("nvs", 0):
+            novel = {name: x[1 - first :] for name, x in out.items()}
+            accumulator.add_counts("novel_labels", label_counts(novel["semantic"].float(), true.label_map[1:]))
+            errors = novel_view_errors(novel, true.image[1:], None if depth is None else depth[1:])
+            accumulator.put_rows("novel_views", [index], errors[None])
+        if with_mesh:
+            surface = visible_points(generator.surface_points(scene), out["image_depth"], true.pose)
+            true_points = unproject(depth, true.pose)[depth.flatten(1) > 0]
+            accumulator.put_rows("chamfer", [index], chamfer_distances(surface, true_points)[None])
+    return accumulator
+
+
+LOOPS = {
+    EvalMode.INPUT_VIEW: _input_view_loop,
+    EvalMode.SEEDS: _seeds_loop,
+    EvalMode.TURNED_VIEWS: _turned_views_loop,
+    EvalMode.NOVEL_VIEWS: _novel_views_loop,
 }

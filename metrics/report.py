@@ -1,4 +1,4 @@
-"""What an evaluation found: a table for the screen, and files to keep."""
+"""Reports of an evaluation: a table for the console, a JSON line and a protocol of all settings for each metric."""
 
 from __future__ import annotations
 
@@ -6,70 +6,162 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import atomic_write, format_time
-from metrics.evaluation import Result
+import torch
 
-DIGITS = 5  # significant ones
+from dnnlib.util import atomic_write, format_time
+from metrics.evaluation import SEED_STEP, SEEDS_PER_LABEL_MAP, Evaluator, Result
+from metrics.generators import BASELINE_POINTS, MESH_GRID
+from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
+from metrics.registry import EvalMode
+from metrics.views import DEPTH_AGREEMENT, OPAQUE, SURFACE_POINTS, TURNS_RAD
+from torch_utils.precision import Precision
+from training.networks.generator import TriPlane
+
+DIGITS = 5  # significant digits in the table
 MISSING = "-"
+SETTINGS = {  # constants behind the figures of each mode
+    EvalMode.INPUT_VIEW: {},
+    EvalMode.SEEDS: {"seeds per label map": SEEDS_PER_LABEL_MAP},
+    EvalMode.TURNED_VIEWS: {
+        "turns (rad)": TURNS_RAD,
+        "largest relative difference of depth": DEPTH_AGREEMENT,
+        "smallest weight of a ray": OPAQUE,
+    },
+    EvalMode.NOVEL_VIEWS: {
+        "SSIM": f"Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}",
+        "largest PSNR": MAX_PSNR,
+        "mesh": f"density grid of {MESH_GRID} points per axis, automatic threshold",
+        "points of each surface": SURFACE_POINTS,
+        "points of the constant baseline": BASELINE_POINTS,
+        "largest relative difference of depth": DEPTH_AGREEMENT,
+    },
+}
 
 
 def table(columns: Mapping[str, Sequence[Result]]) -> str:
-    """Figures by name down, sources across; behind a figure, how many samples have it where not all do."""
-    cells = {source: {k: v for r in results for k, v in _cells(r).items()} for source, results in columns.items()}
-    names = list(dict.fromkeys(name for values in cells.values() for name in values))
-    rows = [["", *cells], *([name, *(values.get(name, MISSING) for values in cells.values())] for name in names)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Format figures as a table with one row per figure and one column per generator.
+
+    A figure that not all samples have is followed by the number of samples that have it.
+
+    Args:
+        columns: results by name of the generator.
+    """
+    cells: dict[str, dict[str, str]] = {}  # text by figure and generator
+    for generator, results in columns.items():
+        for result in results:
+            for name, value in result.figures.items():
+                cells.setdefault(name, {})[generator] = _cell(value, result.counted.get(name), result.num_samples)
+
+    rows = [["", *columns]]
+    for name, by_generator in cells.items():
+        rows.append([name, *(by_generator.get(generator, MISSING) for generator in columns)])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
-    for name, *others in rows:
-        right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *right]).rstrip())
+    for name, *values in rows:
+        aligned = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
     return "\n".join(lines)
 
 
-def _cells(result: Result) -> dict[str, str]:
-    shown = {}
-    for name, value in result.values.items():
-        few = f" ({result.counted[name]} of {result.samples})" if result.counted.get(name) else ""
-        shown[name] = MISSING if math.isnan(value) else f"{value:.{DIGITS}g}{few}"
-    return shown
+def _cell(value: float, counted: int | None, num_samples: int) -> str:
+    """Format one figure."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.{DIGITS}g}" + (f" ({counted} of {num_samples})" if counted else "")
+
+
+def network_settings(G: TriPlane, device: torch.device) -> dict[str, str]:
+    """Return resolution, precision and device of a network, for the protocol."""
+    blocks = [module.precision for module in G.modules() if isinstance(getattr(module, "precision", None), Precision)]
+    dtypes = sorted({str(block.dtype(device)).removeprefix("torch.") for block in blocks})
+    return {
+        "rendered at": f"{G.neural_rendering_resolution} pixels, enlarged to {G.img_resolution}",
+        "precision": f"{' and '.join(dtypes)}, metrics in float64",
+        "device": str(device),
+        "torch": torch.__version__,
+    }
+
+
+def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> dict[str, str]:
+    """Return all settings behind the figures of one metric, by name.
+
+    Args:
+        evaluator: the evaluator.
+        result: of this metric.
+        run: settings that the caller knows, such as the weights file.
+    """
+    dataset = evaluator.dataset
+    metric = result.metric
+    samples = "".join(f"; {n} of them have {name}" for name, n in result.counted.items())
+    settings = {
+        "metric": f"{metric.name}. {metric.spec.description}",
+        "images": f"{metric.spec.mode.value}; clipped to [-1, 1]; for networks rounded to uint8",
+        "samples": f"{result.num_samples}{samples}",
+        **run,
+        "data set": f"{dataset.name}, {len(dataset)} images of {dataset.resolution} pixels, {dataset.data_type}",
+        **asdict(evaluator.options),
+        "order": f"numpy RandomState({evaluator.options.seed}).permutation, repeated",
+        "z": f"numpy RandomState((seed * {SEED_STEP} + i) mod 2^32).randn for image i; no truncation, const noise, "
+        "no jitter",
+        **SETTINGS[metric.spec.mode],
+    }
+    if metric.spec.compares_with_real:
+        count = evaluator.num_real(metric)
+        settings["real images"] = f"{count}, " + ("all" if count == len(dataset) else "the first in that order")
+    for name, resource in vars(evaluator.resources).items():
+        if resource is not None:
+            settings[f"loaded {name}"] = resource.description
+    return {name: str(value) for name, value in settings.items()}
 
 
 def write_result(
-    folder: Path, results: Mapping[str, Result], network: str, processes: int, protocol: Mapping[str, str], **more: Any
+    run_dir: Path,
+    results: Mapping[str, Result],
+    network: str,
+    processes: int,
+    settings: Mapping[str, str],
+    **extra: Any,
 ) -> None:
-    """Add a line to metric-NAME.jsonl of one metric, and put its protocol into metric-NAME-protocol.txt.
+    """Append a line to metric-NAME.jsonl and write metric-NAME-protocol.txt for one metric.
 
-    Keys as in the public family: results, metric, total_time, total_time_str, num_gpus, snapshot_pkl, timestamp; and
-    samples, counted, baselines, protocol and those of `more`. A figure that there is not is null.
+    The keys are those of the StyleGAN family (results, metric, total_time, total_time_str, num_gpus, snapshot_pkl,
+    timestamp), and samples, counted, baselines, protocol and `extra`. Figures without a value are null.
 
     Args:
-        results: of the network first, then of what it must beat.
-        protocol: every choice behind these figures; in the line too, since a later call may choose otherwise.
+        run_dir: directory of the files, created if needed.
+        results: of the evaluated network first, then of its baselines.
+        network: name of the weights.
+        processes: number of processes.
+        settings: see `protocol`; also in the JSON line, since a later call may overwrite the protocol file.
+        extra: more keys of the line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (_, own), *others = results.items()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (_, result), *baselines = results.items()
     line = {
-        "results": _with_null(own),
-        "metric": own.metric.name,
-        "total_time": own.seconds,
-        "total_time_str": format_time(own.seconds),
+        "results": _finite_or_none(result),
+        "metric": result.metric.name,
+        "total_time": result.seconds,
+        "total_time_str": format_time(result.seconds),
         "num_gpus": processes,
         "snapshot_pkl": network,
         "timestamp": time.time(),
-        "samples": own.samples,
-        "counted": own.counted,
-        "baselines": {name: _with_null(result) for name, result in others},
-        "protocol": dict(protocol),
-        **more,
+        "samples": result.num_samples,
+        "counted": result.counted,
+        "baselines": {name: _finite_or_none(baseline) for name, baseline in baselines},
+        "protocol": dict(settings),
+        **extra,
     }
-    with (folder / f"metric-{own.metric.name}.jsonl").open("ab", buffering=0) as file:
-        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")  # at once: others may write to it too
-    with atomic_write(folder / f"metric-{own.metric.name}-protocol.txt") as file:
-        file.write("".join(f"{name}: {value}\n" for name, value in protocol.items()).encode())
+    # One unbuffered write: other evaluations may append to the same file.
+    with (run_dir / f"metric-{result.metric.name}.jsonl").open("ab", buffering=0) as file:
+        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+    with atomic_write(run_dir / f"metric-{result.metric.name}-protocol.txt") as file:
+        file.write("".join(f"{name}: {value}\n" for name, value in settings.items()).encode())
 
 
-def _with_null(result: Result) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in result.values.items()}
+def _finite_or_none(result: Result) -> dict[str, float | None]:
+    """Return the figures by name, with None for those that JSON cannot represent."""
+    return {name: value if math.isfinite(value) else None for name, value in result.figures.items()}

@@ -1,0 +1,173 @@
+"""Samples of a data set that metrics use: label maps, poses, images and depth, and several views of one object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import ConfigError
+from training.data.archive import Archive, DataError, data_error
+from training.data.dataset import PosedImageDataset
+from training.data.image_io import open_image
+from training.data.index import POSES_FILE, parse_json
+from training.data.label_maps import label_map_from_dataset
+
+DEPTH_FILE = "depth.json"
+DEPTH_SCALE = "world_units_per_level"  # key of DEPTH_FILE
+DEPTH_MODES = ("I;16", "I;16B", "I")  # names of 16-bit gray images in different versions of PIL
+
+
+class Samples(NamedTuple):
+    """A batch of evaluation samples.
+
+    Args:
+        indices: N positions in the evaluation; `seeds` and the members of the data set follow from them.
+        image: N,3,R,R in [-1, 1], or None if not read.
+        label_map: N,1,R,R in network form.
+        pose: N,25.
+        seeds: N seeds of z.
+    """
+
+    indices: list[int]
+    image: Tensor | None
+    label_map: Tensor
+    pose: Tensor
+    seeds: list[int]
+
+
+def sample_order(count: int, length: int, seed: int) -> np.ndarray:
+    """Return `count` members of a data set of `length`: a permutation, repeated as often as needed."""
+    return np.resize(np.random.RandomState(seed).permutation(length), count)
+
+
+def read_samples(
+    dataset: PosedImageDataset,
+    classes: int,
+    indices: Sequence[int],
+    members: Sequence[int],
+    seeds: Sequence[int],
+    device: torch.device,
+    images: bool = False,
+) -> Samples:
+    """Read members of a data set as evaluation samples.
+
+    Args:
+        dataset: the data set.
+        classes: S, classes that the network knows.
+        indices: N positions in the evaluation.
+        members: N positions in the data set.
+        seeds: N seeds of z.
+        device: of the tensors.
+        images: whether to decode the images, which takes time.
+    Raises:
+        DataError: a class that the network does not know.
+    """
+    items = [dataset[int(member)] if images else dataset.get_conditions(int(member)) for member in members]
+    for item in items:
+        if dataset.data_type == "seg" and item["mask"].max() >= classes:
+            problem = f"its label map has class {item['mask'].max()}, the network knows 0 to {classes - 1}"
+            raise data_error(dataset.images.path, dataset.get_details(item["idx"]).name, problem)
+
+    label_map = torch.stack([label_map_from_dataset(item["mask"], dataset.data_type) for item in items])
+    pose = torch.from_numpy(np.stack([item["pose"] for item in items]))
+    image = None
+    if images:
+        image = torch.from_numpy(np.stack([item["image"] for item in items])).to(device) / 127.5 - 1
+    return Samples(list(indices), image, label_map.to(device), pose.to(device), list(seeds))
+
+
+# --------------------------------------------------------------------------- data with known 3D
+
+
+class DepthImages:
+    """16-bit images of the distance along the ray of each pixel, with the names of a data set's images.
+
+    Args:
+        path: zip or directory with DEPTH_FILE.
+    Raises:
+        DataError: missing or damaged, or without the scale.
+    """
+
+    def __init__(self, path: str | Path):
+        self.archive = Archive(path)
+        try:
+            self.scale = float(parse_json(self.archive.read(DEPTH_FILE))[DEPTH_SCALE])
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise data_error(path, DEPTH_FILE, f'expected {{"{DEPTH_SCALE}": number}}') from error
+
+    @property
+    def description(self) -> str:
+        """Path of the archive."""
+        return str(self.archive.path)
+
+    def read(self, dataset: PosedImageDataset, member: int) -> Tensor:
+        """Return the depth (1,R,R, world units, 0 where there is no object) of a member of the data set.
+
+        Raises:
+            DataError: no such image, not a depth image, or of another size than the color image.
+        """
+        details = dataset.get_details(member)
+        content = self.archive.read(details.name)
+        try:
+            levels = np.array(open_image(content, DEPTH_MODES)).astype(np.float32)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise data_error(self.archive.path, details.name, f"not a depth image ({error})") from error
+        if levels.shape != (dataset.resolution, dataset.resolution):
+            sizes = f"{levels.shape[1]}x{levels.shape[0]} pixels, but its color image has {dataset.resolution}"
+            raise data_error(self.archive.path, details.name, f"{sizes}; is it the depth of another data set?")
+        if details.xflip:
+            levels = np.ascontiguousarray(levels[:, ::-1])
+        return torch.from_numpy(levels)[None] * self.scale
+
+
+def find_depth(dataset: PosedImageDataset, path: str | None) -> DepthImages | None:
+    """Open the depth images of a data set: those at `path`, by default DATA_depth.zip next to it, None if missing.
+
+    Raises:
+        ConfigError: not usable, or of images of another size.
+    """
+    images = dataset.images.path
+    default_path = images.with_name(f"{images.stem}_depth.zip")
+    if not path and not default_path.is_file():
+        return None
+    try:
+        depth_images = DepthImages(path or default_path)
+        depth_images.read(dataset, 0)  # checks the size
+    except DataError as error:
+        raise ConfigError("depth_data", problem=str(error)) from error
+    return depth_images
+
+
+class MultiViewObjects:
+    """Groups of samples of a data set that show the same object.
+
+    Args:
+        dataset: a whole data set with all views of an object in a row, not mirrored.
+    Attributes:
+        views: number of views of each object.
+        count: number of objects.
+    Raises:
+        DataError: the data set has one view of each object or does not state their number, or is mirrored or a subset.
+    """
+
+    def __init__(self, dataset: PosedImageDataset):
+        self.views = json.loads(dataset.images.read(POSES_FILE)).get("views", 1)
+        grouped = isinstance(self.views, int) and self.views > 1 and len(dataset.index.images) % self.views == 0
+        if not grouped:
+            problem = f'"views": got {self.views!r}, expected 2 or more consecutive images of each object'
+            raise data_error(dataset.images.path, POSES_FILE, problem)
+        if any(dataset.get_details(i).raw_idx != i for i in range(len(dataset))):
+            raise data_error(dataset.images.path, POSES_FILE, "expected all images in order, none of them mirrored")
+        self.count = len(dataset) // self.views
+
+    def members(self, number: int) -> range:
+        """Return the samples of an object in the data set."""
+        return range(number * self.views, (number + 1) * self.views)

@@ -1,0 +1,176 @@
+"""Generators to evaluate: a network, and the constant baseline that it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dnnlib.errors import ConfigError
+from inference.latents import scene_planes, scene_ws
+from inference.mesh.extraction import extract_mesh
+from inference.mesh.surface import NoSurfaceError
+from metrics.data import DepthImages, read_samples
+from metrics.views import Views, subsample_points, unproject
+from training.data.dataset import PosedImageDataset
+from training.networks.generator import TriPlane
+
+MESH_GRID = 128  # density grid points per axis: a head is about 100 of them wide
+BASELINE_POINTS = 2**16  # surface points of the mean baseline, about as many as a mesh has
+OUTPUTS = ("image", "semantic", "image_depth", "weight")
+
+
+class SceneGenerator(Protocol):
+    """Generator of scenes from label maps that can be rendered from any pose."""
+
+    pivot: Tensor  # 3, world units: center of turned views
+
+    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> Any:
+        """Generate N scenes.
+
+        Args:
+            label_map: N,1,R,R in network form, or 1,1,R,R for all seeds.
+            pose: N,25 or 1,25 to condition on.
+            seeds: N seeds of z.
+        """
+
+    def render(self, scenes: Any, pose: Tensor) -> Views:
+        """Render scenes from poses N,25, one for each scene or several for one scene.
+
+        Returns:
+            image N,3,R,R; semantic N,S,R,R; weight (opacity of a ray) and image_depth N,1,r,r, the last one only if the
+            generator has depth.
+        """
+
+    def surface_points(self, scene: Any) -> Tensor:
+        """Return points K,3 on the surface of one scene, world units; K = 0 if it has none."""
+
+
+@dataclass(frozen=True)
+class NetworkGenerator:
+    """A generator network in eval mode, without truncation, and with constant noise.
+
+    Args:
+        G: the network.
+    """
+
+    G: TriPlane
+
+    @property
+    def pivot(self) -> Tensor:
+        """3, the point that training cameras look at."""
+        return torch.tensor(self.G.rendering_kwargs.get("avg_camera_pivot", (0.0, 0.0, 0.0)), dtype=torch.float32)
+
+    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return ws N,num_ws,w_dim and planes N,3,F,P,P of N seeds; see `SceneGenerator`."""
+        ws = scene_ws(self.G, self.G.encode({"mask": label_map}), pose, seeds)
+        return ws, scene_planes(self.G, ws)
+
+    def render(self, scenes: tuple[Tensor, Tensor], pose: Tensor) -> Views:
+        """Render scenes from poses N,25; see `SceneGenerator`.
+
+        Raises:
+            ConfigError: image or labels are not finite.
+        """
+        ws, planes = scenes
+        out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, outputs=OUTPUTS)
+        if not all(out[name].isfinite().all() for name in ("image", "semantic")):
+            problem = "renders numbers that are not finite"
+            raise ConfigError("network", problem=problem, hint="its training has diverged")
+        return out
+
+    def surface_points(self, scene: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the vertices K,3 of the scene's mesh."""
+        _, planes = scene
+        try:
+            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None)
+        except NoSurfaceError:
+            return planes.new_zeros(0, 3)
+        return torch.from_numpy(mesh.vertices).to(planes.device)
+
+
+@dataclass(frozen=True)
+class MeanBaseline:
+    """Baseline with the same image, label map and depth for every input.
+
+    Args:
+        image: 3,R,R mean image.
+        semantic: S,R,R frequencies of classes (edges: mean drawing); the largest one is the constant label map with the
+            best accuracy.
+        depth: 1,R,R mean depth of the object, or None if the data has no depth.
+        weight: 1,R,R share of samples with an object at this pixel, 1 if the data has no depth.
+        points: K,3 points of all objects together, or None if the data has no depth.
+        pivot: 3, world units.
+    """
+
+    image: Tensor
+    semantic: Tensor
+    depth: Tensor | None
+    weight: Tensor
+    points: Tensor | None
+    pivot: Tensor
+
+    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> int:
+        """Return the number N of scenes, which are all equal; label_map N,1,R,R and pose N,25 have no effect."""
+        return len(seeds)
+
+    def render(self, scenes: int, pose: Tensor) -> Views:
+        """Repeat the outputs for N scenes or poses N,25."""
+        count = max(scenes, len(pose))
+        outputs = {"image": self.image, "semantic": self.semantic, "image_depth": self.depth, "weight": self.weight}
+        return {name: x.expand(count, *x.shape) for name, x in outputs.items() if x is not None}
+
+    def surface_points(self, scene: int) -> Tensor:
+        """Return the points K,3 of all objects."""
+        return self.points
+
+
+def fit_mean_baseline(
+    dataset: PosedImageDataset,
+    members: Sequence[int],
+    classes: int,
+    depth_images: DepthImages | None,
+    pivot: Tensor,
+    device: torch.device,
+) -> MeanBaseline:
+    """Average members of a data set.
+
+    Args:
+        dataset: the data set.
+        members: positions in the data set.
+        classes: S of the network; 1 for edges.
+        depth_images: depth of the data set, if known.
+        pivot: 3, world units.
+        device: of the baseline's tensors.
+    """
+    # Sums over members, one at a time.
+    image_sum = semantic_sum = depth_sum = object_count = torch.zeros([])
+    points = []
+    for member in members:
+        sample = read_samples(dataset, classes, [0], [member], [0], device, images=True)
+        label_map = sample.label_map[0]
+        if dataset.data_type == "seg":
+            label_map = F.one_hot(label_map[0], classes).permute(2, 0, 1)
+        image_sum = image_sum + sample.image[0].cpu()
+        semantic_sum = semantic_sum + label_map.cpu()
+        if depth_images:
+            depth = depth_images.read(dataset, member)  # 1,R,R
+            depth_sum = depth_sum + depth
+            object_count = object_count + (depth > 0)
+            object_points = unproject(depth[None], sample.pose.cpu())[depth.flatten()[None] > 0]
+            points.append(subsample_points(object_points, 1 + BASELINE_POINTS // len(members)))
+
+    image = (image_sum / len(members)).to(device)
+    semantic = (semantic_sum / len(members)).to(device)
+    if not depth_images:
+        return MeanBaseline(image, semantic, None, torch.ones_like(image[:1]), None, pivot)
+
+    # Mean depth of the objects at each pixel; of all pixels where no member has an object.
+    mean_depth = depth_sum.sum() / object_count.sum()
+    depth = torch.where(object_count > 0, depth_sum / object_count.clamp(min=1), mean_depth).to(device)
+    weight = (object_count / len(members)).to(device)
+    return MeanBaseline(image, semantic, depth, weight, torch.cat(points).to(device), pivot)

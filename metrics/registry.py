@@ -1,0 +1,292 @@
+"""Metrics by name: what each one renders, computes and reports.
+
+A metric is a row of `METRICS`. The names that users write ("fid50k_full", "nvs") are parsed by `parse_metrics`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+
+from torch import Tensor
+
+from dnnlib.errors import ConfigError
+from metrics import distribution
+from metrics.distributed import Accumulator
+from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBORS, SPLITS
+from metrics.segmentation import EDGE_TOLERANCE, LEVELS, LINE_BELOW, average_precision, mean_iou, pixel_accuracy
+
+MANY_SAMPLES = 50_000
+FEW_SAMPLES = 200
+MAX_SAMPLES = 10_000_000  # features of more samples would not fit into memory
+
+# --------------------------------------------------------------------------- from accumulated values to figures
+
+
+@dataclass(frozen=True)
+class MetricInputs:
+    """Everything that the figures of a metric are computed from.
+
+    Args:
+        accumulator: values of all samples, from all processes.
+        num_samples: generated samples of this metric; the accumulator may hold more.
+        real_features: N,F features of real images, for metrics that compare with them.
+    """
+
+    accumulator: Accumulator
+    num_samples: int
+    real_features: Tensor | None = None
+
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Return features of real images (N,F) and of generated images (K,F) on the same device."""
+        generated = self.accumulator.rows("features", self.num_samples)
+        return self.real_features, generated.to(self.real_features.device)
+
+
+Figures = dict[str, float]  # by name, or by the suffix that follows the metric's name
+
+
+def _fid(inputs: MetricInputs) -> Figures:
+    real, generated = inputs.features()
+    return {"": distribution.frechet_distance(distribution.statistics(real), distribution.statistics(generated))}
+
+
+def _kid(inputs: MetricInputs) -> Figures:
+    return {"": distribution.kernel_distance(*inputs.features())}
+
+
+def _precision_recall(inputs: MetricInputs) -> Figures:
+    precision, recall = distribution.precision_recall(*inputs.features())
+    return {"_precision": precision, "_recall": recall}
+
+
+def _inception_score(inputs: MetricInputs) -> Figures:
+    mean, std = distribution.inception_score(inputs.accumulator.rows("probabilities", inputs.num_samples))
+    return {"_mean": mean, "_std": std}
+
+
+def _label_score(score: Callable[[Tensor], float], inputs: MetricInputs) -> Figures:
+    """Score the rendered label maps and, with a segmentation network, the label maps of the rendered images."""
+    figures = {"": score(inputs.accumulator.counts("labels"))}
+    if "segmented" in inputs.accumulator:
+        figures["_segmented"] = score(inputs.accumulator.counts("segmented"))
+    return figures
+
+
+def _novel_view_labels(inputs: MetricInputs) -> Figures:
+    counts = inputs.accumulator.counts("novel_labels")
+    if counts.shape[0] == counts.shape[1]:  # a confusion matrix; edges have 3 histograms
+        return {"_miou": mean_iou(counts)}
+    return {"_ap": average_precision(counts)}
+
+
+def _no_figures(_inputs: MetricInputs) -> Figures:
+    return {}
+
+
+# --------------------------------------------------------------------------- the metrics
+
+
+class EvalMode(Enum):
+    """Images that a metric needs; metrics of one mode share them."""
+
+    INPUT_VIEW = "one image per label map, from the pose of its sample"
+    SEEDS = "images of one label map with several seeds"
+    TURNED_VIEWS = "views of one scene, turned to both sides of the input pose"
+    NOVEL_VIEWS = "views of one object at the poses of its other images in the data set"
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """Definition of a metric.
+
+    Args:
+        mode: images that it needs.
+        description: its definition in one sentence, for the protocol.
+        compute: figures by suffix, from accumulated values.
+        means: more figures by suffix: means over samples of the columns of accumulated rows, by name of the rows.
+        input: entry of the accumulator that `compute` reads, in mode INPUT_VIEW.
+        max_samples: default number of samples; fewer if the data set has fewer.
+        min_samples: fewest samples that it is defined for.
+        data_type: "seg" or "edge" if it is defined for one type of label map only.
+        numbered: whether its name may contain a number of samples, as in fid50k_full.
+        max_real: most real images of names that end in _full; None for all.
+    """
+
+    mode: EvalMode
+    description: str
+    compute: Callable[[MetricInputs], Figures] = _no_figures
+    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    input: str = ""
+    max_samples: int = MANY_SAMPLES
+    min_samples: int = 1
+    data_type: str | None = None
+    numbered: bool = False
+    max_real: int | None = None
+
+    @property
+    def compares_with_real(self) -> bool:
+        """Whether it compares features of generated images with features of real images."""
+        return self.input == "features"
+
+    @property
+    def needs_extractor(self) -> bool:
+        """Whether it needs a feature extractor."""
+        return self.input in ("features", "probabilities")
+
+
+_input_view = partial(MetricSpec, EvalMode.INPUT_VIEW)
+_DISTRIBUTION = {"input": "features", "numbered": True}
+_CLASSES = {"input": "labels", "data_type": "seg"}
+METRICS = {
+    "fid": _input_view(
+        "Frechet distance between features of generated and real images, with covariances divided by N; lower is "
+        "better, and larger with fewer images.",
+        _fid, **_DISTRIBUTION,
+    ),
+    "kid": _input_view(
+        f"Squared MMD between features of generated and real images under the kernel (x.y / F + 1)^3, mean over "
+        f"{KERNEL_SUBSETS} random subsets of at most {KERNEL_SUBSET_SIZE}; lower is better, and may be just below 0.",
+        _kid, **_DISTRIBUTION, min_samples=2, max_real=1_000_000,
+    ),
+    "pr": _input_view(
+        "Share of generated images within the manifold of real images (precision) and of real images within that of "
+        f"generated ones (recall), each a union of balls to the nearest neighbor {NEIGHBORS}; higher is better.",
+        _precision_recall, **_DISTRIBUTION, min_samples=NEIGHBORS + 1, max_real=200_000,
+    ),
+    "is": _input_view(
+        f"Inception score, mean and standard deviation over {SPLITS} splits; higher is better.",
+        _inception_score, input="probabilities", numbered=True, min_samples=SPLITS,
+    ),
+    "miou": _input_view(
+        "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of either"
+        "; with suffix _segmented, of a segmentation network's labels on the rendered image; higher is better.",
+        partial(_label_score, mean_iou), **_CLASSES,
+    ),
+    "acc": _input_view(
+        "Share of pixels whose rendered class is the one of the input label map; with suffix _segmented, of a "
+        "segmentation network's labels on the rendered image; higher is better.",
+        partial(_label_score, pixel_accuracy), **_CLASSES,
+    ),
+    "ap": _input_view(
+        f"Average precision of rendered edges over {LEVELS} thresholds, with a tolerance of {EDGE_TOLERANCE} of the "
+        f"image diagonal; input lines are values below {LINE_BELOW}; rendered lines are not thinned, so that the figure "
+        "is not the Berkeley benchmark's; higher is better.",
+        partial(_label_score, average_precision), input="labels", data_type="edge",
+    ),
+    "sg": MetricSpec(
+        EvalMode.SEEDS,
+        "Mean distance over all pairs of images of one label map with different seeds; higher is more diverse.",
+        means={"diversity": ("",)}, max_samples=FEW_SAMPLES,
+    ),
+    "fvv": MetricSpec(
+        EvalMode.TURNED_VIEWS,
+        "Differences of turned views to the input view, reprojected by the rendered depth, where both views see the "
+        "same surface (share compared: _compared): color as a share of the range, share of pixels of another class "
+        "(edges: mean difference), distance of embeddings; lower is better, and reprojected differences should be well "
+        "below those of the same pixels without reprojection (_unmoved).",
+        means={
+            "reprojection": ("_color", "_label", "_color_unmoved", "_label_unmoved", "_compared"),
+            "embedding": ("_embedding", "_embedding_cosine"),
+        },
+        max_samples=FEW_SAMPLES,
+    ),
+    "nvs": MetricSpec(
+        EvalMode.NOVEL_VIEWS,
+        "The first view of an object is the input, its other views are compared with those of the data set: labels, "
+        "PSNR in dB, SSIM (higher is better), and error of depth in world units on the object (lower is better).",
+        _novel_view_labels, {"novel_views": ("_psnr", "_ssim", "_depth")}, max_samples=FEW_SAMPLES,
+    ),
+    "chamfer": MetricSpec(
+        EvalMode.NOVEL_VIEWS,
+        "Mean distance in world units from points of the mesh that some view sees to the nearest point of the data "
+        "set's depth, the other way around, and the mean of both; objects without surface or depth are left out; "
+        "lower is better.",
+        means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, max_samples=FEW_SAMPLES,
+    ),
+}  # fmt: skip
+
+# --------------------------------------------------------------------------- names
+
+EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer, or with a number fid50k_full, kid5k, pr50k3, is10k"
+NAME = re.compile(r"(?P<key>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<neighbors>(?<=k)3)?(?P<full>_full)?)?")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with the numbers of samples that its name states.
+
+    Args:
+        name: as the user wrote it; figures and files are named after it.
+        key: its row of METRICS.
+        num_generated: samples to generate; None if the name does not say.
+        max_real: most real images to compare with; None for all.
+    """
+
+    name: str
+    key: str
+    num_generated: int | None = None
+    max_real: int | None = None
+
+    @property
+    def spec(self) -> MetricSpec:
+        """Its row of METRICS."""
+        return METRICS[self.key]
+
+    def num_samples(self, requested: int | None, available: int) -> int:
+        """Return how many samples to generate.
+
+        Args:
+            requested: number that the user set for metrics whose names have none; None for the metric's default.
+            available: number of label maps, which limits the default only.
+        """
+        return self.num_generated or requested or min(available, self.spec.max_samples)
+
+    def columns(self, accumulator: Accumulator) -> dict[str, Tensor]:
+        """Return the values (N float64, NaN for a sample without one) behind each figure that is a mean over samples."""
+        columns = {}
+        for rows, suffixes in self.spec.means.items():
+            if rows in accumulator:
+                values = accumulator.rows(rows).double().unbind(1)
+                columns.update({self.name + suffix: x for suffix, x in zip(suffixes, values, strict=True)})
+        return columns
+
+    def figures(self, inputs: MetricInputs) -> Figures:
+        """Compute all figures, by name."""
+        figures = {self.name + suffix: value for suffix, value in self.spec.compute(inputs).items()}
+        means = {name: float(column.nanmean()) for name, column in self.columns(inputs.accumulator).items()}
+        return {**figures, **means}
+
+
+def parse_metrics(names: Sequence[str]) -> list[Metric]:
+    """Parse names of metrics; repeated names count once.
+
+    fid50k_full compares 50,000 generated images with all real ones, fid50k with 50,000. Any number is allowed, with k
+    for thousands. pr may have a 3 after its k, for its 3 nearest neighbors.
+
+    Raises:
+        ConfigError: unknown name, too many samples, or no name at all.
+    """
+    if not names:
+        raise ConfigError("metrics", "", f"some of {EXAMPLES}")
+    return [_parse(name) for name in dict.fromkeys(names)]
+
+
+def _parse(name: str) -> Metric:
+    unknown = ConfigError("metrics", name, f"some of {EXAMPLES}", problem="no such metric")
+    match = NAME.fullmatch(name)
+    if not match or match["key"] not in METRICS:
+        raise unknown
+    key = match["key"]
+    if match["number"] is None:
+        return Metric(name, key)
+
+    count = int(match["number"]) * (1000 if match["kilo"] else 1)
+    if not METRICS[key].numbered or count == 0 or (match["neighbors"] and key != "pr"):
+        raise unknown
+    if count > MAX_SAMPLES:
+        raise ConfigError("metrics", name, f"at most {MAX_SAMPLES} samples")
+    return Metric(name, key, count, METRICS[key].max_real if match["full"] else count)

@@ -1,0 +1,141 @@
+"""Networks and data that metrics need besides the generator and the data set, and checks before they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dnnlib.errors import ConfigError
+from inference.mesh.triangles import check_libraries
+from metrics.data import DepthImages, MultiViewObjects, find_depth
+from metrics.image_features import INCEPTION, Extractor, load_extractor, load_segmenter
+from metrics.image_similarity import ImageDistance, load_distance
+from metrics.registry import EvalMode, Metric
+from training.data.archive import DataError
+from training.data.dataset import PosedImageDataset
+
+
+@dataclass(frozen=True)
+class ResourceOptions:
+    """Sources of networks and data.
+
+    Args:
+        extractor: feature extractor, see `load_extractor`.
+        embedding: feature extractor of turned views, or None.
+        segmenter: segmentation network of rendered images, or None.
+        distance: between images of different seeds, one of DISTANCES.
+        lpips_weights: file of VGG16's weights; None lets the package lpips download them.
+        depth_data: depth of the data set's images; None for DATA_depth.zip next to it, if there is one.
+    """
+
+    extractor: str = INCEPTION
+    embedding: str | None = None
+    segmenter: str | None = None
+    distance: str = "lpips"
+    lpips_weights: str | None = None
+    depth_data: str | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Loaded networks and data; None for those that no metric needs.
+
+    Args:
+        extractor: features of images.
+        embedding: features of turned views.
+        segmenter: logits of classes of rendered images.
+        distance: between images of different seeds.
+        depth_images: depth of the data set's images.
+    """
+
+    extractor: Extractor | None = None
+    embedding: Extractor | None = None
+    segmenter: Extractor | None = None
+    distance: ImageDistance | None = None
+    depth_images: DepthImages | None = None
+
+
+def check_metrics(
+    metrics: Sequence[Metric], dataset: PosedImageDataset, options: ResourceOptions, num_samples: int | None
+) -> None:
+    """Check that metrics can be computed on a data set, before anything is loaded.
+
+    Args:
+        metrics: the metrics.
+        dataset: the data set.
+        options: sources of networks and data.
+        num_samples: number of samples that the user set, see `Metric.num_samples`.
+    Raises:
+        ConfigError: a metric of another type of data, with too few samples, or without the views or depth it needs.
+    """
+    for metric in metrics:
+        spec = metric.spec
+        if spec.data_type not in (None, dataset.data_type):
+            problem = f"{metric.name}: is for {spec.data_type} data, this is {dataset.data_type}"
+            raise ConfigError("metrics", problem=problem)
+        count = metric.num_samples(num_samples, len(dataset))
+        if spec.compares_with_real:
+            count = min(count, len(dataset))  # number of real images
+        if count < spec.min_samples:
+            problem = f"{metric.name}: needs at least {spec.min_samples} samples, got {count}"
+            raise ConfigError("metrics", problem=problem)
+    if options.segmenter and dataset.data_type != "seg":
+        raise ConfigError("segmenter", problem="is for label maps of classes, this data set has edges")
+    if any(metric.spec.mode is EvalMode.NOVEL_VIEWS for metric in metrics):
+        _check_novel_views(dataset, options, mesh=any(metric.key == "chamfer" for metric in metrics))
+
+
+def _check_novel_views(dataset: PosedImageDataset, options: ResourceOptions, mesh: bool) -> None:
+    """Raise ConfigError unless the data set has several views and, for metrics of meshes, depth."""
+    try:
+        MultiViewObjects(dataset)
+    except DataError as error:
+        raise ConfigError("metrics", problem=f"nvs, chamfer: {error}") from error
+    depth_images = find_depth(dataset, options.depth_data)
+    if not mesh:
+        return
+    if depth_images is None:
+        problem = "chamfer: needs the depth of the data set's images"
+        raise ConfigError("metrics", problem=problem, hint="set `depth_data`")
+    try:
+        check_libraries()
+    except ValueError as error:
+        raise ConfigError("metrics", problem=f"chamfer: {error}") from error
+
+
+def load_resources(
+    options: ResourceOptions, metrics: Sequence[Metric], dataset: PosedImageDataset, classes: int, device: torch.device
+) -> Resources:
+    """Load what these metrics need, and nothing else.
+
+    Args:
+        options: sources of networks and data.
+        metrics: metrics that passed `check_metrics`.
+        dataset: the data set.
+        classes: label channels S of the generator.
+        device: of the networks.
+    Raises:
+        ConfigError: something cannot be loaded or does not fit.
+    """
+    modes = {metric.spec.mode for metric in metrics}
+    keys = {metric.key for metric in metrics}
+    resolution = dataset.resolution
+    extractor = embedding = segmenter = distance = depth_images = None
+
+    needs_distance_features = EvalMode.SEEDS in modes and options.distance == "features"
+    if needs_distance_features or any(metric.spec.needs_extractor for metric in metrics):
+        extractor = load_extractor(options.extractor, device, resolution)
+        if "is" in keys and extractor.probabilities is None:
+            problem = f"is: the extractor {options.extractor} has no class probabilities"
+            raise ConfigError("metrics", problem=problem, hint="set `extractor` to a classifier such as inception")
+    if EvalMode.TURNED_VIEWS in modes and options.embedding:
+        embedding = load_extractor(options.embedding, device, resolution, field="embedding")
+    if keys & {"miou", "acc"} and options.segmenter:
+        segmenter = load_segmenter(options.segmenter, device, resolution, classes)
+    if EvalMode.SEEDS in modes:
+        distance = load_distance(options.distance, options.lpips_weights, extractor, device)
+    if modes & {EvalMode.TURNED_VIEWS, EvalMode.NOVEL_VIEWS}:  # turned views: for the mean baseline
+        depth_images = find_depth(dataset, options.depth_data)
+    return Resources(extractor, embedding, segmenter, distance, depth_images)
