@@ -239,7 +239,7 @@ REFUSED = {
     "negative seed": ({"seed": -1}, "'--seed': -1 is not in the range"),
     "no batch": ({"batch": 0}, "'--batch': 0 is not in the range"),
     "unknown device": ({"device": "tpu"}, "'--device': 'tpu' is not one of"),
-    "a device that is not here": ({"device": "mps"}, "--device mps: no such device here"),
+    "a device that is not here": ({"device": "mps"}, "--device mps: device not available"),
     "unknown distance": ({"distance": "l7"}, "'--distance': 'l7' is not one of 'lpips', 'l1', 'features'"),
     "unknown option": ({"metric": "fid"}, "No such option.*--metric"),
     # data

@@ -1,4 +1,4 @@
-"""Memory of the CPU: how much is free, and keeping it between large temporaries."""
+"""CPU memory: how much is free, and reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from contextlib import suppress
 from pathlib import Path
 
 # Parameters of glibc's mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+
+# Files with a container's memory limit and use, and the line of its cached files, for control groups version 2 and 1.
+CONTAINER_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory instead of returning it to the system at once, for this whole process.
+    """Make the C library reuse freed memory instead of returning it to the system, for the whole process.
 
-    A feature map of 100 MB is otherwise mapped anew for every layer, and the system clears each page at its first
-    touch, which costs more than the layer's bias and activation. Peak memory grows by what lies unused between pieces.
+    By default a feature map of 100 MB is mapped anew for every layer, and the system clears each page at its first
+    use, which costs more than the layer's bias and activation. Peak memory grows by fragmentation.
 
     Returns:
-        Whether this C library has the switch (glibc); nothing is changed where it does not.
+        Whether the C library supports it (glibc); otherwise nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -26,33 +33,31 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-# Limit, use and statistics of the control group that a container sees as its own, of version 2 and 1.
-GROUP_FILES = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-)
-
-
 def free_memory(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that a process can still take without swapping, by Linux's own reckoning; None on other systems.
+    """Return the bytes that can be allocated without swapping, on the machine or in the container; None if unknown.
 
-    Of the machine, or of the container where that has a limit of its own.
+    Args:
+        meminfo: Linux's memory statistics.
+        groups: directory of the container's control group.
     """
-    found = [_value(meminfo, "MemAvailable:", 1024), *(_free_of_group(groups, *names) for names in GROUP_FILES)]
-    return min((free for free in found if free is not None), default=None)
+    available = [_number_after(meminfo, "MemAvailable:", unit=1024)]
+    available += [_free_in_container(groups, *names) for names in CONTAINER_FILES]
+    return min((free for free in available if free is not None), default=None)
 
 
-def _free_of_group(groups: Path, limit: str, used: str, statistics: str, cached: str) -> int | None:
-    """Bytes up to a group's limit; files that it has read count as free, for they can be read again."""
-    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+def _free_in_container(groups: Path, limit: str, used: str, statistics: str, cached: str) -> int | None:
+    """Return the bytes below the container's limit; cached files count as free, since they can be read again."""
+    with suppress(OSError, ValueError):  # no such control group, or no limit ("max")
         free = int((groups / limit).read_text()) - int((groups / used).read_text())
-        return max(free + (_value(groups / statistics, cached) or 0), 0)
+        return max(free + (_number_after(groups / statistics, cached) or 0), 0)
     return None
 
 
-def _value(file: Path, name: str, unit: int = 1) -> int | None:
-    """The number after a name that begins a line."""
-    with suppress(OSError, StopIteration):
-        words = next(words for words in map(str.split, file.read_text().splitlines()) if words[:1] == [name])
-        return int(words[1]) * unit
+def _number_after(file: Path, name: str, unit: int = 1) -> int | None:
+    """Return the number in the line that starts with `name`, times `unit`; None if there is no such line."""
+    with suppress(OSError):
+        for line in file.read_text().splitlines():
+            words = line.split()
+            if words[:1] == [name]:
+                return int(words[1]) * unit
     return None

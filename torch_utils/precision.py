@@ -1,4 +1,4 @@
-"""In which number type and memory layout a block of convolutions computes."""
+"""Data type and memory format in which a block of convolutions computes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
 def working_format(device: torch.device, dtype: torch.dtype = torch.float32) -> dict:
-    """Keyword arguments of Tensor.to for convolutions: channels-last where it is the faster layout.
+    """Return arguments of `Tensor.to` for convolutions: channels-last where that is faster, else no change.
 
-    On a CPU it is by a factor of 1.5 to 3, and 16-bit tensor cores read it without a transposition. Everywhere else
-    a tensor keeps the layout that it has.
+    On a CPU it is 1.5 to 3 times as fast; on CUDA, 16-bit tensor cores read it without a transposition.
     """
     channels_last = device.type == "cpu" or (device.type == "cuda" and dtype != torch.float32)
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    return {"dtype": dtype, "memory_format": layout}
+    memory_format = torch.channels_last if channels_last else torch.preserve_format
+    return {"dtype": dtype, "memory_format": memory_format}
 
 
 @dataclass
 class Precision:
-    """The number type of one block.
+    """Data type of one block.
 
     Args:
-        use_fp16: what the weights' own settings say: float16 on CUDA.
-        clamps: whether the block's convolutions bound their output, without which float16 could overflow.
-        setting: auto (float16 on CUDA where the weights say so), fp32, fp16 (blocks that clamp), bf16 (all blocks).
+        use_fp16: float16 on CUDA according to the weights' own arguments.
+        clamps: whether the block's convolutions clamp their output, without which float16 could overflow.
+        setting: auto (float16 on CUDA if `use_fp16`), fp32, fp16 (if `clamps`), bf16.
     """
 
     use_fp16: bool
@@ -36,6 +35,7 @@ class Precision:
     setting: str = "auto"
 
     def dtype(self, device: torch.device, force_fp32: bool = False) -> torch.dtype:
+        """Return the data type on a device."""
         if force_fp32 or self.setting == "fp32":
             return torch.float32
         if self.setting == "bf16":
@@ -44,12 +44,12 @@ class Precision:
         return torch.float16 if half else torch.float32
 
     def format(self, device: torch.device, force_fp32: bool = False) -> dict:
-        """Keyword arguments of Tensor.to for a block's input."""
+        """Return arguments of `Tensor.to` for the block's input."""
         return working_format(device, self.dtype(device, force_fp32))
 
 
 def set_precision(module: nn.Module, setting: str) -> None:
-    """Let every block below `module` compute in auto, fp32, fp16 or bf16.
+    """Set the precision of all blocks of a module to auto, fp32, fp16 or bf16.
 
     Raises:
         ValueError: unknown setting.
@@ -62,10 +62,10 @@ def set_precision(module: nn.Module, setting: str) -> None:
 
 
 def has_fast(setting: str, device: torch.device) -> bool:
-    """Whether the device has convolutions of this precision; a CPU without them emulates, a hundred times slower."""
+    """Whether convolutions of this precision are fast; a CPU without support for it is a hundred times slower."""
     if device.type != "cpu" or setting in ("auto", "fp32"):
         return True
     if not torch.backends.mkldnn.is_available():
         return False
-    probe = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[setting]
-    return bool(getattr(torch.ops.mkldnn, probe)())
+    query = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[setting]
+    return bool(getattr(torch.ops.mkldnn, query)())

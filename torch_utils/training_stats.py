@@ -1,4 +1,4 @@
-"""Mean and spread of reported values, over all processes."""
+"""Mean and standard deviation of reported values over all processes."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ from torch_utils import distributed
 
 
 class Collector:
-    """Sums up values by name until they are asked for; reporting never waits for the device.
+    """Moments of reported values by name, accumulated without waiting for the device.
 
     Args:
-        device: where sums are kept; in a run of several processes, the process's own.
+        device: where sums are kept; with several processes, the device of this process.
     """
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        # Squares of large values need the digits; Apple's GPUs have none to spare.
+        # float64, or the variance of large values loses its digits; MPS has no float64.
         self.dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self._sums: dict[str, Tensor] = {}
+        self._moments: dict[str, Tensor] = {}
 
     def report(self, name: str, value: Tensor | float | Sequence[float]) -> None:
-        """Count every element of `value`; none is as good as no report."""
+        """Add every element of `value`, of any shape; an empty one adds nothing."""
         values = torch.as_tensor(value).detach().to(self.device, self.dtype).flatten()
-        sums = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
-        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+        moments = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
+        self._moments[name] = self._moments[name] + moments if name in self._moments else moments
 
     def as_dict(self) -> dict[str, dict[str, float]]:
-        """What all processes reported since the last call, by name: num, mean and std (of the whole, not a sample).
+        """Return num, mean and population standard deviation by name since the last call, over all processes.
 
-        All processes must call it; they need not have reported the same names. A name that got no value is left out;
-        one that got a NaN has NaN as mean and std.
+        All processes must call this; they need not have reported the same names. Names without values are left out; a
+        reported NaN makes mean and std NaN.
         """
-        sums, self._sums = self._sums, {}
-        names = sorted(set().union(*distributed.gather_objects(list(sums))))
+        local = self._moments
+        self._moments = {}
+
+        # Processes may have reported different names.
+        names = sorted(set().union(*distributed.gather_objects(list(local))))
         if not names:
             return {}
-        nothing = torch.zeros(3, dtype=self.dtype, device=self.device)
-        total = torch.stack([sums.get(name, nothing) for name in names])
+        zeros = torch.zeros(3, dtype=self.dtype, device=self.device)
+        total = torch.stack([local.get(name, zeros) for name in names])  # names,3
         distributed.all_reduce(total)
-        moments = dict(zip(names, total.tolist(), strict=True))
-        return {name: _summary(*sums) for name, sums in moments.items() if sums[0]}
+
+        moments = zip(names, total.tolist(), strict=True)  # waits for the device
+        return {name: _summary(*values) for name, values in moments if values[0]}
 
 
 def _summary(num: float, total: float, squares: float) -> dict[str, float]:
     mean = total / num
     variance = squares / num - mean * mean
-    return {"num": int(num), "mean": mean, "std": variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))}
+    if not math.isnan(variance):
+        variance = max(variance, 0.0)  # rounding errors can make it negative
+    return {"num": int(num), "mean": mean, "std": math.sqrt(variance)}

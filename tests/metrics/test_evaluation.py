@@ -27,7 +27,7 @@ from metrics.snapshots import judge_snapshot
 from metrics.tally import Tally
 from metrics.tools import ToolOptions, load_tools
 from torch_utils import distributed
-from torch_utils.distributed import ProcessError
+from torch_utils.launch import ProcessError
 from training.data.archive import DataError
 from training.data.dataset import PosedImageDataset
 from training.options import DataOptions

@@ -1,4 +1,4 @@
-"""How much memory is free: of the machine, or of the container."""
+"""Free memory of the machine and of the container."""
 
 import pytest
 
@@ -24,7 +24,7 @@ from torch_utils.host_memory import free_memory
         ),
     ],
 )
-def test_a_container_has_no_more_than_its_limit_lets_it(tmp_path, group, expected):
+def test_free_memory_is_limited_by_the_container(tmp_path, group, expected):
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
     (tmp_path / "groups" / "memory").mkdir(parents=True)
     for name, content in group.items():
@@ -32,5 +32,5 @@ def test_a_container_has_no_more_than_its_limit_lets_it(tmp_path, group, expecte
     assert free_memory(tmp_path / "meminfo", tmp_path / "groups") == expected
 
 
-def test_other_systems_do_not_say(tmp_path):
+def test_free_memory_is_unknown_without_linux_statistics(tmp_path):
     assert free_memory(tmp_path / "meminfo", tmp_path / "groups") is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torch_utils import distributed
-from torch_utils.distributed import launch
+from torch_utils.launch import launch
 from torch_utils.training_stats import Collector
 
 

@@ -1,4 +1,4 @@
-"""Build of the CUDA kernels at first use; without a compiler or a GPU the plain PyTorch operators run instead."""
+"""Compile the CUDA kernels at first use; without a compiler or a GPU, the PyTorch references run instead."""
 
 import functools
 import hashlib
@@ -11,20 +11,20 @@ from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"{op}{suffix}" for op in ("bias_act", "upfirdn2d") for suffix in (".cpp", ".cu"))
-LIBRARY = "pix2pix3d_kernels"  # its operators are torch.ops.pix2pix3d.*
+DIRECTORY = Path(__file__).parent
+SOURCES = tuple(DIRECTORY / f"{op}{suffix}" for op in ("bias_act", "upfirdn2d") for suffix in (".cpp", ".cu"))
+LIBRARY = "pix2pix3d_kernels"  # registers its operators as torch.ops.pix2pix3d.*
 HOST_FLAGS = ("-O3", "-DKERNEL_DEVICE=CUDA")
-DEVICE_FLAGS = ("-O3",)  # no fast-math: exp and tanh stay as exact as PyTorch's
+DEVICE_FLAGS = ("-O3",)  # no fast-math: exp and tanh stay as accurate as PyTorch's
 
 
 def use_kernel(impl: str, device: torch.device) -> bool:
-    """Whether an operator runs its kernel on `device`; the first question about a CUDA device builds all kernels.
+    """Whether an operator should run its kernel on `device`; compiles the kernels on the first call for CUDA.
 
     Args:
-        impl: "auto" = kernel where there is one, "ref" = the definition in plain PyTorch, "kernel" = kernel or error.
+        impl: auto (kernel if available), ref (PyTorch reference), kernel (kernel or error).
     Raises:
-        ValueError: another `impl`, or "kernel" where there is none.
+        ValueError: unknown `impl`, or "kernel" without one.
     """
     if impl not in ("auto", "ref", "kernel"):
         raise ValueError(f"impl: expected auto, ref or kernel, got {impl!r}")
@@ -32,34 +32,34 @@ def use_kernel(impl: str, device: torch.device) -> bool:
         return False
     ready = kernels_ready(device)
     if impl == "kernel" and not ready:
-        raise ValueError(f"impl: there is no kernel for {device}; use auto or ref")
+        raise ValueError(f"impl: no kernel for {device}; use auto or ref")
     return ready
 
 
 def kernels_ready(device: torch.device) -> bool:
     """Whether the kernels run on `device`."""
-    return device.type == "cuda" and _built()
+    return device.type == "cuda" and _load_kernels()
 
 
 def stream_handle(device: torch.device) -> int:
-    """The device's current stream as the number that the launchers take; 0 where there are no streams."""
+    """Return the device's current CUDA stream as the integer that kernels take; 0 on other devices."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @functools.cache
-def _built() -> bool:
-    """Build or find the kernels and load them, once per process."""
+def _load_kernels() -> bool:
+    """Load the kernels, compiled if they are not yet, once per process; False with a warning if that fails."""
     try:
         path = _library_path()
         if path.exists():
             torch.ops.load_library(path)
         else:
             _compile_and_load(path)
-    except Exception as error:  # whatever the tools raise, the plain operators give the same numbers
+    except Exception as error:  # compilers fail in many ways, and the references give the same numbers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"CUDA kernels could not be built ({reason}); plain PyTorch runs instead: same results, slower. "
-            "They need nvcc of PyTorch's CUDA version, a C++ compiler and ninja.",
+            f"CUDA kernels could not be built ({reason}); using PyTorch operators: same results, slower. "
+            "The kernels need nvcc of PyTorch's CUDA version, a C++ compiler and ninja.",
             stacklevel=2,
         )
         return False
@@ -67,37 +67,33 @@ def _built() -> bool:
 
 
 def _library_path() -> Path:
-    """Where the compiled kernels for this source, this PyTorch and these GPUs lie."""
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
-    return root / f"{LIBRARY}-{_digest()}.so"
+    """Return the path of the compiled kernels, which names all that they depend on by a digest."""
+    gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    digest = hashlib.sha256(repr((torch.__version__, torch.version.cuda, gpus, HOST_FLAGS, DEVICE_FLAGS)).encode())
+    for source in sorted([*SOURCES, *DIRECTORY.glob("*.h")]):
+        digest.update(source.name.encode() + source.read_bytes())
 
-
-def _digest() -> str:
-    """Names everything that the compiled kernels depend on."""
-    arches = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    key = hashlib.sha256(repr((torch.__version__, torch.version.cuda, arches, HOST_FLAGS, DEVICE_FLAGS)).encode())
-    for source in sorted([*SOURCES, *FOLDER.glob("*.h")]):
-        key.update(source.name.encode() + source.read_bytes())
-    return key.hexdigest()[:16]
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+    return cache / f"{LIBRARY}-{digest.hexdigest()[:16]}.so"
 
 
 def _compile_and_load(path: Path) -> None:
-    """Compile into a folder of our own and rename: processes that start together cannot meet half a file or a lock."""
-    from torch.utils import cpp_extension  # its import looks for a compiler
+    """Compile in a temporary directory and rename, so that processes starting together do not read partial files."""
+    from torch.utils import cpp_extension  # searches for a compiler when imported
 
-    print(f"Building CUDA kernels, once, about a minute: {path}", file=sys.stderr, flush=True)
+    print(f"Building CUDA kernels (once, about a minute): {path}", file=sys.stderr, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f"{LIBRARY}-", dir=path.parent)
+    directory = tempfile.mkdtemp(prefix=f"{LIBRARY}-", dir=path.parent)
     try:
         cpp_extension.load(
             LIBRARY,
             [str(source) for source in SOURCES],
             extra_cflags=list(HOST_FLAGS),
             extra_cuda_cflags=list(DEVICE_FLAGS),
-            build_directory=folder,
+            build_directory=directory,
             with_cuda=True,
             is_python_module=False,
         )
-        os.replace(Path(folder) / f"{LIBRARY}{cpp_extension.LIB_EXT}", path)
+        os.replace(Path(directory) / f"{LIBRARY}{cpp_extension.LIB_EXT}", path)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)

@@ -209,7 +209,7 @@ def test_failed_build_warns_once_and_plain_operators_run(monkeypatch, tmp_path):
     broken.write_text("#error this cannot be compiled\n")
     monkeypatch.setattr(build, "SOURCES", (broken,))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
-    build._built.cache_clear()
+    build._load_kernels.cache_clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -222,7 +222,7 @@ def test_failed_build_warns_once_and_plain_operators_run(monkeypatch, tmp_path):
         with pytest.raises(ValueError, match="impl"):
             build.use_kernel("kernel", torch.device("cuda"))
     finally:
-        build._built.cache_clear()
+        build._load_kernels.cache_clear()
 
 
 def test_asking_for_the_kernel_on_a_cpu_or_for_an_unknown_way_is_refused():

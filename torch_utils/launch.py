@@ -1,0 +1,275 @@
+"""Run a function in several processes, started by torchrun or by this module.
+
+torch.multiprocessing.spawn is not used, because it neither re-raises the exception of a process nor forwards signals.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+MAX_PROCESSES_PER_CORE = 4  # on the CPU; more are taken for a mistake
+
+TIMEOUT = datetime.timedelta(minutes=30)  # of collective calls, in which processes wait for what rank 0 does alone
+FAILURE_SECONDS = 0.5  # after a failure, to wait for that of the process that caused it
+TERMINATE_SECONDS = 10  # between SIGTERM and SIGKILL
+
+
+class ProcessError(RuntimeError):
+    """A process failed or was killed; the message says which one and how."""
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun, or another launcher that sets its environment variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(function: Callable[..., None], *args: Any, processes: int, device: str) -> None:
+    """Call function(device, *args) in each process, and return when all are done.
+
+    Under torchrun, this process is one of them. Otherwise they run on this machine: a single one is this process,
+    several are started, receive the stop signals that this process receives, and end when it ends.
+
+    Args:
+        function: importable by name.
+        args: picklable.
+        processes: their number, over all machines.
+        device: cuda (one GPU for each process), cpu or mps.
+    Raises:
+        ValueError: see `check_processes`.
+        ProcessError: a started process was killed, or its exception cannot be pickled.
+        KeyboardInterrupt, SystemExit: stopped by a signal.
+        Exception: that of the first started process that failed, caused by a ProcessError with its traceback.
+    """
+    check_processes(device, processes)
+    if processes == 1:
+        function(_device_of(device, 0), *args)
+    elif started_by_torchrun():
+        with _process_group(device, _local_rank()):
+            function(_device_of(device, _local_rank()), *args)
+    else:
+        _spawn(function, args, processes, device)
+
+
+def check_processes(device: str, processes: int) -> None:
+    """Check that torchrun started this number of processes, if any, and that the machine has devices for them.
+
+    Raises:
+        ValueError: with the available number.
+    """
+    on_this_machine = processes
+    if started_by_torchrun():
+        if os.environ["WORLD_SIZE"] != str(processes):
+            raise ValueError(f"{processes}: torchrun started {os.environ['WORLD_SIZE']} processes")
+        on_this_machine = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _local_rank() + 1)
+
+    if device == "cpu":
+        cores = os.cpu_count() or 1
+        available = f"{cores} CPU cores; at most {MAX_PROCESSES_PER_CORE} processes per core are allowed"
+        maximum = MAX_PROCESSES_PER_CORE * cores
+    else:
+        maximum = torch.cuda.device_count() if device == "cuda" else 1
+        available = f"{maximum} GPUs; device cpu needs none"
+    if on_this_machine > maximum:
+        raise ValueError(f"{processes}: {on_this_machine} processes on this machine, which has {available}")
+
+
+def _local_rank() -> int:
+    """Return the number of this process on its machine, as set by torchrun."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def _device_of(device: str, local_rank: int) -> torch.device:
+    return torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+
+
+@contextmanager
+def _process_group(device: str, local_rank: int, **init_args: Any) -> Iterator[None]:
+    """Join the process group; without `init_args`, by torchrun's environment variables."""
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT, **init_args)
+    yield
+    # Not after an error, when it could wait for the other processes. This process ends anyway.
+    dist.destroy_process_group()
+
+
+# --------------------------------------------------------------------------- started processes
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How a process failed.
+
+    Args:
+        time: seconds since the epoch; 0 for a killed process, since its death makes the others fail.
+        message: in words.
+        error: pickled exception, None if there is none or it cannot be pickled.
+        signal: number of the signal that killed it, or 0.
+    """
+
+    rank: int
+    time: float
+    message: str
+    error: bytes | None = None
+    signal: int = 0
+
+
+def _run(function, args, rank, count, device, port, writer) -> None:
+    """Entry point of a started process."""
+    os.setpgrp()  # Ctrl-C reaches this process through its parent only, not twice
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if device == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by `_stop_signals_blocked` in the parent
+        store = dist.TCPStore("127.0.0.1", port, is_master=False)
+        with _process_group(device, rank, store=store, rank=rank, world_size=count):
+            function(_device_of(device, rank), *args)
+    except (Exception, KeyboardInterrupt) as error:
+        writer.send(_Failure(rank, time.time(), f"failed:\n{traceback.format_exc()}", _pickle_or_none(error)))
+        raise SystemExit(1) from None
+
+
+def _exit_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _pickle_or_none(error: BaseException) -> bytes | None:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)  # fails for some exceptions whose __init__ has several arguments
+    except Exception:
+        return None
+    return data
+
+
+def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes: list[BaseProcess] = []
+    readers: dict[Connection, int] = {}  # rank by pipe
+    with _stop_signals_forwarded(processes) as received:
+        try:
+            # Start.
+            with _stop_signals_blocked():
+                for rank in range(count):
+                    reader, writer = context.Pipe(duplex=False)
+                    run_args = (function, args, rank, count, device, store.port, writer)
+                    process = context.Process(target=_run, args=run_args)
+                    process.start()
+                    writer.close()  # so that the reader gets an EOFError when the process ends
+                    processes.append(process)
+                    readers[reader] = rank
+            if received:  # only those started by then were sent the signal
+                _raise_stop(received[0])
+
+            # Wait.
+            failures = _wait(processes, readers)
+            if failures:
+                _raise_first(failures, count, received)
+        finally:
+            _terminate(processes)
+
+
+def _wait(processes: list[BaseProcess], readers: dict[Connection, int]) -> list[_Failure]:
+    """Wait until all processes have ended or, after a failure, until no other one fails within FAILURE_SECONDS."""
+    running = dict(readers)
+    failures: list[_Failure] = []
+    while running:
+        ready = wait(list(running), FAILURE_SECONDS if failures else None)
+        if not ready:
+            break
+        for reader in ready:
+            rank = running.pop(reader)
+            try:
+                failures.append(reader.recv())
+            except EOFError:  # ended without a report
+                processes[rank].join()
+                exit_code = processes[rank].exitcode
+                if exit_code < 0:
+                    message = f"was killed by {signal.Signals(-exit_code).name}"
+                    failures.append(_Failure(rank, 0, message, signal=-exit_code))
+                elif exit_code > 0:
+                    failures.append(_Failure(rank, 0, f"ended with exit code {exit_code}"))
+    return failures
+
+
+def _raise_first(failures: list[_Failure], count: int, received: list[int]) -> NoReturn:
+    """Raise the exception of the earliest failure; the others are its consequences."""
+    first = min(failures, key=lambda failure: failure.time)
+    if first.signal in received:
+        _raise_stop(first.signal)
+    cause = ProcessError(f"process {first.rank} of {count} {first.message}")
+    if first.error is None:
+        raise cause
+    raise pickle.loads(first.error) from cause
+
+
+def _terminate(processes: list[BaseProcess]) -> None:
+    """Send SIGTERM to all processes, and SIGKILL to those that still run after TERMINATE_SECONDS."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + TERMINATE_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
+
+
+# --------------------------------------------------------------------------- signals
+
+
+def _raise_stop(number: int) -> NoReturn:
+    """Raise the exception with which a signal ends a single process."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Start processes with stop signals blocked: `_run` unblocks them when it can end without a traceback."""
+    resource_tracker.ensure_running()  # otherwise started with the first process, which would unblock the signals
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+@contextmanager
+def _stop_signals_forwarded(processes: list[BaseProcess]) -> Iterator[list[int]]:
+    """Forward stop signals to the processes, unless they are ignored (nohup); yields the list of those received."""
+    received: list[int] = []
+
+    def forward(number: int, _frame: Any) -> None:
+        received.append(number)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    forwarded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, forward) for number in forwarded}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
