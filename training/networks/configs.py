@@ -7,7 +7,7 @@ from EG3D (Chan et al. 2022).
 from dataclasses import dataclass, replace
 from typing import Any
 
-from training.networks.backbone import PUBLISHED_PLANE_RESOLUTION
+from training.networks.generator import PUBLISHED_PLANE_RESOLUTION
 from training.networks.label_encoder import PUBLISHED_GEOMETRY_LAYERS
 
 CLAMP_WITH_FP16 = 256

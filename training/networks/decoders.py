@@ -1,8 +1,16 @@
-"""Radiance decoders: what a point's plane features mean. One class; the published ones are rows of a table.
+"""Radiance decoders: MLPs from tri-plane features to color, labels and raw density (Chan et al. 2022, section 4.1).
 
-Every decoder is one or two networks "linear, softplus, linear" (heads). Channel 0 of the last head is the raw
-density. Colors go through a sigmoid a little wider than [0, 1]; label channels do too if there is one of them (edge
-maps), and are logits as they are if there are several.
+A decoder is one or two MLPs ("heads") of the form linear, softplus, linear. Channel 0 of the last head is the raw
+density. Colors, and labels with a single channel (edges), pass through a slightly widened sigmoid; labels with several
+channels are logits without activation.
+
+Deferred features: a head whose last layer is linear commutes with compositing. With weights w_t and hidden values h_t
+of the samples on a ray,
+
+    sum_t w_t (A h_t + b) = A (sum_t w_t h_t) + b sum_t w_t,
+
+so it suffices to composite the hidden values and to apply the last layer once per ray instead of once per sample.
+`decode_deferred` computes what has to be composited, `finish_features` applies the last layers.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.synthesis import FullyConnectedLayer
+from training.networks.layers import FullyConnectedLayer
 
 HIDDEN_WIDTH = 64
 SIGMOID_WIDENING = 0.001  # keeps the sigmoid's gradient alive at pure black and white (Barron et al. 2021)
@@ -23,19 +31,19 @@ RGB_CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class HeadForm:
-    """A network of a decoder.
+class HeadSpec:
+    """One MLP of a decoder.
 
     Args:
-        name: its state name.
-        labels: which of its outputs are label channels: none, all, or the S that follow three colors.
+        name: of the module in the state dict.
+        labels: which outputs are label channels: none, all, or after_rgb (the S channels that follow three colors).
     """
 
     name: str
     labels: str = "none"
 
     def logits(self, channels: int, semantic_channels: int) -> slice:
-        """The outputs, density not counted, that no sigmoid bounds."""
+        """Slice of the `channels` outputs, density excluded, that have no sigmoid."""
         if self.labels == "none" or semantic_channels == 1:
             return slice(0, 0)
         if self.labels == "all":
@@ -43,174 +51,210 @@ class HeadForm:
         return slice(RGB_CHANNELS, RGB_CHANNELS + semantic_channels)
 
 
-FORMS = {
-    "OSGDecoder": (HeadForm("net"),),
-    "OSGDecoder_semantic": (HeadForm("net", labels="all"),),
-    "OSGDecoder_semantic_entangle": (HeadForm("net", labels="after_rgb"),),
-    "OSGDecoder_semantic_lateSeparate": (HeadForm("net"), HeadForm("net_semantic", labels="all")),
+# Heads of the published decoder classes.
+DECODERS = {
+    "OSGDecoder": (HeadSpec("net"),),
+    "OSGDecoder_semantic": (HeadSpec("net", labels="all"),),
+    "OSGDecoder_semantic_entangle": (HeadSpec("net", labels="after_rgb"),),
+    "OSGDecoder_semantic_lateSeparate": (HeadSpec("net"), HeadSpec("net_semantic", labels="all")),
 }
 
 
-def widened_sigmoid(x: Tensor) -> Tensor:
-    """Sigmoid with the range (-0.001, 1.001)."""
-    return torch.sigmoid(x) * (1 + 2 * SIGMOID_WIDENING) - SIGMOID_WIDENING
-
-
-def _activate(x: Tensor, logits: slice) -> Tensor:
-    """Widened sigmoid of all channels but those of `logits`."""
-    if logits == slice(0, 0):
-        return widened_sigmoid(x)
-    bounded = (x[..., : logits.start], x[..., logits.stop :])
-    return torch.cat([widened_sigmoid(bounded[0]), x[..., logits], widened_sigmoid(bounded[1])], dim=-1)
-
-
-class Head(NamedTuple):
-    """A head's weights with their gains multiplied in, for evaluating many points in pieces.
-
-    `inputs` are the feature channels that it reads, `logits` its outputs (density not counted) without sigmoid.
-    """
-
-    weight0: Tensor  # in,hidden
-    bias0: Tensor
-    weight1: Tensor  # hidden,1+out
-    bias1: Tensor
-    inputs: slice
-    logits: slice
-
-    @property
-    def linear(self) -> bool:
-        """Whether the last layer has no activation at all."""
-        return self.logits == slice(0, self.bias1.shape[0] - 1)
-
-    def hidden(self, features: Tensor) -> Tensor:
-        """K,in to K,hidden."""
-        return F.softplus(torch.addmm(self.bias0, features[:, self.inputs], self.weight0))
-
-
-def density(heads: Sequence[Head], features: Tensor) -> Tensor:
-    """Raw density (...,1) from features (...,C): one head and one of its outputs."""
-    head = heads[-1]
-    sigma = torch.addmm(head.bias1[:1], head.hidden(features.flatten(0, -2)), head.weight1[:, :1])
-    return sigma.unflatten(0, features.shape[:-1])
-
-
-def evaluate(heads: Sequence[Head], features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What has to be computed at every sample, and no more.
-
-    Args:
-        features: ...,C mean of the planes.
-    Returns:
-        One tensor (...,any) a head: its outputs, or its hidden values where its last layer is linear and can
-        therefore wait until after the sum along the ray (`read_out`); and the raw density ...,1.
-    """
-    flat, shape = features.flatten(0, -2), features.shape[:-1]
-    parts = []
-    for head in heads:
-        hidden = head.hidden(flat)
-        last = head is heads[-1]
-        if head.linear:
-            parts.append(hidden)
-            if last:
-                sigma = torch.addmm(head.bias1[:1], hidden, head.weight1[:, :1])
-        elif last:
-            out = torch.addmm(head.bias1, hidden, head.weight1)
-            sigma, out = out[:, :1], out[:, 1:]
-            parts.append(_activate(out, head.logits))
-        else:
-            parts.append(_activate(torch.addmm(head.bias1[1:], hidden, head.weight1[:, 1:]), head.logits))
-    return tuple(part.unflatten(0, shape) for part in parts), sigma.unflatten(0, shape)
-
-
-def read_out(heads: Sequence[Head], parts: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
-    """Features (...,F) from weighted sums of `evaluate`'s parts (...,any) and the sum of those weights (...,1)."""
-    done = [
-        part @ head.weight1[:, 1:] + weight_sum * head.bias1[1:] if head.linear else part
-        for head, part in zip(heads, parts, strict=True)
-    ]
-    return torch.cat(done, dim=-1)
+# --------------------------------------------------------------------------- modules
 
 
 class Decoder(nn.Module):
-    """Features and raw density from the samples of three planes.
+    """Decoder of plane features to output features and raw density.
 
     Args:
-        n_features: channels of the plane features.
-        options: `decoder_output_dim`, channels of each head without the density; `decoder_lr_mul` (1 if absent);
-            `semantic_channels` S, for the forms with labels.
-        form: a key of FORMS.
+        n_features: channels C of the plane features.
+        options: `decoder_output_dim`, channels of each head without the density; `decoder_lr_mul`, learning rate
+            relative to the optimizer's (default 1); `semantic_channels` S, required by decoders with labels.
+        class_name: a key of DECODERS.
     Raises:
-        ValueError: an option is missing, or the label channels are more than a head has.
+        ValueError: a missing option, or semantic_channels out of range.
     """
 
-    def __init__(self, n_features: int, options: Mapping[str, float], form: str = "OSGDecoder"):
+    def __init__(self, n_features: int, options: Mapping[str, float], class_name: str = "OSGDecoder"):
         super().__init__()
-        self.forms = FORMS[form]
-        with_labels = any(head.labels != "none" for head in self.forms)
-        required = ["decoder_output_dim", *(["semantic_channels"] if with_labels else [])]
-        if missing := [name for name in required if name not in options]:
-            raise ValueError(f"{form}: options lack {', '.join(missing)}; got {', '.join(options) or 'none'}")
+        self.specs = DECODERS[class_name]
+
+        # Read and check the options.
+        with_labels = any(spec.labels != "none" for spec in self.specs)
+        required = ["decoder_output_dim"] + ["semantic_channels"] * with_labels
+        missing = [name for name in required if name not in options]
+        if missing:
+            raise ValueError(f"{class_name}: options lack {', '.join(missing)}; got {', '.join(options) or 'none'}")
         self.output_dim = int(options["decoder_output_dim"])
         self.semantic_channels = int(options["semantic_channels"]) if with_labels else 0
         if not int(with_labels) <= self.semantic_channels <= self.output_dim:
-            raise ValueError(f"{form}: semantic_channels must be 1 to {self.output_dim}, got {self.semantic_channels}")
+            raise ValueError(
+                f"{class_name}: semantic_channels must be 1 to {self.output_dim}, got {self.semantic_channels}"
+            )
+
         lr_multiplier = options.get("decoder_lr_mul", 1)
-        for head in self.forms:
+        for spec in self.specs:
             net = nn.Sequential(
                 FullyConnectedLayer(n_features, HIDDEN_WIDTH, lr_multiplier=lr_multiplier),
                 nn.Softplus(),
                 FullyConnectedLayer(HIDDEN_WIDTH, 1 + self.output_dim, lr_multiplier=lr_multiplier),
             )
-            self.add_module(head.name, net)
+            self.add_module(spec.name, net)
 
     def forward(self, sampled_features: Tensor, ray_directions: Tensor | None = None) -> dict[str, Tensor]:
-        """Decode plane samples: the plain form, under the published names.
+        """Decode samples of the three planes (the published interface).
 
         Args:
-            sampled_features: N,3,M,C of the three planes.
-            ray_directions: N,M,3; the published decoders are given them and do not look at them.
+            sampled_features: N,3,K,C, one sample from each plane.
+            ray_directions: N,K,3, accepted for compatibility; the published decoders ignore them.
         Returns:
-            `rgb` N,M,F, all features in the order of the heads, and `sigma` N,M,1.
+            `rgb` N,K,F, the features of all heads in order, and `sigma` N,K,1.
         """
         rgb, sigma = self.decode(sampled_features.mean(dim=1))
         return {"rgb": rgb, "sigma": sigma}
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ...,F and raw density ...,1 from the planes' mean (...,C)."""
+        """Decode the mean of the plane features (...,C) to features ...,F and raw density ...,1."""
         outputs = []
-        for head in self.forms:
-            out = self.get_submodule(head.name)(features)
-            outputs.append(_activate(out[..., 1:], head.logits(self.output_dim, self.semantic_channels)))
-        return torch.cat(outputs, dim=-1), out[..., :1]
+        for spec in self.specs:
+            out = self.get_submodule(spec.name)(features)  # ...,1+output_dim
+            outputs.append(_activate(out[..., 1:], spec.logits(self.output_dim, self.semantic_channels)))
+        sigma = out[..., :1]  # of the last head
+        return torch.cat(outputs, dim=-1), sigma
 
-    def heads(self, inputs: slice = slice(None)) -> list[Head]:
-        """The heads for `evaluate`, reading the channels `inputs`; gradients reach the weights."""
+    def heads(self, inputs: slice = slice(None)) -> list[HeadWeights]:
+        """Fold gains into the heads' weights, for the functions below; gradients reach the parameters.
+
+        Args:
+            inputs: the channels of the plane features that this decoder reads.
+        """
         heads = []
-        for form in self.forms:
-            first, _, last = self.get_submodule(form.name)
-            weights = (t for fc in (first, last) for t in (fc.weight.T * fc.weight_gain, fc.bias * fc.bias_gain))
-            heads.append(Head(*weights, inputs, form.logits(self.output_dim, self.semantic_channels)))
+        for spec in self.specs:
+            first, _, last = self.get_submodule(spec.name)
+            head = HeadWeights(
+                weight0=first.weight.T * first.weight_gain,
+                bias0=first.bias * first.bias_gain,
+                weight1=last.weight.T * last.weight_gain,
+                bias1=last.bias * last.bias_gain,
+                inputs=inputs,
+                logits=spec.logits(self.output_dim, self.semantic_channels),
+            )
+            heads.append(head)
         return heads
 
 
 @dataclass(frozen=True)
 class DecoderPair:
-    """Two decoders on texture and label planes whose channels are joined, texture first.
+    """Two decoders on texture and label planes, whose channels are concatenated, texture first.
 
     Args:
-        texture: reads all channels; its density is not used.
-        semantic: reads the second half; gives labels and density.
+        texture: reads all channels and gives the color; its density is not used.
+        semantic: reads the second half of the channels and gives labels and density.
     """
 
     texture: Decoder
     semantic: Decoder
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ...,F (color, then labels) and raw density ...,1 from the mean of the joined planes (...,C)."""
+        """Decode the mean of the plane features (...,C) to features ...,F (color, then labels) and density ...,1."""
         color, _ = self.texture.decode(features)
         labels, sigma = self.semantic.decode(features[..., features.shape[-1] // 2 :])
         return torch.cat([color, labels], dim=-1), sigma
 
-    def heads(self) -> list[Head]:
-        """The heads of both for `evaluate`."""
+    def heads(self) -> list[HeadWeights]:
+        """Fold gains into the weights of both decoders' heads, see `Decoder.heads`."""
         width = self.texture.get_submodule("net")[0].weight.shape[1]
         return [*self.texture.heads(), *self.semantic.heads(slice(width // 2, width))]
+
+
+# --------------------------------------------------------------------------- evaluation with folded weights
+
+
+class HeadWeights(NamedTuple):
+    """Weights of one head with gains folded in, for evaluating many points in chunks.
+
+    `inputs` selects the feature channels that the head reads, `logits` its outputs (density excluded) without sigmoid.
+    """
+
+    weight0: Tensor  # C,hidden
+    bias0: Tensor  # hidden
+    weight1: Tensor  # hidden,1+output_dim
+    bias1: Tensor  # 1+output_dim
+    inputs: slice
+    logits: slice
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether no output has an activation, so that the last layer can be deferred."""
+        return self.logits == slice(0, self.bias1.shape[0] - 1)
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Hidden values K,hidden from features K,C."""
+        return F.softplus(torch.addmm(self.bias0, features[:, self.inputs], self.weight0))
+
+
+def decode_sigma(heads: Sequence[HeadWeights], features: Tensor) -> Tensor:
+    """Decode the raw density ...,1 alone from features ...,C: one output of the last head."""
+    head = heads[-1]
+    sigma = torch.addmm(head.bias1[:1], head.hidden(features.flatten(0, -2)), head.weight1[:, :1])
+    return sigma.unflatten(0, features.shape[:-1])
+
+
+def decode_deferred(heads: Sequence[HeadWeights], features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Decode what has to be computed at every sample (see the module's docstring).
+
+    Args:
+        features: ...,C mean of the planes.
+    Returns:
+        One tensor per head: ...,hidden where the last layer is deferred, else ...,output_dim; raw density ...,1.
+    """
+    flat = features.flatten(0, -2)  # K,C
+    deferred = []
+    for head in heads:
+        hidden = head.hidden(flat)
+        has_density = head is heads[-1]
+        if head.is_linear:
+            deferred.append(hidden)
+            if has_density:
+                sigma = torch.addmm(head.bias1[:1], hidden, head.weight1[:, :1])
+        elif has_density:
+            out = torch.addmm(head.bias1, hidden, head.weight1)
+            sigma = out[:, :1]
+            deferred.append(_activate(out[:, 1:], head.logits))
+        else:
+            out = torch.addmm(head.bias1[1:], hidden, head.weight1[:, 1:])
+            deferred.append(_activate(out, head.logits))
+
+    shape = features.shape[:-1]
+    return tuple(x.unflatten(0, shape) for x in deferred), sigma.unflatten(0, shape)
+
+
+def finish_features(heads: Sequence[HeadWeights], composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
+    """Apply the deferred last layers.
+
+    Args:
+        composited: per head, the weighted sum over samples of what `decode_deferred` gave: ...,any.
+        weight_sum: ...,1 sum of those weights.
+    Returns:
+        Composited features ...,F.
+    """
+    features = []
+    for head, x in zip(heads, composited, strict=True):
+        if head.is_linear:
+            x = x @ head.weight1[:, 1:] + weight_sum * head.bias1[1:]
+        features.append(x)
+    return torch.cat(features, dim=-1)
+
+
+def widened_sigmoid(x: Tensor) -> Tensor:
+    """Sigmoid with the range (-0.001, 1.001), any shape."""
+    return torch.sigmoid(x) * (1 + 2 * SIGMOID_WIDENING) - SIGMOID_WIDENING
+
+
+def _activate(x: Tensor, logits: slice) -> Tensor:
+    """Apply the widened sigmoid to all channels of x (...,F) outside of `logits`."""
+    if logits == slice(0, 0):
+        return widened_sigmoid(x)
+    before = widened_sigmoid(x[..., : logits.start])
+    after = widened_sigmoid(x[..., logits.stop :])
+    return torch.cat([before, x[..., logits], after], dim=-1)

@@ -1,4 +1,4 @@
-"""The discriminator of StyleGAN2 (Karras et al. 2020, configuration F)."""
+"""Discriminators of StyleGAN2 (Karras et al. 2020) and EG3D (dual discrimination, Chan et al. 2022, section 4.3)."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
+from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
 from torch_utils.precision import Precision, working_format
-from training.networks.synthesis import (
+from training.networks.layers import (
     FIR,
     RESNET_GAIN,
     Conv2dLayer,
     FullyConnectedLayer,
-    MappingNetwork,
     block_resolutions,
     channels_at,
+    check_architecture,
     runs_in_fp16,
 )
+from training.networks.mapping import MappingNetwork
+
+DUMMY_FADE_IMAGES = 500_000 / 32  # calls of DummyDualDiscriminator over which its raw image fades out
+
+
+# --------------------------------------------------------------------------- StyleGAN2
 
 
 class DiscriminatorBlock(nn.Module):
-    """One resolution of a discriminator: (from-RGB), convolution, convolution down by 2.
+    """One resolution of a discriminator: from-RGB (first block or skip), convolution, convolution with downsampling.
 
     Args:
         in_channels: 0 for the block that reads the image.
-        first_layer_idx: number of layers before this block; those with an index below `freeze_layers` are buffers.
+        first_layer_idx: number of layers before this block; layers with an index below `freeze_layers` are frozen.
+        architecture: skip, resnet or orig (Karras et al. 2020, figure 7).
+        conv_clamp: bound of the outputs' magnitude, which keeps float16 from overflowing; None for no bound.
+        use_fp16: compute in float16 on CUDA, unless the block's `precision` is set otherwise.
     """
 
     def __init__(
@@ -46,71 +56,75 @@ class DiscriminatorBlock(nn.Module):
         freeze_layers: int = 0,
     ):
         super().__init__()
-        if architecture not in ("skip", "resnet", "orig"):
-            raise ValueError(f"architecture: expected skip, resnet or orig, got {architecture!r}")
-        self.in_channels, self.resolution, self.architecture = in_channels, resolution, architecture
+        check_architecture(architecture)
+        self.in_channels = in_channels
+        self.resolution = resolution
+        self.architecture = architecture
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
-        self.register_buffer("resample_filter", setup_filter(resample_filter))
         self.num_layers = 0
+        self.register_buffer("resample_filter", setup_filter(resample_filter))
 
-        def layer(
-            n_in: int,
-            n_out: int,
-            kernel_size: int,
-            down: int = 1,
-            clamp: float | None = conv_clamp,
-            act: str = activation,
-            bias: bool = True,
-        ) -> Conv2dLayer:
+        def layer(n_in: int, n_out: int, kernel_size: int, **overrides) -> Conv2dLayer:
             trainable = first_layer_idx + self.num_layers >= freeze_layers
             self.num_layers += 1
-            return Conv2dLayer(
-                n_in,
-                n_out,
-                kernel_size,
-                bias=bias,
-                activation=act,
-                down=down,
-                resample_filter=resample_filter,
-                conv_clamp=clamp,
-                trainable=trainable,
-            )
+            options = {"activation": activation, "resample_filter": resample_filter, "conv_clamp": conv_clamp}
+            return Conv2dLayer(n_in, n_out, kernel_size, trainable=trainable, **{**options, **overrides})
 
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1)
         self.conv0 = layer(tmp_channels, tmp_channels, 3)
         self.conv1 = layer(tmp_channels, out_channels, 3, down=2)
         if architecture == "resnet":
-            self.skip = layer(tmp_channels, out_channels, 1, down=2, clamp=None, act="linear", bias=False)
+            self.skip = layer(tmp_channels, out_channels, 1, down=2, conv_clamp=None, activation="linear", bias=False)
 
     def forward(self, x: Tensor | None, img: Tensor | None, force_fp32: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Features at half the resolution, and the image at half for the skip architecture, else None."""
-        like = self.precision.format((img if x is None else x).device, force_fp32)
+        """Compute features at half the resolution.
+
+        Args:
+            x: features N,in_channels,H,W, None for the block that reads the image.
+            img: image N,img_channels,H,W, None where it is no longer needed.
+        Returns:
+            Features N,out_channels,H/2,W/2; image N,img_channels,H/2,W/2 for the skip architecture, else None.
+        """
+        number_format = self.precision.format((img if x is None else x).device, force_fp32)
         if x is not None:
-            x = x.to(**like)
+            x = x.to(**number_format)
+
+        # Read the image.
         if self.in_channels == 0 or self.architecture == "skip":
-            img = img.to(**like)
+            img = img.to(**number_format)
             y = self.fromrgb(img)
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+
+        # Convolve.
         if self.architecture == "resnet":
             y = self.skip(x, gain=RESNET_GAIN)
-            return self.conv1(self.conv0(x), gain=RESNET_GAIN) + y, img
-        return self.conv1(self.conv0(x)), img
+            x = self.conv1(self.conv0(x), gain=RESNET_GAIN) + y
+        else:
+            x = self.conv1(self.conv0(x))
+        return x, img
 
 
 class MinibatchStdLayer(nn.Module):
-    """Appends the standard deviation over groups of samples as channels (Karras et al. 2018, section 3).
+    """Minibatch standard deviation, appended as channels (Karras et al. 2018, section 3).
 
     Args:
-        group_size: samples per group, None for the whole batch. num_channels: statistics to append.
+        group_size: samples per group, None for the whole batch.
+        num_channels: number of statistics to append.
     """
 
     def __init__(self, group_size: int | None, num_channels: int = 1):
         super().__init__()
-        self.group_size, self.num_channels = group_size, num_channels
+        self.group_size = group_size
+        self.num_channels = num_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x (N,C,H,W) to N,C+num_channels,H,W.
+
+        Raises:
+            ValueError: N is not a multiple of the group size, or C of num_channels.
+        """
         n, c, h, w = x.shape
         group = n if self.group_size is None else min(self.group_size, n)
         if n % group or c % self.num_channels:
@@ -123,11 +137,12 @@ class MinibatchStdLayer(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """The 4x4 end of a discriminator: logits, or their projection on a mapped condition.
+    """Last block of a discriminator, at 4x4: logits, or their projection on a mapped condition (Miyato & Koyama 2018).
 
     Args:
         cmap_dim: size of the mapped condition, 0 for none.
-        mbstd_num_channels: 0 leaves the minibatch standard deviation out.
+        mbstd_group_size: group size of the minibatch standard deviation, None for the whole batch.
+        mbstd_num_channels: 0 omits the minibatch standard deviation.
     """
 
     def __init__(
@@ -143,35 +158,38 @@ class DiscriminatorEpilogue(nn.Module):
         conv_clamp: float | None = None,
     ):
         super().__init__()
-        self.cmap_dim, self.architecture = cmap_dim, architecture
+        self.cmap_dim = cmap_dim
+        self.architecture = architecture
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
-        self.conv = Conv2dLayer(
-            in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp
-        )
+        conv_channels = in_channels + mbstd_num_channels
+        self.conv = Conv2dLayer(conv_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
         self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, max(cmap_dim, 1))
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
-        """N,1 logits from features N,C,4,4, the image (skip only) and the mapped condition N,cmap_dim."""
+        """Compute logits N,1 from features (N,C,4,4), the image (skip only) and the mapped condition (N,cmap_dim)."""
         x = x.to(**working_format(x.device))
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(torch.float32))
         if self.mbstd is not None:
             x = self.mbstd(x)
-        x = self.out(self.fc(self.conv(x).flatten(1)))
+        x = self.out(self.fc(self.conv(x).flatten(1)))  # N,max(cmap_dim,1)
         if self.cmap_dim > 0:
             x = (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
         return x
 
 
 class Discriminator(nn.Module):
-    """Image (and condition c) to logits.
+    """StyleGAN2 discriminator of an image and a condition c.
 
     Args:
-        c_dim: size of the condition, 0 for none. cmap_dim: size it is mapped to, None for the width at 4x4.
-        block_kwargs, mapping_kwargs, epilogue_kwargs: passed to DiscriminatorBlock, MappingNetwork and
+        c_dim: size of the condition, 0 for none.
+        channel_base, channel_max: the width at resolution r is min(channel_base // r, channel_max).
+        num_fp16_res: number of the highest resolutions that run in float16 on CUDA.
+        cmap_dim: size of the mapped condition, None for the width at 4x4.
+        block_kwargs, mapping_kwargs, epilogue_kwargs: further arguments of DiscriminatorBlock, MappingNetwork and
             DiscriminatorEpilogue.
     """
 
@@ -191,11 +209,15 @@ class Discriminator(nn.Module):
         epilogue_kwargs: dict | None = None,
     ):
         super().__init__()
-        self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
+        self.c_dim = c_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
-        cmap_dim = (width[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
-        layers = 0
+        common = {"architecture": architecture, "conv_clamp": conv_clamp}
+
+        # Blocks from the image's resolution down to 8.
+        num_layers = 0
         for res in self.resolutions:
             block = DiscriminatorBlock(
                 width[res] if res < img_resolution else 0,
@@ -203,29 +225,107 @@ class Discriminator(nn.Module):
                 width[res // 2],
                 res,
                 img_channels,
-                layers,
-                architecture=architecture,
-                conv_clamp=conv_clamp,
+                first_layer_idx=num_layers,
                 use_fp16=runs_in_fp16(res, img_resolution, num_fp16_res),
+                **common,
                 **(block_kwargs or {}),
             )
             self.add_module(f"b{res}", block)
-            layers += block.num_layers
+            num_layers += block.num_layers
+
+        # Condition and epilogue at 4x4.
+        cmap_dim = width[4] if cmap_dim is None else cmap_dim
         if c_dim > 0:
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, w_avg_beta=None, **(mapping_kwargs or {}))
-        self.b4 = DiscriminatorEpilogue(
-            width[4],
-            cmap_dim,
-            4,
-            img_channels,
-            architecture=architecture,
-            conv_clamp=conv_clamp,
-            **(epilogue_kwargs or {}),
-        )
+        else:
+            cmap_dim = 0
+        self.b4 = DiscriminatorEpilogue(width[4], cmap_dim, 4, img_channels, **common, **(epilogue_kwargs or {}))
 
     def forward(self, img: Tensor, c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
-        """N,1 logits from img N,img_channels,R,R and c N,c_dim."""
+        """Compute logits N,1 from img (N,img_channels,R,R) and c (N,c_dim)."""
         x = None
         for res in self.resolutions:
             x, img = getattr(self, f"b{res}")(x, img, force_fp32=force_fp32)
-        return self.b4(x, img, self.mapping(None, c) if self.c_dim > 0 else None)
+        cmap = self.mapping(None, c) if self.c_dim > 0 else None  # N,cmap_dim
+        return self.b4(x, img, cmap)
+
+
+# --------------------------------------------------------------------------- final and raw image
+
+
+class SingleDiscriminator(Discriminator):
+    """Discriminator of the final image alone."""
+
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+        """Compute logits N,1 from img["image"] (N,C,R,R) and c (N,c_dim)."""
+        return super().forward(img["image"], c, force_fp32=force_fp32)
+
+
+class DualDiscriminator(Discriminator):
+    """Discriminator of the final image joined with the upsampled raw image (Chan et al. 2022, section 4.3).
+
+    Args:
+        img_channels: channels of one of the two images.
+        disc_c_noise: standard deviation of the noise added to each number of c, relative to its own over the batch.
+        semantic_channels, data_type: recorded with published weights; img_channels already includes the labels.
+    """
+
+    def __init__(
+        self,
+        c_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        disc_c_noise: float = 0,
+        semantic_channels: int | None = None,
+        data_type: str | None = None,
+        **kwargs,
+    ):
+        super().__init__(c_dim, img_resolution, 2 * img_channels, **kwargs)
+        self.disc_c_noise = disc_c_noise
+        self.raw_weight = 1.0
+        self.register_buffer("resample_filter", setup_filter(FIR))
+
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+        """Compute logits N,1 from img["image"] (N,C,R,R), img["image_raw"] (N,C,r,r) and c (N,c_dim)."""
+        image = img["image"]
+        raw = filtered_resizing(img["image_raw"], image.shape[-1], self.resample_filter)
+        if self.disc_c_noise > 0 and self.c_dim > 0:
+            std = c.std(dim=0) if len(c) > 1 else torch.zeros_like(c)  # undefined for a single pose
+            c = c + torch.randn_like(c) * std * self.disc_c_noise
+        return super().forward(torch.cat([image, raw * self.raw_weight], dim=1), c, force_fp32=force_fp32)
+
+
+class DummyDualDiscriminator(DualDiscriminator):
+    """Dual discriminator whose raw image fades to zero over DUMMY_FADE_IMAGES calls (a published variant)."""
+
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+        """Compute logits N,1 as DualDiscriminator does, with a smaller weight of the raw image at every call."""
+        self.raw_weight = max(0.0, self.raw_weight - 1 / DUMMY_FADE_IMAGES)
+        return super().forward(img, c, force_fp32=force_fp32)
+
+
+def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | float = "antialiased") -> Tensor:
+    """Resize square images N,C,H,H to N,C,size,size.
+
+    Args:
+        f: low-pass filter for "classic" (upsample, sample bilinearly, downsample).
+        filter_mode: antialiased, none (bilinear), classic, or a number in [0, 1]: the share of antialiased in a
+            blend with bilinear.
+    Raises:
+        ValueError: unknown filter_mode.
+    """
+    if isinstance(filter_mode, float | int) and 0 <= filter_mode <= 1:
+        filtered = filtered_resizing(image, size, f, "antialiased")
+        plain = filtered_resizing(image, size, f, "none")
+        return plain.lerp(filtered, filter_mode)
+    if filter_mode == "classic":
+        image = upsample2d(image, f, up=2)
+        image = _bilinear(image, 2 * size + 2, antialias=False)
+        return downsample2d(image, f, down=2, flip_filter=True, padding=-1)
+    if filter_mode not in ("antialiased", "none"):
+        raise ValueError(f"filter_mode: expected antialiased, none, classic or a number in [0, 1], got {filter_mode!r}")
+    return _bilinear(image, size, antialias=filter_mode == "antialiased")
+
+
+def _bilinear(image: Tensor, size: int, antialias: bool) -> Tensor:
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias)

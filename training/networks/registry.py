@@ -8,50 +8,38 @@ from functools import partial
 from torch import nn
 
 from training.networks.augment import AugmentPipe
-from training.networks.backbone import Generator
-from training.networks.decoders import FORMS, Decoder
-from training.networks.discriminator import Discriminator, DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer
-from training.networks.dual_discriminator import DualDiscriminator, DummyDualDiscriminator, SingleDiscriminator
-from training.networks.generator import GENERATORS
-from training.networks.label_encoder import MAPPINGS, Encoder, EqualConv2d
-from training.networks.superresolution import SUPERRESOLUTIONS
-from training.networks.synthesis import (
-    Conv2dLayer,
-    FullyConnectedLayer,
-    MappingNetwork,
-    SynthesisBlock,
-    SynthesisLayer,
-    SynthesisNetwork,
-    ToRGBLayer,
-)
-
-_SAME_NAME = (
-    AugmentPipe,
-    Conv2dLayer,
+from training.networks.decoders import DECODERS, Decoder
+from training.networks.discriminator import (
     Discriminator,
     DiscriminatorBlock,
     DiscriminatorEpilogue,
     DualDiscriminator,
     DummyDualDiscriminator,
-    Encoder,
-    EqualConv2d,
-    FullyConnectedLayer,
-    Generator,
-    MappingNetwork,
     MinibatchStdLayer,
     SingleDiscriminator,
-    SynthesisBlock,
-    SynthesisLayer,
-    SynthesisNetwork,
-    ToRGBLayer,
 )
+from training.networks.generator import GENERATORS
+from training.networks.label_encoder import MAPPINGS, Encoder
+from training.networks.layers import Conv2dLayer, EqualConv2d, FullyConnectedLayer
+from training.networks.mapping import MappingNetwork
+from training.networks.superresolution import SUPERRESOLUTIONS
+from training.networks.synthesis import Generator, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
+
+# Classes that keep their published name.
+_CLASSES = (
+    AugmentPipe, Encoder, Generator, MappingNetwork,
+    Conv2dLayer, EqualConv2d, FullyConnectedLayer,
+    SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer,
+    Discriminator, DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer,
+    DualDiscriminator, DummyDualDiscriminator, SingleDiscriminator,
+)  # fmt: skip
 NETWORKS = {
-    **{cls.__name__: cls for cls in _SAME_NAME},
+    **{cls.__name__: cls for cls in _CLASSES},
     "Generator_cond": Generator,
     "SynthesisBlockNoUp": partial(SynthesisBlock, up=1),
     **MAPPINGS,
     **SUPERRESOLUTIONS,
-    **{name: partial(Decoder, form=name) for name in FORMS},
+    **{name: partial(Decoder, class_name=name) for name in DECODERS},
     **GENERATORS,
 }
 

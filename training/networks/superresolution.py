@@ -1,4 +1,4 @@
-"""Two synthesis blocks that bring the rendered features to the output's resolution: one class, a table of layouts."""
+"""Super-resolution of the rendered features to the output resolution (Chan et al. 2022, section 4.2)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_utils.ops.upfirdn2d import setup_filter
-from training.networks.synthesis import FIR, SynthesisBlock
+from training.networks.layers import FIR
+from training.networks.synthesis import SynthesisBlock
 
 W_DIM = 512
+CONV_CLAMP = 256  # bound of the activations where blocks may run in float16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One row of the table.
+    """Architecture of a published super-resolution class.
 
     Args:
-        output, input: resolution in pixels. widths: channels of the two blocks.
-        first_up: whether the first block doubles the resolution (the second always does).
-        shrinks: whether a larger input is resized too, not only a smaller one.
-        antialias: False overrules the option of that name.
-        stores_filter: whether published weights hold an (unused) copy of the low-pass filter here.
+        output, input: resolution in pixels.
+        widths: channels of the two blocks.
+        first_up: whether the first block doubles the resolution; the second always does.
+        shrinks: whether a larger input is resized, not only a smaller one.
+        antialias: False overrides the option sr_antialias.
+        stores_filter: whether published weights contain an unused copy of the low-pass filter.
     """
 
     output: int
@@ -46,15 +49,19 @@ LAYOUTS = {
 
 
 class SuperResolution(nn.Module):
-    """Features and raw image to the final image.
+    """Two synthesis blocks from rendered features and the raw image to the final image or label map.
 
     Args:
-        channels: of the feature image. img_channels: of the raw and the final image.
-        sr_num_fp16_res: above 0 the blocks run in float16 on CUDA, and clamp everywhere.
-        sr_antialias: whether resizing the input to the layout's size is antialiased.
-        width: of the blocks, relative to the layout's.
+        channels: of the features.
+        img_resolution: R, which must be the layout's.
+        sr_num_fp16_res: above 0, the blocks run in float16 on CUDA and clamp their activations on all devices.
+        sr_antialias: whether resizing the input to the layout's resolution is antialiased.
+        semantic_channels: channels of the raw and of the final image; 3 for color.
+        width: width of the blocks relative to the layout's.
+        channel_base, channel_max: the backbone's widths, accepted because published arguments contain them; they
+            have no effect here.
     Raises:
-        ValueError: img_resolution is not the layout's, or a block is left without channels.
+        ValueError: img_resolution is not the layout's, or a block would have no channels.
     """
 
     def __init__(
@@ -62,33 +69,38 @@ class SuperResolution(nn.Module):
         layout: Layout,
         channels: int,
         img_resolution: int,
-        img_channels: int = 3,
-        sr_num_fp16_res: int = 0,
+        sr_num_fp16_res: int,
         sr_antialias: bool = True,
         fused_modconv_default: bool | str = True,
+        semantic_channels: int = 3,
         width: float = 1,
+        channel_base: int = 0,
+        channel_max: int = 0,
     ):
         super().__init__()
         if img_resolution != layout.output:
             raise ValueError(f"super-resolution: this layout gives {layout.output} pixels, got {img_resolution}")
-        self.layout, self.antialias = layout, sr_antialias and layout.antialias
-        half = sr_num_fp16_res > 0
-        common = {
-            "w_dim": W_DIM,
-            "img_channels": img_channels,
-            "use_fp16": half,
-            "conv_clamp": 256 if half else None,
-            "fused_modconv_default": fused_modconv_default,
-        }
+        first_width, second_width = (int(channels * width) for channels in layout.widths)
+        if second_width < 1:
+            raise ValueError(f"super-resolution: width {width:g} leaves a block without channels")
+        self.layout = layout
+        self.antialias = sr_antialias and layout.antialias
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
-        first, second = (int(channels * width) for channels in layout.widths)
-        if second < 1:
-            raise ValueError(f"super-resolution: width {width:g} leaves a block without channels")
+
+        use_fp16 = sr_num_fp16_res > 0
+        common = {
+            "w_dim": W_DIM,
+            "img_channels": semantic_channels,
+            "use_fp16": use_fp16,
+            "conv_clamp": CONV_CLAMP if use_fp16 else None,
+            "fused_modconv_default": fused_modconv_default,
+        }
+        first_up = 2 if layout.first_up else 1
         self.block0 = SynthesisBlock(
-            channels, first, resolution=layout.output // 2, is_last=False, up=2 if layout.first_up else 1, **common
+            channels, first_width, resolution=layout.output // 2, is_last=False, up=first_up, **common
         )
-        self.block1 = SynthesisBlock(first, second, resolution=layout.output, is_last=True, **common)
+        self.block1 = SynthesisBlock(first_width, second_width, resolution=layout.output, is_last=True, **common)
 
     def forward(
         self,
@@ -99,38 +111,30 @@ class SuperResolution(nn.Module):
         fused_modconv: bool | None = None,
         force_fp32: bool = False,
     ) -> Tensor:
-        """N,img_channels,R,R from rgb N,img_channels,r,r, x N,channels,r,r and ws N,any,512 (the last is used)."""
-        size, wanted = x.shape[-1], self.layout.input
-        if size < wanted or (size > wanted and self.layout.shrinks):
-            x, rgb = (
-                F.interpolate(t, size=(wanted, wanted), mode="bilinear", align_corners=False, antialias=self.antialias)
-                for t in (x, rgb)
-            )
+        """Compute the final image.
+
+        Args:
+            rgb: raw image N,semantic_channels,r,r.
+            x: features N,channels,r,r.
+            ws: N,any,512, of which the last vector is used.
+        Returns:
+            N,semantic_channels,R,R.
+        """
+        # Resize to the layout's input resolution.
+        size = self.layout.input
+        if x.shape[-1] < size or (x.shape[-1] > size and self.layout.shrinks):
+            resizing = {"size": (size, size), "mode": "bilinear", "align_corners": False, "antialias": self.antialias}
+            x = F.interpolate(x, **resizing)
+            rgb = F.interpolate(rgb, **resizing)
+
+        # Both blocks are driven by the last style vector.
         ws = ws[:, -1:].expand(-1, self.block0.num_conv + self.block0.num_torgb, -1).to(torch.float32)
         x, rgb = self.block0(x, rgb, ws, noise_mode, fused_modconv, force_fp32)
-        return self.block1(x, rgb, ws, noise_mode, fused_modconv, force_fp32)[1]
+        x, rgb = self.block1(x, rgb, ws, noise_mode, fused_modconv, force_fp32)
+        return rgb
 
 
-def _published(
-    layout: Layout,
-    *,
-    channels: int,
-    img_resolution: int,
-    sr_num_fp16_res: int,
-    sr_antialias: bool = True,
-    fused_modconv_default: bool | str = True,
-    semantic_channels: int = 3,
-    channel_base: int = 0,
-    channel_max: int = 0,
-    width: float = 1,
-) -> SuperResolution:
-    """A published class. Its arguments hold the trunk's channel_base and channel_max, which widths do not follow."""
-    return SuperResolution(
-        layout, channels, img_resolution, semantic_channels, sr_num_fp16_res, sr_antialias, fused_modconv_default, width
-    )
-
-
-# The published family has no label variant but of 8XDC and 2X; here every layout has one.
+# Published classes. The label variants, "_semantic", were published for 8XDC and 2X; here every layout has one.
 SUPERRESOLUTIONS = {
-    name + suffix: partial(_published, layout) for name, layout in LAYOUTS.items() for suffix in ("", "_semantic")
+    name + suffix: partial(SuperResolution, layout) for name, layout in LAYOUTS.items() for suffix in ("", "_semantic")
 }

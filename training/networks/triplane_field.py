@@ -1,4 +1,4 @@
-"""The field of the model: planes and a decoder, made ready for many points."""
+"""Radiance field of tri-planes and a decoder, prepared for evaluation at many points."""
 
 from __future__ import annotations
 
@@ -7,53 +7,57 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.networks.decoders import Decoder, DecoderPair, density, evaluate, read_out
+from training.networks.decoders import Decoder, DecoderPair, decode_deferred, decode_sigma, finish_features
 from training.volumetric_rendering.planes import fold_planes, sample_planes, sample_planes_mean
 
 
 class TriplaneField:
-    """Features and raw density at any point, for `volumetric_rendering.renderer.render` and for meshes.
+    """Features and raw density at any point; a `volumetric_rendering.renderer.Field`.
 
-    Folding planes and weights is done here, once; it holds for the weights' values at this moment. Gradients reach
+    The constructor folds planes and weights once, so a field is valid only until the weights change. Gradients reach
     planes, weights and points.
 
     Args:
-        planes: N,3,C,H,W, H = W; of a DecoderPair texture and label planes joined on C.
-        decoder: reads the mean of the planes.
+        planes: N,3,C,P,P; for a DecoderPair, texture and label planes concatenated along C.
+        decoder: reads the mean of the three planes.
         box_warp: side of the cube that the planes cover, world units.
-        axes: "published" or "corrected".
+        axes: "published" or "corrected", see `volumetric_rendering.planes`.
     Raises:
         ValueError: planes of another shape, unknown axes.
     """
 
     def __init__(self, planes: Tensor, decoder: Decoder | DecoderPair, box_warp: float, axes: str = "published"):
-        self.planes, self.decoder, self.box_warp, self.axes = planes, decoder, box_warp, axes
+        self.planes = planes
+        self.decoder = decoder
+        self.box_warp = box_warp
+        self.axes = axes
         self.folded = fold_planes(planes, axes)
         self.heads = decoder.heads()
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Features N,K,F (not yet scaled to [-1, 1]) and raw density N,K,1 at points N,K,3."""
-        parts, sigma = self.parts(points)
-        return self.readout(parts, torch.ones_like(sigma)), sigma
-
-    def sigma(self, points: Tensor) -> Tensor:
-        """Raw density N,K,1 alone: no colors."""
-        return density(self.heads, sample_planes_mean(self.folded, points, self.box_warp))
+        """Features N,K,F (in [0, 1], labels raw) and raw density N,K,1 at points N,K,3."""
+        deferred, sigma = self.deferred_features(points)
+        return self.finish_features(deferred, torch.ones_like(sigma)), sigma
 
     def reference(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as calling the field, by the plain form."""
-        return self.decoder.decode(sample_planes(self.planes, points, self.box_warp, self.axes).mean(dim=1))
+        """Compute the same as `__call__` in the plain form: sample all planes, apply the decoder's modules."""
+        sampled = sample_planes(self.planes, points, self.box_warp, self.axes)  # N,3,K,C
+        return self.decoder.decode(sampled.mean(dim=1))
+
+    def sigma(self, points: Tensor) -> Tensor:
+        """Raw density N,K,1 at points N,K,3, without colors."""
+        return decode_sigma(self.heads, sample_planes_mean(self.folded, points, self.box_warp))
 
     def labels(self, points: Tensor) -> Tensor:
-        """What the last head gives, N,K,F at points N,K,3: the label channels first; no colors."""
+        """Features N,K,F of the last head at points N,K,3, label channels first, without colors."""
         heads = self.heads[-1:]
-        parts, sigma = evaluate(heads, sample_planes_mean(self.folded, points, self.box_warp))
-        return read_out(heads, parts, torch.ones_like(sigma))
+        deferred, sigma = decode_deferred(heads, sample_planes_mean(self.folded, points, self.box_warp))
+        return finish_features(heads, deferred, torch.ones_like(sigma))
 
-    def parts(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What the renderer blends (see `decoders.evaluate`), and raw density N,K,1."""
-        return evaluate(self.heads, sample_planes_mean(self.folded, points, self.box_warp))
+    def deferred_features(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Values N,K,any to composite, one tensor per head, and raw density N,K,1; see `decoders.decode_deferred`."""
+        return decode_deferred(self.heads, sample_planes_mean(self.folded, points, self.box_warp))
 
-    def readout(self, blended: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
-        """Features N,M,F from the blend of parts."""
-        return read_out(self.heads, blended, weight_sum)
+    def finish_features(self, composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
+        """Features N,M,F from composited deferred features N,M,any and the sum of their weights N,M,1."""
+        return finish_features(self.heads, composited, weight_sum)

@@ -1,8 +1,8 @@
-"""Features of points in space, read from three planes (Chan et al. 2022, section 4).
+"""Tri-plane features at points in space (Chan et al. 2022, section 3).
 
-`sample_planes` is the definition. `sample_planes_mean` gives the mean over the planes, which is all that the
-decoders use, and is several times quicker: planes that see the same two axes are added up beforehand, and on a CPU
-the bilinear sum is one gather of whole channel rows.
+`sample_planes` is the definition. `sample_planes_mean` computes the mean over the three planes, which is all that the
+decoders use, several times faster: planes with the same two axes are added up beforehand, and on a CPU the bilinear
+sum is one gather of whole channel rows.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Which coordinate of a point is each plane's (column, row). The published weights were trained with a third plane
-# that sees the second's axes again: nothing tells (x, y, z) from a point with another y on planes 2 and 3.
-PLANE_PAIRS = {
+# Coordinates of a point (0 x, 1 y, 2 z) along each plane's (column, row). "published" keeps EG3D's axis bug, with
+# which the published weights were trained: planes 2 and 3 both span x and z and ignore y. "corrected" lets the third
+# plane span z and y.
+PLANE_COORDINATES = {
     "published": ((0, 1), (0, 2), (2, 0)),
     "corrected": ((0, 1), (0, 2), (2, 1)),
 }
-# Border of zeros about each plane of a table: room for the four neighbors of a point clamped to just outside.
-BORDER_BEFORE, BORDER_AFTER = 1, 2
+# Zeros around each plane of a lookup table: room for the four neighbors of a point clamped to just outside.
+BORDER_BEFORE = 1
+BORDER_AFTER = 2
 
 
-def _axes(pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """P,3,3: per plane, the unit vectors of its column, its row and its normal."""
-    return torch.stack([torch.eye(3)[[column, row, 3 - column - row]] for column, row in pairs])
+def _plane_axes(coordinates: Sequence[tuple[int, int]]) -> Tensor:
+    """3,3,3: the unit vectors of each plane's column, row and normal."""
+    return torch.stack([torch.eye(3)[[column, row, 3 - column - row]] for column, row in coordinates])
 
 
-PLANE_AXES = {name: _axes(pairs) for name, pairs in PLANE_PAIRS.items()}
+PLANE_AXES = {name: _plane_axes(coordinates) for name, coordinates in PLANE_COORDINATES.items()}
 
 
-def _pairs(axes: str) -> tuple[tuple[int, int], ...]:
-    if axes not in PLANE_PAIRS:
-        raise ValueError(f"plane axes: expected one of {', '.join(PLANE_PAIRS)}, got {axes!r}")
-    return PLANE_PAIRS[axes]
+def _check_axes(axes: str) -> None:
+    if axes not in PLANE_COORDINATES:
+        raise ValueError(f"plane axes: expected one of {', '.join(PLANE_COORDINATES)}, got {axes!r}")
 
 
 def _check_planes(planes: Tensor) -> None:
@@ -43,37 +44,40 @@ def _check_planes(planes: Tensor) -> None:
         raise ValueError(f"planes: expected N,3,C,H,W, got {tuple(planes.shape)}")
 
 
-def _check_points(points: Tensor, count: int) -> None:
-    if points.ndim != 3 or points.shape[0] != count or points.shape[2] != 3:
-        raise ValueError(f"points: expected {count},K,3, got {tuple(points.shape)}")
+def _check_points(points: Tensor, batch: int) -> None:
+    if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 3:
+        raise ValueError(f"points: expected {batch},K,3, got {tuple(points.shape)}")
+
+
+# --------------------------------------------------------------------------- definition
 
 
 def project(points: Tensor, axes: Tensor) -> Tensor:
-    """Coordinates of points on planes given by their axes.
+    """Project points on planes.
 
     Args:
         points: N,K,3.
-        axes: P,3,3; rows are a plane's column axis, row axis and normal, not necessarily orthogonal.
+        axes: 3,3,3; the rows of each matrix are a plane's column axis, row axis and normal, not necessarily orthogonal.
     Returns:
-        N,P,K,2 column and row coordinate, in the units of the points.
+        N,3,K,2 column and row coordinates, in the units of the points.
     """
-    onto = torch.linalg.inv(axes.to(points))[..., :2]  # P,3,2
-    return points[:, None] @ onto
+    projection = torch.linalg.inv(axes.to(points))[..., :2]  # 3,3,2
+    return points[:, None] @ projection
 
 
 def sample_planes(planes: Tensor, points: Tensor, box_warp: float, axes: str = "published") -> Tensor:
-    """Bilinear samples of every plane, zero outside: the plain form.
+    """Sample every plane bilinearly, with zeros outside.
 
     Args:
         planes: N,3,C,H,W covering a cube of side box_warp about the origin.
         points: N,K,3 world units.
-        axes: a name of PLANE_PAIRS.
+        axes: a key of PLANE_COORDINATES.
     Returns:
         N,3,K,C.
     Raises:
-        ValueError: shapes other than these, or an unknown name of axes.
+        ValueError: other shapes, or unknown axes.
     """
-    _pairs(axes)
+    _check_axes(axes)
     _check_planes(planes)
     _check_points(points, planes.shape[0])
     grid = project(points * (2 / box_warp), PLANE_AXES[axes]).flatten(0, 1)[:, None]  # N*3,1,K,2 in [-1, 1]
@@ -81,14 +85,18 @@ def sample_planes(planes: Tensor, points: Tensor, box_warp: float, axes: str = "
     return sampled[:, :, 0].mT.unflatten(0, planes.shape[:2])
 
 
+# --------------------------------------------------------------------------- fast mean over planes
+
+
 @dataclass(frozen=True)
 class FoldedPlanes:
-    """Planes made ready by `fold_planes`; P is 2 for the published axes and 3 for the corrected ones.
+    """Planes prepared by `fold_planes`. J, their number, is 2 for the published axes and 3 for the corrected ones.
 
     Args:
-        maps: N,P,C,H,W, their sum over P at a point being the mean of the three planes.
-        pairs: (column, row) coordinate of each of the P.
-        table: N*P*(H+3)*(W+3),C, one row of channels for each pixel and for a border of zeros; None off the CPU.
+        maps: N,J,C,P,P, whose sum over J at a point is the mean of the three planes.
+        pairs: (column, row) coordinate of each map.
+        table: N*J*(P+3)*(P+3),C, one row of channels for each pixel of the maps and of a border of zeros; None on
+            other devices than a CPU.
     """
 
     maps: Tensor
@@ -97,34 +105,45 @@ class FoldedPlanes:
 
 
 def fold_planes(planes: Tensor, axes: str = "published") -> FoldedPlanes:
-    """Divide planes (N,3,C,H,W) by 3 and add each to an earlier one with the same axes, transposed if they are swapped.
+    """Divide planes by 3 and add up those that span the same two axes, transposed where the axes are swapped.
 
-    Exact, since bilinear sampling is linear in the planes. Gradients reach the planes.
+    With the published axes, plane 3 (z, x) is plane 2 (x, z) transposed, so two maps remain. This is exact, since
+    bilinear sampling is linear in the planes. Gradients reach the planes.
 
+    Args:
+        planes: N,3,C,P,P.
+        axes: a key of PLANE_COORDINATES.
     Raises:
-        ValueError: planes of another shape or not square, or an unknown name of axes.
+        ValueError: planes of another shape or not square, or unknown axes.
     """
+    _check_axes(axes)
     _check_planes(planes)
     if planes.shape[3] != planes.shape[4]:
         raise ValueError(f"planes: expected square ones, got {tuple(planes.shape)}")
+
+    # Sum the planes by the axes they span.
     folded: dict[tuple[int, int], Tensor] = {}
-    for pair, plane in zip(_pairs(axes), (planes / 3).unbind(1), strict=True):
+    for pair, plane in zip(PLANE_COORDINATES[axes], (planes / 3).unbind(1), strict=True):
         swapped = pair[::-1]
         if swapped in folded:
             folded[swapped] = folded[swapped] + plane.mT
         else:
-            folded[pair] = plane
-    maps = torch.stack(list(folded.values()), dim=1)
-    maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)  # channels last in memory: a neighbor is one read
+            folded[pair] = plane  # N,C,P,P
+
+    # Store channels last, so that the channels of a neighbor are contiguous.
+    maps = torch.stack(list(folded.values()), dim=1)  # N,J,C,P,P
+    maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)
     table = None
     if planes.device.type == "cpu":
-        border = (0, 0) + 2 * (BORDER_BEFORE, BORDER_AFTER)
+        border = (0, 0, BORDER_BEFORE, BORDER_AFTER, BORDER_BEFORE, BORDER_AFTER)
         table = F.pad(maps.movedim(2, -1), border).flatten(0, 3)
     return FoldedPlanes(maps, tuple(folded), table)
 
 
 def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
-    """`sample_planes(...).mean(dim=1)` up to rounding; quickest for points whose memory is coordinate by coordinate.
+    """Compute `sample_planes(...).mean(dim=1)` up to rounding.
+
+    Fastest for points that are a view of a 3,N,K tensor.
 
     Args:
         points: N,K,3 world units. NaN counts as outside.
@@ -134,30 +153,42 @@ def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) ->
         ValueError: points of another shape.
     """
     _check_points(points, planes.maps.shape[0])
-    return _sample_maps(planes, points, box_warp) if planes.table is None else _sample_table(planes, points, box_warp)
+    if planes.table is None:
+        return _sample_maps(planes, points, box_warp)
+    return _sample_table(planes, points, box_warp)
 
 
 def _sample_maps(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
-    grid = torch.stack([points[..., list(pair)] for pair in planes.pairs], dim=1) * (2 / box_warp)  # N,P,K,2
+    """`sample_planes_mean` by grid_sample, for GPUs."""
+    grid = torch.stack([points[..., list(pair)] for pair in planes.pairs], dim=1) * (2 / box_warp)  # N,J,K,2
     sampled = F.grid_sample(planes.maps.flatten(0, 1), grid.flatten(0, 1)[:, None], align_corners=False)
     return sampled[:, :, 0].unflatten(0, grid.shape[:2]).sum(dim=1).mT
 
 
 def _sample_table(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
-    count, maps, _, size, _ = planes.maps.shape
-    row = size + BORDER_BEFORE + BORDER_AFTER
+    """`sample_planes_mean` as a weighted sum of table rows, for CPUs: 4 neighbors on each of the J maps."""
+    batch, num_maps, _, size, _ = planes.maps.shape
+    width = size + BORDER_BEFORE + BORDER_AFTER  # of a map in the table
+
+    # Pixel coordinates, clamped to the border of zeros, and the fractions between neighbors.
     pixels = points.movedim(-1, 0) * (size / box_warp) + (size - 1) / 2  # 3,N,K
-    pixels = pixels.nan_to_num(nan=-1.0).clamp(-1, size)  # from -1 and to `size`: only zeros of the border
+    pixels = pixels.nan_to_num(nan=-1.0).clamp(-1, size)
     corner = pixels.detach().floor()
-    after = pixels - corner
+    after = pixels - corner  # weight of the neighbor at corner + 1
     before = 1 - after
     corner = corner.to(torch.int32) + BORDER_BEFORE
-    first = torch.arange(count, dtype=torch.int32, device=points.device)[:, None] * (maps * row * row)  # N,1
-    rows, weights = [], []
+
+    # Table rows and bilinear weights of all neighbors.
+    first_row = torch.arange(batch, dtype=torch.int32, device=points.device)[:, None] * (
+        num_maps * width * width
+    )  # N,1
+    rows = []
+    weights = []
     for i, (u, v) in enumerate(planes.pairs):
-        top_left = corner[v] * row + corner[u] + (first + i * row * row)  # N,K
-        rows += [top_left, top_left + 1, top_left + row, top_left + (row + 1)]
+        top_left = corner[v] * width + corner[u] + (first_row + i * width * width)  # N,K
+        rows += [top_left, top_left + 1, top_left + width, top_left + (width + 1)]
         weights += [before[v] * before[u], before[v] * after[u], after[v] * before[u], after[v] * after[u]]
+
     sampled = F.embedding_bag(
         torch.stack(rows, dim=-1).flatten(0, 1),
         planes.table,

@@ -1,4 +1,10 @@
-"""Volume rendering of a field: coarse samples, more where they found something, one blend (Chan et al. 2022)."""
+"""Two-pass volume rendering of a radiance field (Mildenhall et al. 2020, section 5.2; Chan et al. 2022, section 4.1).
+
+Coarse samples are spread evenly along each ray; their compositing weights give a distribution from which fine samples
+are drawn; both sets are composited together. Two implementations give the same result: "ref" follows the equations
+(sort all samples by depth, blend their features); "fast", the default, computes the weights of the unsorted samples
+and composites deferred features (training/networks/decoders.py), which are decoded once per ray.
+"""
 
 from __future__ import annotations
 
@@ -10,69 +16,79 @@ import torch
 from torch import Tensor
 
 from training.volumetric_rendering.compositing import (
-    Limits,
+    DepthRange,
     composite,
-    depth_limits,
+    depth_range,
     expected_depth,
-    finish,
     interval_weights,
     sample_weights,
+    to_output_range,
 )
-from training.volumetric_rendering.planes import PLANE_PAIRS
+from training.volumetric_rendering.planes import PLANE_COORDINATES
 from training.volumetric_rendering.rays import auto_limits
 from training.volumetric_rendering.sampling import importance_depths, sort_samples, stratified_depths
 
-# Samples of one pass that are evaluated at a time where no gradient is needed. On a CPU the hidden values of a piece
-# stay in the cache; elsewhere the piece fills the device and bounds its memory.
+# Samples of one pass that are evaluated at a time when no gradient is needed. On a CPU, the hidden values of a chunk
+# should stay in the cache; elsewhere, a chunk should fill the device and bound its memory.
 CPU_SAMPLES_PER_CHUNK = 2**14
 DEVICE_SAMPLES_PER_CHUNK = 2**20
 
 
-class Field(Protocol):
-    """What is rendered: features and raw density at points.
+# --------------------------------------------------------------------------- fields
 
-    `reference` is the plain form. `parts` and `readout` may be a quicker way to the same: parts are blended along the
-    ray first, then `readout` makes features of the blend; it is linear in (parts, weight sum).
+
+class Field(Protocol):
+    """Radiance field: features and raw density at points.
+
+    `reference` is the definition. `deferred_features` and `finish_features` may compute the same faster: the renderer
+    composites deferred features along the ray, then `finish_features`, linear in both arguments, maps the result to
+    features.
     """
 
     def reference(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Features N,K,F and raw density N,K,1 at points N,K,3 (world units)."""
 
-    def parts(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Tensors N,K,any to be blended, and raw density N,K,1."""
+    def deferred_features(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Tensors N,K,any to composite, and raw density N,K,1, at points N,K,3."""
 
-    def readout(self, blended: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
-        """Features N,M,F from blended parts N,M,any and the sum of the weights N,M,1."""
+    def finish_features(self, composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
+        """Features N,M,F from composited deferred features N,M,any and the sum of their weights N,M,1."""
 
 
 @dataclass(frozen=True)
 class FunctionField:
-    """A field given by one function from points N,K,3 to features N,K,F and raw density N,K,1."""
+    """Field given by a function from points N,K,3 to features N,K,F and raw density N,K,1."""
 
     reference: Callable[[Tensor], tuple[Tensor, Tensor]]
 
-    def parts(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def deferred_features(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Features as a tuple of one tensor N,K,F, and raw density N,K,1, at points N,K,3; nothing is deferred."""
         features, sigma = self.reference(points)
         return (features,), sigma
 
-    def readout(self, blended: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
-        return blended[0]
+    def finish_features(self, composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
+        """Features N,M,F, which are the only element of `composited`."""
+        return composited[0]
+
+
+# --------------------------------------------------------------------------- options
 
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """How rays are sampled and blended.
+    """Options of ray sampling and compositing.
 
     Args:
-        start, end: world units from the camera; both "auto" for where the ray crosses the cube of side box_warp.
-        samples, fine_samples: per ray, coarse and by importance.
+        start, end: limits of the depths, world units from the camera; both "auto" to use the points where each ray
+            enters and leaves the cube of side box_warp.
+        samples, fine_samples: samples per ray of the coarse and of the fine pass; fine_samples 0 omits the latter.
         box_warp: side of the cube that the planes cover, world units.
-        disparity: coarse samples evenly spaced in 1/depth.
-        white_back: white behind the scene, else black.
-        density_noise: standard deviation of what is added to the raw density (training only).
+        disparity: space coarse samples evenly in 1/depth.
+        white_back: white background, else black.
+        density_noise: standard deviation of noise added to the raw density (training only).
         plane_axes: "published" or "corrected", see planes.py.
     Raises:
-        ValueError: a value outside what is said here.
+        ValueError: a value out of range.
     """
 
     start: float | str
@@ -86,39 +102,46 @@ class RenderOptions:
     plane_axes: str = "published"
 
     def __post_init__(self) -> None:
+        # Limits.
         if self.auto:
             if self.start != self.end:
                 raise ValueError(f"start, end: expected two numbers or twice 'auto', got {self.start}, {self.end}")
         elif not 0 <= self.start < self.end:
             raise ValueError(f"start, end: expected 0 <= start < end, got {self.start}, {self.end}")
+        elif self.disparity and self.start == 0:
+            raise ValueError("disparity: expected start above 0, got 0")
+
+        # Samples: the histogram of importance sampling needs at least 4.
         smallest = 4 if self.fine_samples else 2
         if self.samples < smallest or self.fine_samples < 0:
             raise ValueError(
                 f"samples: expected {smallest} or more and fine_samples 0 or more, "
                 f"got {self.samples} and {self.fine_samples}"
             )
+
+        # Field.
         if self.box_warp <= 0 or self.density_noise < 0:
             raise ValueError(
                 f"expected box_warp above 0 and density_noise 0 or more, got {self.box_warp}, {self.density_noise}"
             )
-        if self.plane_axes not in PLANE_PAIRS:
-            raise ValueError(f"plane_axes: expected one of {', '.join(PLANE_PAIRS)}, got {self.plane_axes!r}")
-        if self.disparity and not self.auto and self.start == 0:
-            raise ValueError("disparity: expected start above 0, got 0")
+        if self.plane_axes not in PLANE_COORDINATES:
+            raise ValueError(f"plane_axes: expected one of {', '.join(PLANE_COORDINATES)}, got {self.plane_axes!r}")
 
     @property
     def auto(self) -> bool:
+        """Whether the limits of the depths are computed per ray."""
         return "auto" in (self.start, self.end)
 
     @classmethod
     def from_rendering_kwargs(cls, kwargs: Mapping[str, Any]) -> RenderOptions:
-        """Read the published names; other keys of the same mapping belong to other parts of the model.
+        """Read the published rendering options; keys that concern other modules are ignored.
 
         Raises:
-            ValueError: a required name is missing, or clamp_mode is not softplus.
+            ValueError: a missing key, or a clamp_mode other than softplus.
         """
         required = ("ray_start", "ray_end", "depth_resolution", "depth_resolution_importance", "box_warp")
-        if missing := [name for name in required if name not in kwargs]:
+        missing = [name for name in required if name not in kwargs]
+        if missing:
             raise ValueError(f"rendering options lack {', '.join(missing)}")
         if kwargs.get("clamp_mode", "softplus") != "softplus":
             raise ValueError(f"clamp_mode: expected softplus, got {kwargs['clamp_mode']!r}")
@@ -135,25 +158,29 @@ class RenderOptions:
         )
 
 
-class Rendering(NamedTuple):
-    """Pixels: features N,M,F in [-1, 1], expected depth N,M,1 in world units, sum of weights N,M,1 in [0, 1]."""
+# --------------------------------------------------------------------------- rendering
 
-    features: Tensor
-    depth: Tensor
-    weight_sum: Tensor
+
+class Rendering(NamedTuple):
+    """Rendered rays."""
+
+    features: Tensor  # N,M,F in [-1, 1]
+    depth: Tensor  # N,M,1 expected depth, world units
+    weight_sum: Tensor  # N,M,1 in [0, 1], opacity of the ray
 
 
 class _Rays(NamedTuple):
-    """Rays and every number drawn for them, so that any part of them renders alike."""
+    """Rays and all random numbers used on them, so that chunks of rays render like the whole."""
 
     origins: Tensor  # N,M,3
     directions: Tensor  # N,M,3
-    depths: Tensor  # N,M,T,1
-    quantiles: Tensor | None  # N,M,K
-    noise: Tensor | None  # N,M,T,1
-    fine_noise: Tensor | None  # N,M,K,1
+    depths: Tensor  # N,M,T,1 of the coarse samples
+    quantiles: Tensor | None  # N,M,fine_samples in [0, 1]
+    noise: Tensor | None  # N,M,T,1, added to the raw density of the coarse samples
+    fine_noise: Tensor | None  # N,M,fine_samples,1
 
-    def part(self, rays: slice) -> _Rays:
+    def chunk(self, rays: slice) -> _Rays:
+        """Select a slice of the M rays."""
         return _Rays(*(None if x is None else x[:, rays] for x in self))
 
 
@@ -170,15 +197,17 @@ def render(
     """Render rays.
 
     Args:
-        field: a Field, or a function as FunctionField takes it.
+        field: a Field, or a function as in FunctionField.
         origins, directions: N,M,3; directions of length 1.
-        jitter: draw depths, quantiles and density noise at random (torch's global generator); False: no jitter, no
-            noise, evenly spaced quantiles, so that the same call gives the same picture.
-        rays_per_chunk: how many rays, over the whole batch, are in memory at once; the pixels do not depend on it.
-            None: all with gradients on, else as many as run well on the device.
-        impl: "fast", or "ref" for the plain form: the field's reference, all samples sorted, `composite`.
+        jitter: random depths, quantiles and density noise, from torch's global generator. False: evenly spaced
+            depths and quantiles and no noise, so that equal calls give equal results.
+        rays_per_chunk: rays, over the whole batch, that are in memory at once; the result does not depend on it.
+            None: all if gradients are enabled, else a number that is efficient on the device.
+        impl: "fast", or "ref" for the plain implementation.
+    Returns:
+        Features N,M,F; expected depth N,M,1; sum of weights N,M,1.
     Raises:
-        ValueError: shapes other than these, or an unknown impl.
+        ValueError: other shapes, rays_per_chunk below 1, or an unknown impl.
     No gradient passes through the choice of depths.
     """
     if origins.ndim != 3 or origins.shape[-1] != 3 or origins.shape != directions.shape:
@@ -189,17 +218,24 @@ def render(
         raise ValueError(f"rays_per_chunk: expected 1 or more, got {rays_per_chunk}")
     if impl not in ("fast", "ref"):
         raise ValueError(f"impl: expected fast or ref, got {impl!r}")
-    if not hasattr(field, "parts"):
+    if not hasattr(field, "deferred_features"):
         field = FunctionField(field)
-    rays = _choose_samples(origins, directions, options, jitter)
-    limits = depth_limits(rays.depths)  # importance samples lie between coarse ones, so these are the call's
-    count, total = origins.shape[:2]
+
+    # Generate all random numbers and the depth range for the whole call, before it is split into chunks.
+    rays = _coarse_samples(origins, directions, options, jitter)
+    limits = depth_range(rays.depths)  # includes the fine samples, which lie between the coarse ones
+
+    # Render in chunks of rays.
+    batch, num_rays = origins.shape[:2]
     if rays_per_chunk is None:
-        rays_per_chunk = count * total if torch.is_grad_enabled() else _default_chunk(origins.device, options)
-    step = max(1, rays_per_chunk // max(1, count))
-    blend = _render_fast if impl == "fast" else _render_ref
-    chunks = [blend(field, rays.part(slice(i, i + step)), options, limits) for i in range(0, total, step)]
-    return Rendering(*(torch.cat(pieces, dim=1) for pieces in zip(*chunks, strict=True)))
+        rays_per_chunk = batch * num_rays if torch.is_grad_enabled() else _default_chunk(origins.device, options)
+    step = max(1, rays_per_chunk // max(1, batch))
+    render_chunk = _render_fast if impl == "fast" else _render_ref
+    chunks = [
+        render_chunk(field, rays.chunk(slice(first, first + step)), options, limits)
+        for first in range(0, num_rays, step)
+    ]
+    return Rendering(*(torch.cat(tensors, dim=1) for tensors in zip(*chunks, strict=True)))
 
 
 def _default_chunk(device: torch.device, options: RenderOptions) -> int:
@@ -207,85 +243,114 @@ def _default_chunk(device: torch.device, options: RenderOptions) -> int:
     return samples // max(options.samples, options.fine_samples)
 
 
-def _choose_samples(origins: Tensor, directions: Tensor, options: RenderOptions, jitter: bool) -> _Rays:
-    """Limits over all rays, and all draws of a call, each in one piece."""
+def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions, jitter: bool) -> _Rays:
+    """Choose the coarse depths, and generate all random numbers of a call, each kind in one tensor."""
     shape = (*origins.shape[:2], options.samples, 1)
     fine_shape = (*origins.shape[:2], options.fine_samples)
     like = {"dtype": origins.dtype, "device": origins.device}
-    start, end = options.start, options.end
-    if options.auto:
-        start, end = auto_limits(origins, directions, options.box_warp)
+
+    # Random numbers, in this order: depth offsets, quantiles, density noise.
     offsets = torch.rand(shape, **like) if jitter else torch.zeros(shape, **like)
-    quantiles = noise = fine_noise = None
-    if options.fine_samples:
-        even = torch.linspace(0, 1, options.fine_samples, **like)
-        quantiles = torch.rand(fine_shape, **like) if jitter else even.expand(fine_shape)
+    quantiles = None
+    if options.fine_samples and jitter:
+        quantiles = torch.rand(fine_shape, **like)
+    elif options.fine_samples:
+        quantiles = torch.linspace(0, 1, options.fine_samples, **like).expand(fine_shape)
+    noise = None
+    fine_noise = None
     if jitter and options.density_noise > 0:
         noise = torch.randn(shape, **like) * options.density_noise
         if options.fine_samples:
             fine_noise = torch.randn((*fine_shape, 1), **like) * options.density_noise
+
+    # Depths.
+    start, end = options.start, options.end  # world units
+    if options.auto:
+        start, end = auto_limits(origins, directions, options.box_warp)  # N,M,1
     depths = stratified_depths(start, end, offsets, options.disparity)
     return _Rays(origins, directions, depths, quantiles, noise, fine_noise)
 
 
 def _points(rays: _Rays, depths: Tensor) -> Tensor:
-    """N,M*T,3 points, in memory coordinate by coordinate: elementwise work on them runs along rays."""
-    origins, directions = (x.movedim(-1, 0)[..., None] for x in (rays.origins, rays.directions))  # 3,N,M,1
-    return torch.addcmul(origins, directions, depths[None, ..., 0]).flatten(2).movedim(0, -1)
+    """Points N,M*T,3 at depths N,M,T,1.
+
+    The result is a view of a 3,N,M*T tensor: elementwise operations on one coordinate run over contiguous memory.
+    """
+    origins = rays.origins.movedim(-1, 0)[..., None]  # 3,N,M,1
+    directions = rays.directions.movedim(-1, 0)[..., None]
+    points = torch.addcmul(origins, directions, depths[None, ..., 0])  # 3,N,M,T
+    return points.flatten(2).movedim(0, -1)
 
 
-def _density(sigma: Tensor, depths: Tensor, noise: Tensor | None) -> Tensor:
-    """Raw density N,M,T,1 from a field's N,M*T,1."""
+def _add_noise(sigma: Tensor, noise: Tensor | None, depths: Tensor) -> Tensor:
+    """Reshape a field's raw density N,M*T,1 to N,M,T,1, as depths, and add density noise, if any."""
     sigma = sigma.view_as(depths)
     return sigma if noise is None else sigma + noise
 
 
 def _fine_depths(rays: _Rays, sigma: Tensor) -> Tensor:
-    return importance_depths(rays.depths, interval_weights(sigma.detach(), rays.depths), rays.quantiles)
+    """Depths N,M,fine_samples,1 of the fine pass, by importance sampling; sigma N,M,T,1 of the coarse samples."""
+    weights = interval_weights(sigma.detach()[..., 0], rays.depths[..., 0])  # N,M,T-1
+    return importance_depths(rays.depths, weights[..., None], rays.quantiles)
 
 
-def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Limits) -> Rendering:
-    """Every sample is evaluated once, blended unsorted, and read out once a ray."""
-    parts, sigma = field.parts(_points(rays, rays.depths))
-    depths, sigma = rays.depths, _density(sigma, rays.depths, rays.noise)
-    passes = [parts]
+def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: DepthRange) -> Rendering:
+    """Composite deferred features of unsorted samples, and decode them once per ray."""
+    # Coarse pass.
+    deferred, sigma = field.deferred_features(_points(rays, rays.depths))
+    depths = rays.depths  # N,M,T,1
+    sigma = _add_noise(sigma, rays.noise, depths)
+    passes = [deferred]
+
+    # Fine pass.
     if rays.quantiles is not None:
-        fine = _fine_depths(rays, sigma)
-        fine_parts, fine_sigma = field.parts(_points(rays, fine))
-        passes.append(fine_parts)
-        sigma = torch.cat([sigma, _density(fine_sigma, fine, rays.fine_noise)], dim=2)
-        depths = torch.cat([depths, fine], dim=2)
-    depths = depths[..., 0]
+        fine_depths = _fine_depths(rays, sigma)
+        fine_deferred, fine_sigma = field.deferred_features(_points(rays, fine_depths))
+        passes.append(fine_deferred)
+        sigma = torch.cat([sigma, _add_noise(fine_sigma, rays.fine_noise, fine_depths)], dim=2)
+        depths = torch.cat([depths, fine_depths], dim=2)
+
+    # Weights of all samples of both passes.
+    depths = depths[..., 0]  # N,M,T, T from here on the samples of both passes
     weights = sample_weights(sigma[..., 0], depths)  # N,M,T
-    weight_sum = weights.sum(dim=-1, keepdim=True)
-    by_pass = weights.split([options.samples, options.fine_samples][: len(passes)], dim=-1)
-    blended = [
-        sum(_blend(w, part) for w, part in zip(by_pass, same_part, strict=True))
-        for same_part in zip(*passes, strict=True)
-    ]
-    features = field.readout(blended, weight_sum)
+    weight_sum = weights.sum(dim=-1, keepdim=True)  # N,M,1
+
+    # Composite each deferred tensor: the sum of its coarse and its fine samples, each with their weights.
+    weights_of_pass = weights.split([options.samples, options.fine_samples][: len(passes)], dim=-1)
+    composited = []
+    for tensors in zip(*passes, strict=True):
+        sums = [_weighted_sum(w, x) for w, x in zip(weights_of_pass, tensors, strict=True)]
+        composited.append(sum(sums))
+
+    features = field.finish_features(composited, weight_sum)
     depth = expected_depth((weights * depths).sum(dim=-1, keepdim=True), weight_sum, limits)
-    return Rendering(finish(features, weight_sum, options.white_back), depth, weight_sum)
+    return Rendering(to_output_range(features, weight_sum, options.white_back), depth, weight_sum)
 
 
-def _blend(weights: Tensor, part: Tensor) -> Tensor:
-    """Sum over samples of weights N,M,T times part N,M*T,F."""
+def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
+    """Sum over samples of weights N,M,T times x N,M*T,F, as a batched matrix product: N,M,F."""
     rays, samples = weights.flatten(0, 1).shape
-    return torch.bmm(weights.reshape(rays, 1, samples), part.reshape(rays, samples, -1)).view(*weights.shape[:2], -1)
+    summed = torch.bmm(weights.reshape(rays, 1, samples), x.reshape(rays, samples, -1))  # N*M,1,F
+    return summed.view(*weights.shape[:2], -1)
 
 
-def _render_ref(field: Field, rays: _Rays, options: RenderOptions, limits: Limits) -> Rendering:
+def _render_ref(field: Field, rays: _Rays, options: RenderOptions, limits: DepthRange) -> Rendering:
+    """Sort all samples by depth and composite their features."""
+    # Coarse pass.
     features, sigma = field.reference(_points(rays, rays.depths))
-    depths, sigma = rays.depths, _density(sigma, rays.depths, rays.noise)
-    features = features.unflatten(1, depths.shape[1:3])
+    depths = rays.depths  # N,M,T,1
+    sigma = _add_noise(sigma, rays.noise, depths)
+    features = features.unflatten(1, depths.shape[1:3])  # N,M,T,F
+
+    # Fine pass.
     if rays.quantiles is not None:
-        fine = _fine_depths(rays, sigma)
-        fine_features, fine_sigma = field.reference(_points(rays, fine))
-        fine_features = fine_features.unflatten(1, fine.shape[1:3])
+        fine_depths = _fine_depths(rays, sigma)
+        fine_features, fine_sigma = field.reference(_points(rays, fine_depths))
         depths, features, sigma = sort_samples(
-            torch.cat([depths, fine], dim=2),
-            torch.cat([features, fine_features], dim=2),
-            torch.cat([sigma, _density(fine_sigma, fine, rays.fine_noise)], dim=2),
+            torch.cat([depths, fine_depths], dim=2),
+            torch.cat([features, fine_features.unflatten(1, fine_depths.shape[1:3])], dim=2),
+            torch.cat([sigma, _add_noise(fine_sigma, rays.fine_noise, fine_depths)], dim=2),
         )
+
     features, depth, weights = composite(features, sigma, depths, options.white_back, limits)
     return Rendering(features, depth, weights.sum(dim=2))

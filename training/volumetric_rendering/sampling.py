@@ -1,6 +1,6 @@
-"""Where on a ray to look: stratified depths, then more of them where the first ones found something.
+"""Depths of samples along rays: stratified, then by importance (Mildenhall et al. 2020, section 5.2).
 
-Nothing here draws random numbers: the caller gives them, and evenly spaced ones make a deterministic rendering.
+The functions generate no random numbers: callers provide them, or evenly spaced values for deterministic rendering.
 """
 
 from __future__ import annotations
@@ -9,63 +9,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PDF_EPS = 1e-5  # added to weights, and the smallest step of the distribution that is divided by
-WEIGHT_FLOOR = 0.01  # so that no part of a ray is never sampled (Barron et al. 2021, eq. 18)
+PDF_EPS = 1e-5  # added to every weight of a histogram; also the smallest step of its distribution to divide by
+WEIGHT_FLOOR = 0.01  # makes every part of a ray reachable (Barron et al. 2021, eq. 18)
 
 
 def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tensor, disparity: bool = False) -> Tensor:
-    """Evenly spaced depths from start to end, each moved on by its share of one step.
+    """Space depths evenly from start to end, each shifted by its offset (Mildenhall et al. 2020, eq. 2).
 
     Args:
-        start, end: world units, for all rays or N,M,1.
-        offsets: N,M,T,1 in [0, 1): uniform random numbers, or zeros for none.
-        disparity: even steps in 1/depth instead of depth.
+        start, end: world units, a number or N,M,1.
+        offsets: N,M,T,1 in [0, 1), in units of one step: uniform random numbers, or zeros for no jitter.
+        disparity: equal steps in 1/depth instead of depth.
     Returns:
-        N,M,T,1 ascending; the last may pass `end` by less than one step.
+        N,M,T,1 ascending; the last depth may exceed `end` by less than one step.
     Raises:
         ValueError: T below 2.
     """
     samples = offsets.shape[2]
     if samples < 2:
         raise ValueError(f"offsets: expected N,M,T,1 with T of at least 2, got {tuple(offsets.shape)}")
-    start, end = (x[..., None] if isinstance(x, Tensor) else x for x in (start, end))  # N,M,1,1
+    if isinstance(start, Tensor):
+        start = start[..., None]  # N,M,1,1
+    if isinstance(end, Tensor):
+        end = end[..., None]
+
     steps = torch.arange(samples, dtype=offsets.dtype, device=offsets.device).view(1, 1, -1, 1)
-    position = (steps + offsets) / (samples - 1)
+    position = (steps + offsets) / (samples - 1)  # N,M,T,1; 0 at start, 1 at end
     if disparity:
         return 1 / (1 / start * (1 - position) + 1 / end * position)
     return start + (end - start) * position
 
 
 def sample_pdf(bins: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution of a histogram, linear within bins (Mildenhall et al. 2020, 5.2).
+    """Inverse transform sampling of a histogram, linear within bins (Mildenhall et al. 2020, section 5.2).
 
     Args:
-        bins: B,T+1 edges, ascending.
-        weights: B,T not below 0, any sum.
-        quantiles: B,K in [0, 1].
+        bins: M,T+1 edges, ascending.
+        weights: M,T not negative, any sum.
+        quantiles: M,K in [0, 1].
     Returns:
-        B,K. No gradient is meant to pass.
+        M,K. Gradients are not meant to be used.
     Raises:
-        ValueError: edges are not one more than weights.
+        ValueError: the edges are not one more than the weights.
     """
     if bins.shape[-1] != weights.shape[-1] + 1:
         raise ValueError(f"bins: expected one more than weights {tuple(weights.shape)}, got {tuple(bins.shape)}")
+
+    # Cumulative distribution at the edges.
     weights = weights + PDF_EPS
     pdf = weights / weights.sum(dim=-1, keepdim=True)
-    cdf = F.pad(pdf.cumsum(dim=-1), (1, 0))  # B,T+1
-    found = torch.searchsorted(cdf, quantiles.contiguous(), right=True)
-    below, above = (found - 1).clamp_min(0), found.clamp_max(weights.shape[-1])  # the same at the last edge
-    cdf_below, bins_below = cdf.gather(-1, below), bins.gather(-1, below)
+    cdf = F.pad(pdf.cumsum(dim=-1), (1, 0))  # M,T+1
+
+    # Edges on both sides of each quantile; both are the last edge for a quantile of 1.
+    index = torch.searchsorted(cdf, quantiles.contiguous(), right=True)  # M,K
+    below = (index - 1).clamp_min(0)
+    above = index.clamp_max(weights.shape[-1])
+    cdf_below = cdf.gather(-1, below)
+    bins_below = bins.gather(-1, below)
+
+    # Interpolate; a bin without weight gives its lower edge.
     step = cdf.gather(-1, above) - cdf_below
     step = step.masked_fill(step < PDF_EPS, 1)
     return bins_below + (quantiles - cdf_below) / step * (bins.gather(-1, above) - bins_below)
 
 
 def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
-    """Depths where a first pass over the ray found weight, which is blurred first (Barron et al. 2021, 3.1).
+    """Sample depths from the compositing weights of a coarse pass, blurred first (Barron et al. 2021, eq. 18).
 
-    As in the published model, the histogram's edges are all midpoints but the last, and its weights all intervals'
-    but the first's and the last's, so that mass lies half a step too near.
+    As in the published code, the histogram is misaligned by half a step towards the camera: its edges are all
+    midpoints of the depths but the last, its weights those of all intervals but the first and the last.
 
     Args:
         depths: N,M,T,1 ascending, T of at least 4.
@@ -78,15 +90,19 @@ def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Ten
     """
     if depths.shape[2] < 4:
         raise ValueError(f"depths: expected N,M,T,1 with T of at least 4, got {tuple(depths.shape)}")
-    depths, weights = depths.detach().flatten(0, 1)[..., 0], weights.detach().flatten(0, 1)[..., 0]  # B,T; B,T-1
-    blurred = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)
-    blurred = F.avg_pool1d(blurred, kernel_size=2, stride=1)[:, 0] + WEIGHT_FLOOR  # B,T-1
-    midpoints = (depths[:, :-1] + depths[:, 1:]) / 2
-    found = sample_pdf(midpoints[:, :-1], blurred[:, 1:-1], quantiles.flatten(0, 1))
-    return found.view_as(quantiles)[..., None]
+    depths = depths.detach().flatten(0, 1)[..., 0]  # N*M,T
+    weights = weights.detach().flatten(0, 1)[..., 0]  # N*M,T-1
+
+    # Blur: maximum, then mean, of neighboring weights.
+    blurred = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)  # N*M,1,T
+    blurred = F.avg_pool1d(blurred, kernel_size=2, stride=1)[:, 0] + WEIGHT_FLOOR  # N*M,T-1
+
+    midpoints = (depths[:, :-1] + depths[:, 1:]) / 2  # N*M,T-1
+    samples = sample_pdf(midpoints[:, :-1], blurred[:, 1:-1], quantiles.flatten(0, 1))
+    return samples.view_as(quantiles)[..., None]
 
 
 def sort_samples(depths: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Depths (N,M,T,1) in ascending order on every ray, and each of `values` (N,M,T,any) in that order too."""
+    """Sort depths (N,M,T,1) on every ray in ascending order, and each of `values` (N,M,T,any) in the same order."""
     depths, order = depths.sort(dim=2)
     return depths, *(x.gather(2, order.expand_as(x)) for x in values)

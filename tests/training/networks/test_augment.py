@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from golden import golden
 from torch.autograd import gradcheck, gradgradcheck
 
-from training.networks.augment import SYM6, AugmentPipe, _Sample, adapt_p
+from training.networks.augment import SYM6, AugmentPipe, _GridSample, adapt_p
 from training.networks.registry import construct
 
 MANIFEST = golden.manifest("augment")
@@ -217,8 +217,8 @@ def test_options_that_do_not_fit_are_refused_by_name(options):
 def test_samples_have_right_first_and_second_derivatives():
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     grid = torch.rand(2, 3, 6, 2, dtype=torch.float64) * 2.4 - 1.2  # some lie outside
-    assert gradcheck(lambda a: _Sample.apply(a, grid).sin(), x)
-    assert gradgradcheck(lambda a: _Sample.apply(a, grid).sin(), x)
+    assert gradcheck(lambda a: _GridSample.apply(a, grid).sin(), x)
+    assert gradgradcheck(lambda a: _GridSample.apply(a, grid).sin(), x)
 
 
 def test_r1_through_every_change_has_a_gradient():

@@ -5,7 +5,7 @@ import torch
 from golden.golden import check, fill_, inputs, load, manifest
 
 from training.networks import decoders
-from training.networks.decoders import FORMS, DecoderPair, density, evaluate, read_out
+from training.networks.decoders import DECODERS, DecoderPair, decode_deferred, decode_sigma, finish_features
 
 CASE = "render_decoders"
 RTOL = 2e-5  # of the fixtures
@@ -41,27 +41,27 @@ def small(form, labels=3, n_features=8):
 
 
 @pytest.mark.parametrize("labels", [1, 3])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", DECODERS)
 def test_piecewise_evaluation_of_a_blend_equals_the_blend_of_plain_features(form, labels):
     decoder = small(form, labels)
     features = torch.randn(2, 5, 7, 8, dtype=torch.float64)
     weights = torch.rand(2, 5, 7, 1, dtype=torch.float64)
     plain, sigma = decoder.decode(features)
     heads = decoder.heads()
-    parts, quick_sigma = evaluate(heads, features)
+    parts, quick_sigma = decode_deferred(heads, features)
     blended = [(weights * part).sum(dim=2) for part in parts]
-    quick = read_out(heads, blended, weights.sum(dim=2))
+    quick = finish_features(heads, blended, weights.sum(dim=2))
     torch.testing.assert_close(quick, (weights * plain).sum(dim=2))
     torch.testing.assert_close(quick_sigma, sigma)
-    torch.testing.assert_close(density(heads, features), sigma)
+    torch.testing.assert_close(decode_sigma(heads, features), sigma)
 
 
 def test_piecewise_gradients_equal_plain_ones():
     decoder = small("OSGDecoder_semantic_lateSeparate")
     features = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
     heads = decoder.heads()
-    parts, quick_sigma = evaluate(heads, features)
-    quick = read_out(heads, parts, torch.ones_like(quick_sigma))
+    parts, quick_sigma = decode_deferred(heads, features)
+    quick = finish_features(heads, parts, torch.ones_like(quick_sigma))
     plain, sigma = decoder.decode(features)
     cotangent, leaves = torch.randn_like(plain), [features, *decoder.parameters()]
     ours = torch.autograd.grad((quick * cotangent).sum() + quick_sigma.sum(), leaves)
@@ -74,8 +74,8 @@ def test_a_pair_reads_color_from_all_channels_and_density_from_the_second_half()
     features = torch.randn(5, 8, dtype=torch.float64)
     plain, sigma = pair.decode(features)
     heads = pair.heads()
-    parts, quick_sigma = evaluate(heads, features)
-    torch.testing.assert_close(read_out(heads, parts, torch.ones_like(sigma)), plain)
+    parts, quick_sigma = decode_deferred(heads, features)
+    torch.testing.assert_close(finish_features(heads, parts, torch.ones_like(sigma)), plain)
     torch.testing.assert_close(quick_sigma, sigma)
     texture_only = features.clone()
     texture_only[:, :4] += 1

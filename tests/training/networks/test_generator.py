@@ -9,9 +9,9 @@ from golden_cases import build as build_case
 
 from camera_utils import CAMERAS, front_pose
 from torch_utils.precision import Precision, has_fast, set_precision
-from training.networks.backbone import count_ws
 from training.networks.configs import CONFIGS, generator_kwargs
 from training.networks.registry import construct
+from training.networks.synthesis import count_ws
 from training.volumetric_rendering.planes import sample_planes
 from training.weights.record import module_from_record, record_from_module
 

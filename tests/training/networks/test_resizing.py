@@ -7,8 +7,8 @@ import torch
 from golden import golden
 
 from torch_utils.ops.upfirdn2d import setup_filter
-from training.networks.dual_discriminator import filtered_resizing
-from training.networks.synthesis import FIR
+from training.networks.discriminator import filtered_resizing
+from training.networks.layers import FIR
 
 OUTPUTS = [k for k in golden.manifest("filtered_resizing")["outputs"] if not k.startswith("d_")]
 

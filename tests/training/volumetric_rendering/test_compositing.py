@@ -6,7 +6,7 @@ from golden.golden import check, inputs, load
 
 from training.volumetric_rendering.compositing import (
     composite,
-    depth_limits,
+    depth_range,
     expected_depth,
     interval_weights,
     sample_weights,
@@ -82,7 +82,7 @@ def test_weight_of_a_constant_density_is_that_of_beers_law():
 def test_limits_of_the_whole_call_bound_a_part_of_it():
     x = inputs(CASE)
     whole = composite(x["colors"], x["densities"], x["depths"])[1]
-    first = composite(x["colors"][:1], x["densities"][:1], x["depths"][:1], limits=depth_limits(x["depths"]))[1]
+    first = composite(x["colors"][:1], x["densities"][:1], x["depths"][:1], limits=depth_range(x["depths"]))[1]
     torch.testing.assert_close(first, whole[:1])
     assert x["depths"][:1].max() < x["depths"].max()  # or the empty ray would not tell
 
@@ -98,7 +98,7 @@ def test_shares_of_unsorted_samples_give_the_blend_of_sorted_ones_with_gradients
     quick = (shares * features).sum(dim=2) * 2 - 1
     torch.testing.assert_close(quick, plain)
     torch.testing.assert_close(shares.sum(dim=2), weights.sum(dim=2))
-    quick_depth = expected_depth((shares * depths).sum(dim=2), shares.sum(dim=2), depth_limits(depths))
+    quick_depth = expected_depth((shares * depths).sum(dim=2), shares.sum(dim=2), depth_range(depths))
     torch.testing.assert_close(quick_depth, depth)
     cotangent = torch.randn_like(plain)
     ours, theirs = (torch.autograd.grad((out * cotangent).sum(), (features, sigma)) for out in (quick, plain))
@@ -107,7 +107,7 @@ def test_shares_of_unsorted_samples_give_the_blend_of_sorted_ones_with_gradients
 
 def test_weights_sum_to_at_most_one_for_wild_densities():
     torch.manual_seed(0)
-    weights = interval_weights(torch.randn(4, 50, 24, 1) * 100, ray(24).expand(4, 50, 24, 1))
+    weights = interval_weights(torch.randn(4, 50, 24) * 100, ray(24)[..., 0].expand(4, 50, 24))
     assert (weights >= 0).all()
     assert (weights.sum(dim=2) <= 1 + 1e-5).all()  # rounding of 23 terms
 
