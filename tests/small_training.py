@@ -1,4 +1,4 @@
-"""The smallest runs of the training command: random pictures of 128 pixels, networks with a handful of channels."""
+"""Small training runs for tests: random images of 128 pixels, networks of a few channels."""
 
 import copy
 from pathlib import Path
@@ -11,7 +11,7 @@ from small_data import image_files, label_files, name_of, png, write_zip
 import train
 from training.networks import registry
 from training.options import TrainingOptions
-from training.state import load_state
+from training.train_state import load_state
 from training.weights.snapshot import save_snapshot
 
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
 
 
 def small_data(folder: Path, count: int = 5, size: int = 128, classes: int = 4, edges: bool = False) -> dict[str, Path]:
-    """A data set as options of the command."""
+    """Write a data set, and return it as options of train.py."""
     labels = edge_files(count, size) if edges else label_files(count, size, classes)
     return {
         "data": write_zip(folder / "pictures.zip", image_files(count, size)),
@@ -32,25 +32,25 @@ def small_data(folder: Path, count: int = 5, size: int = 128, classes: int = 4, 
 
 
 def edge_files(count: int, size: int) -> dict[str, bytes]:
-    """Drawings: white, a tenth of the rows dark."""
+    """Return edge maps as PNG files: white with a tenth of the rows dark."""
     rng = np.random.default_rng(3)
     dark = rng.random((count, size, 1)) < 0.1
-    drawings = np.where(dark, 40, 255).astype(np.uint8).repeat(size, axis=2)
-    return {name_of(i): png(drawing) for i, drawing in enumerate(drawings)}
+    edges = np.where(dark, 40, 255).astype(np.uint8).repeat(size, axis=2)  # N,H,W
+    return {name_of(i): png(edge_map) for i, edge_map in enumerate(edges)}
 
 
 def arguments(options: dict) -> list[str]:
-    """As words of a command line; None leaves an option out."""
+    """Return options as command line arguments, without those that are None."""
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
 def run(*words: str, **options):
-    """What the command does in this process."""
+    """Run train.py in this process, and return click's result."""
     return CliRunner().invoke(train.main, [*words, *arguments(options)])
 
 
 def trained(**options) -> Path:
-    """The folder of a run that ended well."""
+    """Run train.py successfully, and return the run directory."""
     result = run(**options)
     if result.exit_code:
         raise AssertionError(result.output) from result.exception
@@ -58,7 +58,7 @@ def trained(**options) -> Path:
 
 
 def tensors(state: object, name: str = "") -> dict[str, torch.Tensor | float]:
-    """Every leaf of nested data, by its path."""
+    """Flatten nested dicts and lists to values by their path."""
     if isinstance(state, dict | list):
         items = state.items() if isinstance(state, dict) else enumerate(state)
         return {k: v for key, value in items for k, v in tensors(value, f"{name}.{key}").items()}
@@ -66,26 +66,30 @@ def tensors(state: object, name: str = "") -> dict[str, torch.Tensor | float]:
 
 
 def final_state(folder: Path) -> dict[str, torch.Tensor | float]:
-    """All numbers of a run's newest state but the seconds that it took."""
+    """Return all values of a run's newest state except the training time."""
     state = load_state(folder)
-    leaves = tensors(state)
-    del leaves[".progress.seconds"]
-    return leaves
+    values = tensors(state)
+    del values[".progress.seconds"]
+    return values
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """Names under which two states do not hold the same, bit for bit."""
+    """Return the names of values that are not bit for bit equal."""
     assert a.keys() == b.keys()
-    equal = {k: torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a}
-    return [name for name, same in equal.items() if not same]
+    different = []
+    for name, value in a.items():
+        equal = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        if not equal:
+            different.append(name)
+    return different
 
 
 def eg3d_like(path: Path, options: TrainingOptions) -> Path:
-    """Weights of an EG3D model as small as the run's: a generator without label maps, a color discriminator."""
-    (_, G), (name, D) = (copy.deepcopy(options.networks[key]) for key in ("G", "D"))
-    G["mapping_kwargs"] = {"num_layers": 2}
-    plain = registry.construct(
-        "TriPlaneGenerator", {k: v for k, v in G.items() if k not in ("semantic_channels", "data_type")}
-    )
-    save_snapshot(path, {"G": plain, "D": registry.construct(name, D), "G_ema": plain})
+    """Write weights like EG3D's, with the sizes of these options: G without label maps, one discriminator."""
+    _, G_kwargs = copy.deepcopy(options.networks["G"])
+    G_kwargs["mapping_kwargs"] = {"num_layers": 2}
+    del G_kwargs["semantic_channels"], G_kwargs["data_type"]
+    G = registry.construct("TriPlaneGenerator", G_kwargs)
+    D = registry.construct(*options.networks["D"])
+    save_snapshot(path, {"G": G, "D": D, "G_ema": G})
     return path

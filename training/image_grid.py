@@ -1,6 +1,8 @@
-"""Pictures of a run in progress: a grid of samples as data, as the generator draws them, from the front, in a turn."""
+"""Image grids of a run in progress: samples of the data set, and the same scenes as the generator renders them."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,94 +13,123 @@ from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
 
-TURN_VIEWS = 6
-TURN_SAMPLES = 4  # of the grid's first row
-GRID_SEED = 0  # whatever the run's seed is: grids of several runs show the same samples
+ORBIT_VIEWS = 6
+ORBIT_SAMPLES = 4  # of the grid's first row
+GRID_SEED = 0  # independent of the run's seed, so that grids of several runs show the same samples
 
-Pictures = dict[str, np.ndarray]  # H,W or H,W,3 uint8 by the ending of the file's name
+Images = dict[str, np.ndarray]  # H,W or H,W,3 uint8 by file name without extension
 
 
 class ImageGrid:
-    """The same samples and z at every snapshot.
+    """Grids of the same samples and latent codes at every snapshot.
 
     Args:
-        size: pictures across and down; samples repeat where the data set has fewer.
-        cfg: whose camera looks from the front and turns.
-        batch: pictures rendered at once.
+        dataset: samples are shuffled with GRID_SEED; they repeat if it has fewer than the grid.
+        size: number of columns and rows.
+        cfg: name of the camera preset for the front view and the orbit.
+        device: of the generator.
+        batch: samples rendered at once.
     """
 
     def __init__(self, dataset: PosedImageDataset, size: tuple[int, int], cfg: str, device: torch.device, batch: int):
         self.columns, self.rows = size
-        self.preset, self.data_type, self.device, self.batch = CAMERAS[cfg], dataset.data_type, device, batch
+        self.preset = CAMERAS[cfg]
+        self.data_type = dataset.data_type
+        self.device = device
+        self.batch = batch
+
         order = np.arange(len(dataset))
         np.random.RandomState(GRID_SEED).shuffle(order)
         samples = [dataset[int(i)] for i in np.resize(order, self.columns * self.rows)]
         self.images = np.stack([sample["image"] for sample in samples]).transpose(0, 2, 3, 1)  # N,H,W,3
         self.masks = np.stack([sample["mask"] for sample in samples])  # N,1,H,W as stored
-        self.poses = torch.from_numpy(np.stack([sample["pose"] for sample in samples]))
+        self.poses = torch.from_numpy(np.stack([sample["pose"] for sample in samples]))  # N,25
 
-    def data(self) -> Pictures:
-        """The samples themselves: "reals", "mask"."""
-        ids = self.masks[:, 0]
-        drawn = colorize(ids) if self.data_type == "seg" else 255 - ids
-        return {"reals": self._tile(self.images), "mask": self._tile(drawn)}
+    def real_images(self) -> Images:
+        """Return grids of the samples themselves: "reals" and, of their label maps, "mask"."""
+        masks = self.masks[:, 0]
+        label_images = colorize(masks) if self.data_type == "seg" else 255 - masks
+        return {"reals": _tile(self.images, self.columns), "mask": _tile(label_images, self.columns)}
 
     @torch.no_grad()
-    def draw(self, G: TriPlane, number: int) -> Pictures:
-        """The generator's: "fakesNNNNNN" with endings (_raw, _depth, ...), "fakes_front...", "fakes_turn..."."""
-        own, front, turn = {}, {}, []
-        turning = min(TURN_SAMPLES, self.columns)
-        z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))
-        ahead = front_pose(self.preset, **G.orbit, device=self.device)
-        around = path_poses("orbit", self.preset, TURN_VIEWS, **G.orbit, device=self.device).split(1)
+    def render(self, G: TriPlane, kimg: int) -> Images:
+        """Render the samples' label maps from their own poses, from the front, and a few of them in an orbit.
+
+        Returns:
+            Grids "fakesNNNNNN" and "fakes_frontNNNNNN", each with suffixes (_raw, _depth, ...); "fakes_turnNNNNNN".
+        """
+        z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))  # N,z_dim
+        front = front_pose(self.preset, **G.orbit, device=self.device)  # 1,25
+        orbit = path_poses("orbit", self.preset, ORBIT_VIEWS, **G.orbit, device=self.device).split(1)
+        orbit_samples = min(ORBIT_SAMPLES, self.columns)
+        render = partial(G.synthesis, noise_mode="const", jitter=False)
+
+        own_views = []
+        front_views = []
+        orbit_views = []
         for start in range(0, len(z), self.batch):
+            # Tri-planes of the scenes.
             chosen = slice(start, start + self.batch)
             pose = self.poses[chosen].to(self.device)
             mask = label_map_from_dataset(self.masks[chosen], self.data_type).to(self.device)
             ws = G.mapping(z[chosen].to(self.device), pose, {"mask": mask, "pose": pose})
-            scene = {"noise_mode": "const", "planes": G.planes(ws, noise_mode="const"), "jitter": False}
-            _collect(own, G.synthesis(ws, pose, **scene), self.data_type)
-            _collect(front, G.synthesis(ws, ahead.expand_as(pose), **scene), self.data_type)
-            if start < turning:
-                few = slice(turning - start)
-                scene |= {"planes": scene["planes"][few], "outputs": {"image"}}
-                views = [G.synthesis(ws[few], view.expand_as(pose[few]), **scene)["image"] for view in around]
-                turn.append(np.stack([draw_image(view) for view in views], axis=1))  # N,views,H,W,3
-        front.pop("_weight", None)
-        pictures = {f"fakes{number:06d}{ending}": self._tile(_drawn(parts)) for ending, parts in own.items()}
-        pictures |= {f"fakes_front{number:06d}{ending}": self._tile(_drawn(parts)) for ending, parts in front.items()}
-        shown = np.concatenate(turn)
-        return pictures | {f"fakes_turn{number:06d}": _tiled(shown.reshape(-1, *shown.shape[2:]), TURN_VIEWS)}
+            planes = G.planes(ws, noise_mode="const")
 
-    def _tile(self, pictures: np.ndarray) -> np.ndarray:
-        return _tiled(pictures, self.columns)
+            # From the samples' own poses and from the front.
+            own_views.append(_to_images(render(ws, pose, planes=planes), self.data_type))
+            front_views.append(_to_images(render(ws, front.expand_as(pose), planes=planes), self.data_type))
+
+            # The first samples from all around.
+            if start < orbit_samples:
+                few = slice(orbit_samples - start)
+                views = []
+                for view_pose in orbit:
+                    view_pose = view_pose.expand_as(pose[few])
+                    out = render(ws[few], view_pose, planes=planes[few], outputs={"image"})
+                    views.append(draw_image(out["image"]))
+                orbit_views.append(np.stack(views, axis=1))  # n,ORBIT_VIEWS,H,W,3
+
+        images = {}
+        for suffix in own_views[0]:
+            images[f"fakes{kimg:06d}{suffix}"] = self._join(own_views, suffix)
+            if suffix != "_weight":
+                images[f"fakes_front{kimg:06d}{suffix}"] = self._join(front_views, suffix)
+        orbits = np.concatenate(orbit_views)
+        images[f"fakes_turn{kimg:06d}"] = _tile(orbits.reshape(-1, *orbits.shape[2:]), ORBIT_VIEWS)
+        return images
+
+    def _join(self, batches: list[Images], suffix: str) -> np.ndarray:
+        """Tile the images of all batches that have this suffix."""
+        return _tile(_to_uint8(np.concatenate([images[suffix] for images in batches])), self.columns)
 
 
-def _tiled(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """N,H,W or N,H,W,3 to one picture, row by row."""
-    n, height, width, *colors = pictures.shape
-    grid = pictures.reshape(n // columns, columns, height, width, *colors).swapaxes(1, 2)
+def _tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Tile N,H,W or N,H,W,3 into one image, row by row."""
+    n, height, width, *colors = images.shape
+    grid = images.reshape(n // columns, columns, height, width, *colors).swapaxes(1, 2)
     return grid.reshape(n // columns * height, columns * width, *colors)
 
 
-def _collect(parts: dict[str, list], out: dict[str, Tensor], data_type: str) -> None:
-    """Append what a synthesis gave, as pictures where one sample's needs no other's, by the file's ending."""
-    drawn = {"": draw_image(out["image"]), "_raw": draw_image(out["image_raw"])}
-    drawn["_depth"] = -out["image_depth"][:, 0].float().cpu().numpy()  # near is bright
+def _to_images(out: dict[str, Tensor], data_type: str) -> Images:
+    """Convert rendered outputs to arrays by file name suffix: N,H,W,3 or N,H,W uint8, but float for the depth."""
+    images = {
+        "": draw_image(out["image"]),
+        "_raw": draw_image(out["image_raw"]),
+        "_depth": -out["image_depth"][:, 0].float().cpu().numpy(),  # near is bright
+    }
     if "semantic" in out:
-        drawn["_semantic"] = draw_semantic(out["semantic"], data_type)
-        drawn["_semantic_raw"] = draw_semantic(out["semantic_raw"], data_type)
+        images["_semantic"] = draw_semantic(out["semantic"], data_type)
+        images["_semantic_raw"] = draw_semantic(out["semantic_raw"], data_type)
     if "weight" in out:
-        drawn["_weight"] = (out["weight"][:, 0].clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
-    for ending, pictures in drawn.items():
-        parts.setdefault(ending, []).append(pictures)
+        images["_weight"] = (out["weight"][:, 0].clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
+    return images
 
 
-def _drawn(parts: list[np.ndarray]) -> np.ndarray:
-    """Join; numbers are stretched over their own range, those that are not finite become 0."""
-    values = np.concatenate(parts)
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    """Scale floats from their range over the whole grid to [0, 255], non-finite ones as 0; return uint8 unchanged."""
     if values.dtype == np.uint8:
         return values
     values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
-    low, high = values.min(), values.max()
+    low = values.min()
+    high = values.max()
     return ((values - low) / max(high - low, 1e-8) * 255).astype(np.uint8)

@@ -1,54 +1,55 @@
-"""SIGTERM, SIGHUP and Ctrl-C as a wish that the loop meets at the end of an iteration."""
+"""Stop signals: SIGTERM, SIGHUP and Ctrl-C end a run between two iterations, with its state saved."""
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
-from types import FrameType, TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
-from torch_utils.distributed import STOP_SIGNALS
+from torch_utils.distributed import rank
+from torch_utils.launch import STOP_SIGNALS
 
-STDERR = 2  # as a file: a handler may come in the middle of a print
+STOP_MESSAGE = "Finishing this iteration, then saving the state; signal again to stop at once.\n"
+STDERR = 2  # file descriptor; print is not safe in a signal handler, which may interrupt another print
 
 
 class Interrupted(Exception):
-    """A run was stopped from outside, and all is saved."""
+    """A stop signal ended the run, and its state is saved."""
 
     def __init__(self, number: int):
         super().__init__(number)
-        self.exit_code = 128 + number  # as shells have it
+        self.exit_code = 128 + number  # convention of shells
 
 
-class Interruption:
-    """While the context lasts, the first signal to stop is noted; the second does what it did before.
+@contextmanager
+def defer_signals() -> Iterator[list[signal.Signals]]:
+    """Defer SIGTERM, SIGHUP and Ctrl-C to the end of the iteration; a second signal has its usual effect at once.
 
-    Signals that are ignored (as nohup does with SIGHUP) stay so.
+    Signals that are ignored, such as SIGHUP under nohup, stay ignored. Rank 0 acknowledges the signal on stderr.
 
-    Args:
-        notice: written to the console when it comes.
-    Attributes:
-        signal: which one came, None so far.
+    Yields:
+        Signals received so far: a list of none or one.
     """
+    received: list[signal.Signals] = []
+    handlers = {}
 
-    def __init__(self, notice: str):
-        self.notice = notice
-        self.signal: signal.Signals | None = None
-
-    def __enter__(self) -> Interruption:
-        wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._note) for number in wanted}
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self._restore()
-        with suppress(OSError):  # the terminal may be gone
-            os.write(STDERR, self.notice.encode())
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+    def restore() -> None:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+
+    def defer(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        restore()
+        if rank() == 0:
+            with suppress(OSError):  # after SIGHUP the terminal may be closed
+                os.write(STDERR, STOP_MESSAGE.encode())
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            handlers[number] = signal.signal(number, defer)
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its options, its statistics as lines of JSON, for tensorboard and for wandb."""
+"""The directory of a run: its number, lock, options, console log, and statistics for people, TensorBoard and wandb."""
 
 from __future__ import annotations
 
@@ -10,197 +10,218 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
 
-from dnnlib.util import atomic_write
+from dnnlib.util import Logger, atomic_write
+from torch_utils import distributed
+from training.data.image_io import write_png
 from training.options import TrainingOptions
-from training.state import StateError
+from training.train_state import StateError, load_state, remove_partial_files
 
 OPTIONS_FILE = "training_options.json"
 STATS_FILE = "stats.jsonl"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 WANDB_ID_FILE = "wandb_id.txt"
-TORCHRUN_ID_FILE = "torchrun_id.txt"
-TORCHRUN_ID = "TORCHELASTIC_RUN_ID"  # environment variable, the same when torchrun starts a run again
 WANDB_PROJECT = "pix2pix3d"
+TORCHRUN_ID_FILE = "torchrun_id.txt"
+TORCHRUN_ID = "TORCHELASTIC_RUN_ID"  # environment variable that torchrun keeps when it restarts a run
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
 
-Stats = Mapping[str, Mapping[str, float]]  # name: num, mean, std
-
-# --------------------------------------------------------------------------- the folder
+# --------------------------------------------------------------------------- directory
 
 
-def create_run_folder(outdir: str | os.PathLike[str], run_name: str) -> Path:
-    """Make `NNNNN-run_name` in outdir; NNNNN is the highest number there plus 1, or 00000."""
+@contextmanager
+def open_run(
+    options: TrainingOptions, outdir: Path, run_dir: Path | None
+) -> Iterator[tuple[RunLog | None, dict[str, Any] | None]]:
+    """Create or reopen a run's directory on rank 0; lock it and copy the console to its log while the context lasts.
+
+    Args:
+        options: written to the directory.
+        outdir: parent of a new directory.
+        run_dir: directory of the run to resume, None for a new run.
+    Yields:
+        The log of statistics and images, and the newest saved state or None; None and None in other processes.
+    Raises:
+        StateError: another process trains in the directory, or all of its states are damaged.
+    """
+    if distributed.rank() > 0:
+        yield None, None
+        return
+    run_dir = run_dir or create_run_dir(outdir, options.run_name)
+    with lock(run_dir), Logger(run_dir / LOG_FILE):
+        remove_partial_files(run_dir)
+        saved = load_state(run_dir)
+        write_options(run_dir, options)
+        cur_nimg = saved["progress"]["cur_nimg"] if saved else 0
+        with RunLog(run_dir, options, cur_nimg) as log:
+            print(json.dumps(options.to_plain(), indent=2))
+            print(f"Run directory: {run_dir}")
+            yield log, saved
+
+
+def create_run_dir(outdir: str | os.PathLike[str], run_name: str) -> Path:
+    """Create `NNNNN-run_name` in outdir, where NNNNN is the highest number in use plus 1, or 00000."""
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     while True:
         number = max((number for number, _, _ in _runs(outdir)), default=-1) + 1
-        folder = outdir / f"{number:05d}-{run_name}"
+        run_dir = outdir / f"{number:05d}-{run_name}"
         try:
-            folder.mkdir()
+            run_dir.mkdir()
         except FileExistsError:
-            if not folder.is_dir():
+            if not run_dir.is_dir():
                 raise
-            continue  # another run was started in the same moment
+            continue  # another run started at the same time
         if TORCHRUN_ID in os.environ:
-            (folder / TORCHRUN_ID_FILE).write_text(os.environ[TORCHRUN_ID])
-        return folder
+            (run_dir / TORCHRUN_ID_FILE).write_text(os.environ[TORCHRUN_ID])
+        return run_dir
 
 
 def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path | None:
-    """The last run in outdir that this torchrun started with the same options, but for what its data gave to them.
+    """Find the last run in outdir that this torchrun started with equal options; None if there is none.
 
-    Its number alone would not tell: without --rdzv-id all runs of several machines have the same.
+    `class_counts` are not compared: they are known only after the data set was examined. Options must be compared
+    because torchrun's id is not unique: without --rdzv-id all runs on several machines share it.
     """
-    for _, name, folder in sorted(_runs(Path(outdir)), reverse=True):
-        if name == options.run_name:
-            with suppress(OSError, ValueError):  # a run that was stopped before it wrote them
-                same = replace(read_options(folder), class_counts=options.class_counts) == options
-                if same and (folder / TORCHRUN_ID_FILE).read_text() == os.environ.get(TORCHRUN_ID):
-                    return folder
+    for _, name, run_dir in sorted(_runs(Path(outdir)), reverse=True):
+        if name != options.run_name:
+            continue
+        with suppress(OSError, ValueError):  # a run that stopped before it wrote these files
+            saved = replace(read_options(run_dir), class_counts=options.class_counts)
+            if saved == options and (run_dir / TORCHRUN_ID_FILE).read_text() == os.environ.get(TORCHRUN_ID):
+                return run_dir
     return None
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in this folder; where the system cannot, do nothing.
+def lock(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in this directory; does nothing where the system has no file locks.
 
     Raises:
-        StateError: another one does.
+        StateError: another process holds the lock.
     """
-    with (folder / LOCK_FILE).open("w") as file:
+    with (run_dir / LOCK_FILE).open("w") as file:
         with suppress(ImportError):
             import fcntl
 
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited: workers may live a little longer
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by data loading workers
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise StateError(f"{folder}: another process trains in this folder") from error
+                    raise StateError(f"{run_dir}: another process trains in this directory") from error
         yield
 
 
 def _runs(outdir: Path) -> list[tuple[int, str, Path]]:
-    folders = [path for path in outdir.iterdir() if path.is_dir()] if outdir.is_dir() else []
-    matches = [(NUMBERED.fullmatch(folder.name), folder) for folder in folders]
-    return [(int(match[1]), match[2], folder) for match, folder in matches if match]
+    """Return number, name and path of every run in outdir, which need not exist."""
+    runs = []
+    for path in outdir.iterdir() if outdir.is_dir() else []:
+        match = NUMBERED.fullmatch(path.name)
+        if match and path.is_dir():
+            runs.append((int(match[1]), match[2], path))
+    return runs
 
 
-def write_options(folder: Path, options: TrainingOptions) -> None:
-    with atomic_write(folder / OPTIONS_FILE) as file:
+def write_options(run_dir: Path, options: TrainingOptions) -> None:
+    """Write the options of a run to training_options.json."""
+    with atomic_write(run_dir / OPTIONS_FILE) as file:
         file.write(json.dumps(options.to_plain(), indent=2).encode())
 
 
-def read_options(folder: Path) -> TrainingOptions:
-    """
+def read_options(run_dir: Path) -> TrainingOptions:
+    """Read the options of a run.
+
     Raises:
-        OSError: not the folder of a run.
-        ValueError: its options are not of this version.
+        OSError: not the directory of a run.
+        ValueError: the options were written by another version of this program.
     """
-    path = folder / OPTIONS_FILE
+    path = run_dir / OPTIONS_FILE
     try:
         return TrainingOptions.from_plain(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-# --------------------------------------------------------------------------- statistics
+# --------------------------------------------------------------------------- statistics and images
 
 
-def loggers() -> ModuleType | None:
-    """Tensorboard's writer, if that package is there."""
-    try:
-        return importlib.import_module("torch.utils.tensorboard")
-    except ImportError:
-        return None
+class RunLog(ExitStack):
+    """Statistics and images of a run: stats.jsonl, PNG files, TensorBoard if installed, wandb if `wandb_log`.
 
-
-class RunLog:
-    """Statistics and pictures of a run, written where people look for them; to be used as a context.
+    Use as a context manager, which closes the files.
 
     Args:
-        folder, options: of the run; options.wandb_log: to Weights & Biases too (offline where WANDB_MODE says so).
-        cur_nimg: where it goes on; what was written of later images is cut off.
+        run_dir: directory of the run.
+        options: of the run.
+        cur_nimg: images at which the run resumes; statistics of later images are removed.
     """
 
-    def __init__(self, folder: Path, options: TrainingOptions, cur_nimg: int = 0):
-        self.folder, self.options, self.cur_nimg = folder, options, cur_nimg
+    def __init__(self, run_dir: Path, options: TrainingOptions, cur_nimg: int = 0):
+        super().__init__()
+        self.run_dir = run_dir
+        truncate_stats(run_dir / STATS_FILE, cur_nimg)
+        self._file = self.enter_context((run_dir / STATS_FILE).open("a", encoding="utf-8"))
 
-    def __enter__(self) -> RunLog:
-        path = self.folder / STATS_FILE
-        cut_stats(path, self.cur_nimg)
-        self._file = path.open("a", encoding="utf-8")
-        tensorboard = loggers()
-        events = {"log_dir": str(self.folder), "purge_step": self.cur_nimg + 1}
-        self._events = tensorboard.SummaryWriter(**events) if tensorboard else None
+        # TensorBoard, if installed. Statistics from purge_step on are hidden, as they will be written again.
+        self._tensorboard = None
+        with suppress(ImportError):
+            tensorboard = importlib.import_module("torch.utils.tensorboard")
+            writer = tensorboard.SummaryWriter(str(run_dir), purge_step=cur_nimg + 1)
+            self._tensorboard = self.enter_context(writer)
+
+        # Weights & Biases, offline if WANDB_MODE says so.
         self._wandb = None
-        if self.options.wandb_log:
-            wandb = importlib.import_module("wandb")
-            about = {
-                "project": WANDB_PROJECT,
-                "name": self.folder.name,
-                "id": _wandb_id(self.folder),
-                "resume": "allow",
-            }
-            self._wandb = wandb.init(dir=str(self.folder), config=self.options.to_plain(), **about)
-        return self
+        if options.wandb_log:
+            self._wandb = importlib.import_module("wandb")
+            run = {"project": WANDB_PROJECT, "name": run_dir.name, "id": _wandb_id(run_dir), "resume": "allow"}
+            self._wandb.init(dir=str(run_dir), config=options.to_plain(), **run)
+            self.push(lambda error, *_: self._wandb.finish(exit_code=0 if error is None else 1))
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if self._events:
-            self._events.close()
-        if self._wandb:
-            self._wandb.finish(exit_code=0 if kind is None else 1)
-
-    def write(self, stats: Stats, cur_nimg: int) -> None:
-        """One line for a tick."""
+    def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
+        """Write the statistics of a tick: num, mean and std by name."""
         now = time.time()
         self._file.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._file.flush()
-        if self._events:
-            for name, value in stats.items():
-                self._events.add_scalar(name, value["mean"], global_step=cur_nimg, walltime=now)
-            self._events.flush()
+
+        means = {name: value["mean"] for name, value in stats.items()}
+        if self._tensorboard:
+            for name, mean in means.items():
+                self._tensorboard.add_scalar(name, mean, global_step=cur_nimg, walltime=now)
+            self._tensorboard.flush()
         if self._wandb:
-            self._wandb.log({name: value["mean"] for name, value in stats.items()}, step=cur_nimg)
+            self._wandb.log(means, step=cur_nimg)
 
-    def show(self, pictures: Mapping[str, np.ndarray], cur_nimg: int) -> None:
-        """Pictures H,W or H,W,3 by name, for wandb; their files are the caller's business."""
+    def write_images(self, images: Mapping[str, np.ndarray], cur_nimg: int) -> None:
+        """Write images, H,W or H,W,3 uint8, to NAME.png."""
+        for name, image in images.items():
+            write_png(self.run_dir / f"{name}.png", image)
         if self._wandb:
-            wandb = importlib.import_module("wandb")
-            self._wandb.log({name: wandb.Image(picture) for name, picture in pictures.items()}, step=cur_nimg)
+            self._wandb.log({name: self._wandb.Image(image) for name, image in images.items()}, step=cur_nimg)
 
 
-def cut_stats(path: Path, cur_nimg: int) -> None:
-    """Remove what a killed run wrote after its last state, and what cannot be read, with all that follows."""
+def truncate_stats(path: Path, cur_nimg: int) -> None:
+    """Remove statistics of images after `cur_nimg`, which a killed run may have written, and unreadable lines."""
     if not path.exists():
         return
-    kept = 0
-    with suppress(ValueError, LookupError, TypeError):  # of a line that is none: the end
+    size = 0
+    with suppress(ValueError, LookupError, TypeError):  # unreadable line
         for line in path.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n") or json.loads(line)["Progress/kimg"]["mean"] > cur_nimg / 1000:
                 break
-            kept += len(line)
-    os.truncate(path, kept)
+            size += len(line)
+    os.truncate(path, size)
 
 
-def _wandb_id(folder: Path) -> str:
-    """The same whenever the run goes on, another for a run of the same name in another folder."""
-    path = folder / WANDB_ID_FILE
+def _wandb_id(run_dir: Path) -> str:
+    """Return the run's random wandb id, which stays the same when the run is resumed."""
+    path = run_dir / WANDB_ID_FILE
     if not path.exists():
-        with atomic_write(path) as file:
-            file.write(secrets.token_hex(8).encode())
+        path.write_text(secrets.token_hex(8))
     return path.read_text()
-
-
-def single(value: float) -> dict[str, Any]:
-    """A statistic of one value."""
-    return {"num": 1, "mean": float(value), "std": 0.0}

@@ -1,198 +1,397 @@
-"""The loop of one process: iterations in ticks; at their end statistics, now and then pictures, weights and state."""
+"""The training loop: phases of G, D and D_semantic, EMA, ADA, reports, images, snapshots, metrics, stop signals."""
 
 from __future__ import annotations
 
-import json
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from dnnlib.util import Logger
 from torch_utils import distributed
-from training.data.image_io import write_png
-from training.data.sampler import lost_workers
-from training.image_grid import ImageGrid, Pictures
-from training.interruption import Interrupted, Interruption
-from training.iteration import Trainer, TrainingError, set_up
+from torch_utils.host_memory import keep_freed_memory
+from training.data.dataset import PosedImageDataset
+from training.data.label_maps import label_map_from_dataset
+from training.data.sampler import BatchStream, lost_workers
+from training.image_grid import ImageGrid
+from training.interruption import Interrupted, defer_signals
+from training.loss import Loss
+from training.networks.augment import adapt_p
 from training.options import TrainingOptions
-from training.run_dir import LOG_FILE, RunLog, create_run_folder, lock, single, write_options
-from training.state import load_state, remove_parts, save_state
-from training.status import memory, status_line, timing
+from training.perceptual import load_lpips
+from training.run_dir import RunLog, open_run
+from training.status import DIVERGED_HINT, TickStats, status_line
+from training.train_state import TrainingError, TrainState, save_state
 from training.weights.snapshot import save_snapshot
 
-WAYS_ON = "Try a larger --gamma, a smaller --glr and --dlr, or --d_num_fp16_res=0 --sr_num_fp16_res=0."
-SNAPSHOT = "network-snapshot-{:06d}.pkl"
-MAX_BAD_SHARE = 0.5  # of the steps of some ticks that may have had gradients that are not finite ...
-MIN_STEPS = 16  # ... together so many at least, or all that a run has
+SNAPSHOT = "network-snapshot-{:06d}.pkl"  # thousands of images
+ADA_INTERVAL = 4  # iterations between updates of the augmentation probability
 
 
-def train(
-    device: torch.device,
-    options: TrainingOptions | None,
-    outdir: Path,
-    folder: Path | None,
-    judge: Callable | None = None,
+def training_loop(
+    device: torch.device,  # of this process
+    options: TrainingOptions | None,  # of rank 0; *_kimg in thousands of images, batch_size and batch_gpu in samples
+    outdir: Path,  # rank 0 creates the numbered directory of a new run here
+    run_dir: Path | None,  # directory of the run to resume, None for a new run
+    evaluate_snapshot: Callable | None = None,  # metrics.training_run.evaluate_run, called if options.evaluate
 ) -> None:
-    """One process of a run, from its start, or from where it stopped, to the end.
+    """Train until options.total_kimg; every process of the run calls this.
 
-    Args:
-        options: of rank 0; the other processes get them from there.
-        outdir: where rank 0 makes a new folder. folder: of the run that goes on, None for a new one.
-        judge: `metrics.snapshots.evaluate_run`, where the options ask for metrics.
     Raises:
-        Interrupted: SIGTERM or Ctrl-C; the state is saved.
-        TrainingError: most steps had gradients that are not finite, or weights became so.
-        StateError: no state can be read, it does not fit the options, or another process trains in the folder.
-        ProcessError: a process that reads data was killed.
+        Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
+        TrainingError: most steps had non-finite gradients, or weights became non-finite.
+        StateError: no saved state is readable, it does not fit, or another process trains in the directory.
+        ProcessError: a data loading worker was killed.
     """
     options = distributed.from_rank_0(options)
-    set_up(options, device)
-    trainer = Trainer(options, device)
-    notice = "" if distributed.rank() else "Finishing this iteration, then saving; once more to stop at once.\n"
-    with Interruption(notice) as interruption, lost_workers():
-        if distributed.rank() > 0:
-            trainer.start(None)
-            Loop(trainer, interruption, judge=judge).run()
-            return
-        folder = folder or create_run_folder(outdir, options.run_name)
-        with lock(folder), Logger(folder / LOG_FILE):
-            remove_parts(folder)
-            state = load_state(folder)  # None: a new run, or it was stopped before there was one
-            write_options(folder, options)
-            with RunLog(folder, options, state["progress"]["cur_nimg"] if state else 0) as log:
-                print(json.dumps(options.to_plain(), indent=2))
-                print(f"Run folder: {folder}")
-                print(trainer.start(state), flush=True)
-                Loop(trainer, interruption, folder, log, judge).run()
+    total_images = options.total_kimg * 1000
+    configure_backends(options, device)
+
+    # Data; networks, optimizers, G_ema and augmentation; loss.
+    dataset = options.data.open()
+    poses = torch.from_numpy(np.stack([dataset.get_label(i) for i in range(len(dataset))]))  # K,25
+    state = TrainState(options, device, open_stream(dataset, options, device))
+    loss = build_loss(state)
+
+    with defer_signals() as signals, lost_workers(), open_run(options, outdir, run_dir) as (log, saved):
+        # Resume the saved state, or start from given or random weights.
+        message = state.start(saved)
+        stats = TickStats(state)
+        if log:
+            print(message, flush=True)
+        grid = start_grid(dataset, state, log)
+
+        while state.cur_nimg < total_images:
+            batch = to_device(next(state.stream), options.data.data_type, device)
+
+            # Main and regularization phases of G, D and D_semantic, each with an optimizer step.
+            for phase in phases_of(options):
+                if state.iteration % phase.interval == 0:
+                    with stats.measure(phase.name):
+                        run_phase(phase, state, loss, batch, poses, stats)
+
+            # Moving average of G, progress, and the augmentation probability (ADA).
+            update_ema(state)
+            state.cur_nimg += options.batch_size
+            state.iteration += 1
+            update_augment_p(state)
+
+            # End of a tick: report; every snapshot_ticks ticks save images, weights and state, and compute metrics.
+            done = state.cur_nimg >= total_images
+            saving = False
+            if done or state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + options.kimg_per_tick * 1000:
+                report_tick(state, stats, log, done)
+                saving = done or state.tick % options.snapshot_ticks == 0
+                state.tick += 1
+                state.tick_start_nimg = state.cur_nimg
+                if saving:
+                    save_images(state, grid, log)
+                    save_snapshot_and_state(state, log)
+                if saving and options.evaluate:
+                    report_metrics(state, log, evaluate_snapshot)
+                stats.begin_tick(state.cur_nimg)
+
+            # Stop signals, received by any process.
+            if distributed.any_process(bool(signals)) and not done:
+                stop(state, stats, log, signals, saved=saving)
+
+        if log:
+            print(f"Done: {state.cur_nimg / 1000:g} kimg. The weights are in {log.run_dir}.", flush=True)
 
 
-class Loop:
-    """Iterations and what is between them.
+# --------------------------------------------------------------------------- setup
+
+
+def configure_backends(options: TrainingOptions, device: torch.device) -> None:
+    """Configure PyTorch: no TF32 and no float16 accumulation, as published; cuDNN benchmarks unless options.nobench."""
+    torch.backends.cudnn.benchmark = not options.nobench
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.autograd.set_detect_anomaly(options.debug)
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
+def open_stream(dataset: PosedImageDataset, options: TrainingOptions, device: torch.device) -> BatchStream:
+    """Open an endless stream of this process's share of each batch."""
+    rank = distributed.rank()
+    world_size = distributed.world_size()
+    share = options.batch_size // world_size
+    order = {"rank": rank, "num_replicas": world_size, "seed": options.random_seed}
+    return BatchStream(dataset, share, options.workers, device, **order)
+
+
+def build_loss(state: TrainState) -> Loss:
+    """Build the loss of the state's networks; LPIPS is loaded only if it has a weight."""
+    options = state.options
+    lpips = load_lpips(options.lpips_weights, state.device) if options.loss.lambda_lpips > 0 else None
+    networks = {name: state.networks.get(name) for name in ("G", "D", "D_semantic")}
+    data = {"augment_pipe": state.augment_pipe, "class_counts": options.class_counts}
+    return Loss(options.loss, **networks, **data, perceptual=lpips)
+
+
+def start_grid(dataset: PosedImageDataset, state: TrainState, log: RunLog | None) -> ImageGrid | None:
+    """On rank 0, which has the log, choose the samples of the image grids, and write them if the run is new."""
+    if log is None:
+        return None
+    options = state.options
+    grid = ImageGrid(dataset, options.grid, options.cfg, state.device, options.batch_gpu)
+    if state.iteration == 0:
+        log.write_images(grid.real_images(), state.cur_nimg)
+    return grid
+
+
+def to_device(batch: Mapping[str, Tensor], data_type: str, device: torch.device) -> dict[str, Tensor]:
+    """Move a batch of the data set to the device and normalize it.
 
     Args:
-        folder, log: of rank 0, which alone writes.
-        judge: see `train`.
+        batch: image N,3,H,W and mask N,1,H,W, both uint8 as stored; pose N,25; other entries are only moved.
+        data_type: "seg" or "edge".
+    Returns:
+        The same entries with image in [-1, 1] and mask as the networks take it: class ids, or edges in [-1, 1].
+    """
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    batch["image"] = batch["image"].float() / 127.5 - 1
+    batch["mask"] = label_map_from_dataset(batch["mask"], data_type)
+    return batch
+
+
+# --------------------------------------------------------------------------- iteration
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step of an iteration.
+
+    Args:
+        name: phase name of the loss, such as Gmain.
+        network: name of the network that is trained.
+        index: position among all phases; random numbers depend on it.
+        interval: iterations from one step to the next.
+        gain: factor of the loss.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        interruption: Interruption,
-        folder: Path | None = None,
-        log: RunLog | None = None,
-        judge: Callable | None = None,
-    ):
-        self.trainer, self.options, self.progress = trainer, trainer.options, trainer.progress
-        self.interruption, self.folder, self.log, self.judge = interruption, folder, log, judge
-        self.tick_ended = time.monotonic()
-        self.started = self.tick_ended - self.progress.seconds
-        self.saved_at, self.steps, self.bad_steps = -1, 0, 0  # images; steps since they were last checked
-        self.checked = self.progress.iteration > 0  # once at least; by whoever trained before, if it goes on
-        if log:
-            o = self.options
-            self.grid = ImageGrid(trainer.dataset, o.grid, o.cfg, trainer.device, o.batch_gpu)
-            if self.progress.iteration == 0:
-                self._write_pictures(self.grid.data())
+    name: str
+    network: str
+    index: int
+    interval: int = 1
+    gain: float = 1
 
-    def run(self) -> None:
-        """Train to the end, see `train`."""
-        o, p = self.options, self.progress
-        images = o.total_kimg * 1000
-        self._begin_count()
-        while p.cur_nimg < images:
-            self.trainer.iterate()
-            done = p.cur_nimg >= images
-            if done or p.tick == 0 or p.cur_nimg >= p.tick_start_nimg + o.kimg_per_tick * 1000:
-                self._report(done)
-                saving = done or p.tick % o.snapshot_ticks == 0
-                p.tick, p.tick_start_nimg = p.tick + 1, p.cur_nimg
-                if saving:
-                    self._draw()
-                    self._save()
-                if saving and o.evaluate:
-                    self._judge()
-                self._begin_count()
-            if distributed.any_process(self.interruption.signal is not None) and not done:
-                self._leave()
-        if self.log:
-            print(f"Done: {p.cur_nimg / 1000:g} kimg. The weights are in {self.folder}.", flush=True)
 
-    def _begin_count(self) -> None:
-        """Of seconds and images: with the tick, but for one that was interrupted."""
-        self.counted_from, self.tick_began = self.progress.cur_nimg, time.monotonic()
+def phases_of(options: TrainingOptions) -> list[Phase]:
+    """Return the phases of an iteration in order: for G, D and D_semantic the main loss, then its regularization.
 
-    def _report(self, done: bool = False) -> None:
-        """Statistics since the last time, by all processes; TrainingError if most steps went wrong."""
-        o, p, t = self.options, self.progress, self.trainer
-        stats = {**t.stats.as_dict(), **t.clock.read()}
-        bad, steps = int(t.bad_steps), t.steps
-        t.reset_steps()
-        maintenance, self.tick_ended = self.tick_began - self.tick_ended, time.monotonic()
-        seconds, p.seconds = self.tick_ended - self.tick_began, self.tick_ended - self.started
-        per_kimg = seconds / (p.cur_nimg - self.counted_from) * 1000
-        values = {
-            "Progress/tick": p.tick,
-            "Progress/kimg": p.cur_nimg / 1000,
-            "Progress/augment": t.augment_p(),
-            "Progress/nonfinite_steps": bad,
-            **timing(p.seconds, seconds, per_kimg, maintenance),
-            **memory(t.device),
-        }
-        if self.log:
-            print(status_line(values, max(o.total_kimg - p.cur_nimg / 1000, 0) * per_kimg), flush=True)
-            if bad:
-                print(f"{bad} of {steps} steps had gradients that are not finite; these were set to 0", flush=True)
-            self.log.write({**stats, **{name: single(value) for name, value in values.items()}}, p.cur_nimg)
-        self._check_steps(bad, steps, done)
+    With lazy regularization, a phase that runs every k-th iteration counts k times (Karras et al. 2020). Without an
+    interval both losses share one phase; without density regularization or R1 there is no regularization phase.
+    """
+    phases = []
+    for network in options.networks:
+        interval = options.intervals[network]
+        regularized = network == "G" or options.loss.r1_gamma > 0
+        phases.append(Phase(network + ("main" if interval else "both"), network, len(phases)))
+        if interval and regularized:
+            phases.append(Phase(network + "reg", network, len(phases), interval, gain=interval))
+    return phases
 
-    def _check_steps(self, bad: int, steps: int, done: bool) -> None:
-        self.bad_steps, self.steps = self.bad_steps + bad, self.steps + steps
-        if self.bad_steps > MAX_BAD_SHARE * self.steps and (self.steps >= MIN_STEPS or (done and not self.checked)):
-            what = f"{self.bad_steps} of the last {self.steps} steps had gradients that are not finite"
-            raise TrainingError(f"{what}: training has diverged. {WAYS_ON}")
-        if self.steps >= MIN_STEPS:
-            self.bad_steps, self.steps, self.checked = 0, 0, True
 
-    def _save(self) -> None:
-        """Weights for everybody, and the state to go on from; all processes take part, rank 0 writes."""
-        p, t, o = self.progress, self.trainer, self.options
-        t.gather_ada()
-        if not self.log or self.saved_at == p.cur_nimg:
-            return
-        if broken := t.parts.not_finite():
-            raise TrainingError(f"weights are not finite ({broken}); the state before is kept. {WAYS_ON}")
-        self.saved_at, p.seconds = p.cur_nimg, time.monotonic() - self.started
-        t.average()
-        told = o.for_others()
-        extra = {"cfg": o.cfg, "kimg": p.cur_nimg / 1000, "training_options": told.to_plain()}
-        save_snapshot(self.folder / SNAPSHOT.format(p.cur_nimg // 1000), t.parts.all_modules, told.data.kwargs(), extra)
-        save_state(self.folder, p.cur_nimg, t.state_dict(), o.keep_states)
+def run_phase(
+    phase: Phase, state: TrainState, loss: Loss, batch: Mapping[str, Tensor], poses: Tensor, stats: TickStats
+) -> None:
+    """Accumulate gradients over the microbatches, average them over the processes, and make an optimizer step.
 
-    def _judge(self) -> None:
-        """Metrics of what was just saved, by all processes together; rank 0 keeps them."""
-        t, name = self.trainer, SNAPSHOT.format(self.progress.cur_nimg // 1000)
-        figures = self.judge(t.average(), self.options, self.folder, name, t.device)
-        if self.log and figures:
-            print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+    Args:
+        batch: this process's share of the real samples, N first, see `to_device`.
+        poses: all poses of the data set, K,25.
+    """
+    options = state.options
+    optimizer = state.optimizers[phase.network]
+    optimizer.zero_grad(set_to_none=True)
 
-    def _leave(self) -> None:
-        number = self.interruption.signal or signal.SIGTERM  # another process may have got it
-        self._save()
-        if self.progress.cur_nimg > self.counted_from:  # in the middle of a tick
-            self._report()
-        if self.log:
-            print(f"Stopped by {number.name} at {self.progress.cur_nimg} images. Go on with --continue {self.folder}")
-        distributed.barrier()  # until rank 0 has saved: whoever leaves first ends all
-        raise Interrupted(number)
+    # Gradients of the mean over this process's share; average_gradients divides by the number of processes below.
+    gain = phase.gain * distributed.world_size() * options.batch_gpu / options.batch_size
+    with anomalies_as_training_errors(phase, state):
+        for real, z, pose in microbatches(phase, state, batch, poses):
+            values = loss.accumulate_gradients(phase.name, real, z, pose, gain, state.cur_nimg)
+            stats.report(values)
 
-    def _draw(self) -> None:
-        if self.log:
-            self._write_pictures(self.grid.draw(self.trainer.average(), self.progress.cur_nimg // 1000))
+            # ADA follows the signs of D's logits for real images.
+            signs = values.get("Loss/signs/real")
+            if signs is not None:
+                state.ada_signs += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
 
-    def _write_pictures(self, pictures: Pictures) -> None:
-        for name, picture in pictures.items():
-            write_png(self.folder / f"{name}.png", picture)
-        self.log.show(pictures, self.progress.cur_nimg)
+    # All-reduce; NaN gradients become 0 and infinite ones large, as published.
+    bad_gradients = distributed.average_gradients(state.networks[phase.network].parameters())
+    stats.count_step(bad_gradients)
+    if options.debug and bad_gradients > 0:
+        raise TrainingError(
+            f"debug: {phase.name} at {state.cur_nimg} images: {int(bad_gradients)} non-finite gradients"
+        )
+
+    optimizer.step()
+
+
+def microbatches(
+    phase: Phase, state: TrainState, batch: Mapping[str, Tensor], poses: Tensor
+) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Split a batch into microbatches of `batch_gpu` samples, and sample latent codes and poses for each.
+
+    Seeds follow from (random_seed, images shown, phase, microbatch number over all processes), so that random numbers
+    depend neither on the number of processes nor on whether the run was resumed.
+
+    Args:
+        batch: this process's share of the batch, N first.
+        poses: all poses of the data set, K,25.
+    Yields:
+        Real samples, n first; z, n,z_dim; random poses, n,25, where n is `batch_gpu`.
+    """
+    options = state.options
+    world_size = distributed.world_size()
+    count = options.batch_size // (world_size * options.batch_gpu)
+    for i in range(count):
+        number = distributed.rank() + world_size * i
+        entropy = (options.random_seed, state.cur_nimg, phase.index, number)
+        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1
+        torch.manual_seed(int(seed))
+
+        # On the CPU, where random numbers do not depend on the kind of device.
+        z = torch.randn(options.batch_gpu, state.networks["G"].z_dim)
+        random_poses = poses[torch.randint(len(poses), (options.batch_gpu,))]
+        real = {name: tensor[i::count] for name, tensor in batch.items()}
+        yield real, z.to(state.device), random_poses.to(state.device)
+
+
+@contextmanager
+def anomalies_as_training_errors(phase: Phase, state: TrainState) -> Iterator[None]:
+    """Turn errors of torch's anomaly detection (options.debug) into a TrainingError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (state.options.debug and "returned nan values" in str(error)):
+            raise
+        raise TrainingError(f"debug: {phase.name} at {state.cur_nimg} images: {error}") from error
+
+
+@torch.no_grad()
+def update_ema(state: TrainState) -> None:
+    """Move G_ema towards G with a half-life of `ema_kimg`, shorter early in the run if `ema_rampup` is set."""
+    options = state.options
+    half_life = options.ema_kimg * 1000  # images
+    if options.ema_rampup is not None:
+        half_life = min(half_life, state.cur_nimg * options.ema_rampup)
+    decay = 0.5 ** (options.batch_size / max(half_life, 1e-8))
+
+    G = state.networks["G"]
+    torch._foreach_lerp_(list(state.G_ema.parameters()), list(G.parameters()), 1 - decay)
+    torch._foreach_copy_(list(state.G_ema.buffers()), list(G.buffers()))
+
+
+def update_augment_p(state: TrainState) -> None:
+    """Every ADA_INTERVAL iterations, adapt the augmentation probability to the signs of D's logits for real images.
+
+    ADA, Karras et al. 2020. With a fixed probability, or without augmentation, do nothing.
+    """
+    augment = state.options.augment
+    if augment is None or augment.target is None or state.iteration % ADA_INTERVAL:
+        return
+
+    # Mean sign over all processes since the last update.
+    distributed.all_reduce(state.ada_signs)
+    total, count = state.ada_signs.tolist()  # waits for the device
+    mean_sign = total / count if count else float("nan")
+    state.ada_signs.zero_()
+
+    images = state.options.batch_size * ADA_INTERVAL
+    p = adapt_p(state.augment_p, mean_sign, augment.target, images, augment.kimg)
+    state.augment_pipe.p.fill_(p)
+
+
+# --------------------------------------------------------------------------- reports, snapshots, stop
+
+
+def report_tick(state: TrainState, stats: TickStats, log: RunLog | None, done: bool = False) -> None:
+    """Print the status line and write the tick's statistics; every process calls this, rank 0 has the log.
+
+    Raises:
+        TrainingError: most of the last steps had non-finite gradients.
+    """
+    values, steps, bad_steps = stats.finish_tick(state)
+    if log:
+        kimg_left = max(state.options.total_kimg - state.cur_nimg / 1000, 0)
+        print(status_line(values, kimg_left), flush=True)
+        if bad_steps:
+            print(f"{bad_steps} of {steps} steps had non-finite gradients, which were set to 0", flush=True)
+        log.write(values, state.cur_nimg)
+    stats.check_divergence(steps, bad_steps, done)
+
+
+def current_G_ema(state: TrainState) -> torch.nn.Module:
+    """Return G_ema, with G and G_ema set to the rendering resolution that the schedule has reached."""
+    size = state.options.loss.rendering_resolution(state.cur_nimg)
+    for G in (state.G_ema, state.networks["G"]):
+        G.neural_rendering_resolution = size
+    return state.G_ema
+
+
+def save_images(state: TrainState, grid: ImageGrid | None, log: RunLog | None) -> None:
+    """Render and write the image grids, on rank 0."""
+    if grid and log:
+        log.write_images(grid.render(current_G_ema(state), state.cur_nimg // 1000), state.cur_nimg)
+
+
+def save_snapshot_and_state(state: TrainState, log: RunLog | None) -> None:
+    """Write the weights for inference and the state to resume from; every process calls this, rank 0 writes.
+
+    Raises:
+        TrainingError: a weight is not finite; nothing is written.
+    """
+    state.gather_ada_signs()
+    if log is None:
+        return
+    if name := state.find_nonfinite():
+        raise TrainingError(f"weights are not finite ({name}); the last saved state is kept. {DIVERGED_HINT}")
+
+    # Weights, without local paths in their metadata.
+    current_G_ema(state)
+    public = state.options.without_local_paths()
+    extra = {"cfg": public.cfg, "kimg": state.cur_nimg / 1000, "training_options": public.to_plain()}
+    path = log.run_dir / SNAPSHOT.format(state.cur_nimg // 1000)
+    save_snapshot(path, state.modules, public.data.kwargs(), extra)
+
+    save_state(log.run_dir, state.cur_nimg, state.state_dict(), state.options.keep_states)
+
+
+def report_metrics(state: TrainState, log: RunLog | None, evaluate_snapshot: Callable) -> None:
+    """Compute metrics of the snapshot that was just saved, with all processes; print them."""
+    snapshot = SNAPSHOT.format(state.cur_nimg // 1000)
+    run_dir = log.run_dir if log else None
+    metrics = evaluate_snapshot(current_G_ema(state), state.options, run_dir, snapshot, state.device)
+    if log and metrics:
+        print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+
+
+def stop(
+    state: TrainState, stats: TickStats, log: RunLog | None, signals: list[signal.Signals], saved: bool
+) -> NoReturn:
+    """Save and report the interrupted tick, and raise Interrupted; every process calls this.
+
+    Args:
+        signals: received by this process.
+        saved: whether this iteration has saved already.
+    """
+    received = signals[0] if signals else signal.SIGTERM  # another process may have received it
+    if not saved:
+        save_snapshot_and_state(state, log)
+    if state.cur_nimg > stats.start_nimg:
+        report_tick(state, stats, log)
+    if log:
+        print(f"Stopped by {received.name} at {state.cur_nimg} images; the state to resume from is in {log.run_dir}")
+
+    # Rank 0 must have saved before the first process ends, as that ends all of them.
+    distributed.barrier()
+    raise Interrupted(received)

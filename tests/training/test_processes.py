@@ -1,4 +1,4 @@
-"""Whole runs of the training command from outside: several processes, kills at any moment, the published command."""
+"""Training runs as subprocesses: several processes, kills at random times, torchrun, the published command."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from paths import ROOT
 from small_training import SMALL, arguments, eg3d_like, final_state, run, small_data, trained
 
 from training.run_dir import read_options
-from training.state import load_state
+from training.train_state import load_state
 
 pytestmark = pytest.mark.slow  # real iterations of real networks: minutes on two cores
 
@@ -41,21 +41,21 @@ def data(tmp_path):
     return small_data(tmp_path)
 
 
-def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path):
+def test_two_processes_give_the_same_weights_as_one(data, tmp_path):
     states = []
     for gpus in (1, 2):
         outdir = tmp_path / f"gpus{gpus}"
         finished(start(outdir=outdir, **{**SMALL, **data, "gpus": gpus, "batch_gpu": 1, "kimg": 0.006, "snap": 100}))
-        (folder,) = outdir.iterdir()
-        states.append(final_state(folder))
+        (run_dir,) = outdir.iterdir()
+        states.append(final_state(run_dir))
     assert states[0][".progress.iteration"] == 3
-    weights = [name for name in states[0] if ".modules." in name and "w_avg" not in name]  # w_avg: rank 0's own samples
+    weights = [name for name in states[0] if ".modules." in name and "w_avg" not in name]  # w_avg: of rank 0's samples
     assert len(weights) > 400
-    for name in weights:  # those of the mapping are stored a hundred times as large: their last place is 1e-5
+    for name in weights:  # weights of the mapping are stored 100 times larger, so their last digit is near 1e-5
         assert torch.allclose(states[0][name], states[1][name], rtol=1e-6, atol=1e-5), name
 
 
-def test_an_interrupted_run_of_two_processes_saves_and_goes_on_with_one(data, tmp_path):
+def test_an_interrupted_run_of_two_processes_saves_and_resumes_with_one(data, tmp_path):
     process = start(outdir=tmp_path / "runs", **{**SMALL, **data, "gpus": 2, "batch_gpu": 1, "dis_mask": False})
     for line in process.stdout:
         if line.startswith("tick 0"):
@@ -63,45 +63,50 @@ def test_an_interrupted_run_of_two_processes_saves_and_goes_on_with_one(data, tm
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and "Stopped by SIGTERM" in output, output
-    (folder,) = (tmp_path / "runs").iterdir()
-    images = load_state(folder)["progress"]["cur_nimg"]
-    result = run(**{"continue": folder, "gpus": 1, "kimg": (images + 2) / 1000})
-    assert result.exit_code == 0 and f"Going on at {images} images" in result.output, result.output
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    images = load_state(run_dir)["progress"]["cur_nimg"]
+    result = run(**{"continue": run_dir, "gpus": 1, "kimg": (images + 2) / 1000})
+    assert result.exit_code == 0 and f"Resuming at {images} images" in result.output, result.output
 
 
-def test_a_run_killed_twenty_times_goes_on_from_its_last_state_each_time(data, tmp_path):
-    rng, outdir = np.random.default_rng(0), tmp_path / "runs"
+def test_a_run_killed_twenty_times_resumes_from_its_last_state_each_time(data, tmp_path):
+    rng = np.random.default_rng(0)
+    outdir = tmp_path / "runs"
     small = {**SMALL, **data, "dis_mask": False, "kimg": 10, "tick": 0.002, "snap": 1}
-    process, images, torn = start(outdir=outdir, **small), 0, 0
+    process = start(outdir=outdir, **small)
+    images = 0
+    torn = 0  # kills while a file was being written
     for attempt in range(20):
-        said = next(line for line in process.stdout if line.startswith(("Starting from", "Going on at")))
-        assert said.startswith("Starting" if images == 0 else f"Going on at {images} images"), said
-        (folder,) = outdir.iterdir()
-        written = (None, ".*.part", None, ".training-state*.part")[attempt % 4]  # a time, or what must just be written
-        _wait(folder, rng.uniform(0, 8), written)
+        message = next(line for line in process.stdout if line.startswith(("Starting from", "Resuming at")))
+        assert message.startswith("Starting" if images == 0 else f"Resuming at {images} images"), message
+        (run_dir,) = outdir.iterdir()
+        # Kill after a random time, or while such a file is being written.
+        partial = (None, ".*.part", None, ".training-state*.part")[attempt % 4]
+        _wait(run_dir, rng.uniform(0, 8), partial)
         process.kill()
         process.communicate()
-        torn += bool(list(folder.glob(".*.part")))
-        state = load_state(folder)
+        torn += bool(list(run_dir.glob(".*.part")))
+        state = load_state(run_dir)
         assert state or images == 0
-        before, images = images, state["progress"]["cur_nimg"] if state else 0
-        assert images >= before
-        process = start(**{"continue": folder})
+        previous = images
+        images = state["progress"]["cur_nimg"] if state else 0
+        assert images >= previous
+        process = start(**{"continue": run_dir})
     process.kill()
     process.communicate()
-    assert torn >= 5, "the kills missed the moments of writing"
-    assert images >= 6, "no run got on"
-    finished(start(**{"continue": folder, "kimg": (images + 2) / 1000}))
-    assert not list(folder.glob(".*.part"))
+    assert torn >= 5, "the kills missed the times of writing"
+    assert images >= 6, "no run made progress"
+    finished(start(**{"continue": run_dir, "kimg": (images + 2) / 1000}))
+    assert not list(run_dir.glob(".*.part"))
 
 
-def _wait(folder, seconds, written):
-    end = time.monotonic() + (60 if written else seconds)
-    while time.monotonic() < end and not (written and list(folder.glob(written))):
+def _wait(run_dir, seconds, partial):
+    end = time.monotonic() + (60 if partial else seconds)
+    while time.monotonic() < end and not (partial and list(run_dir.glob(partial))):
         time.sleep(0.002)
 
 
-def test_torchrun_starts_a_failed_run_again_where_it_stopped(data, tmp_path):
+def test_torchrun_restarts_a_failed_run_from_its_last_state(data, tmp_path):
     options = {**SMALL, **data, "outdir": tmp_path / "runs", "dis_mask": False, "tick": 0.002, "snap": 1}
     words = ["--standalone", "--nproc_per_node=1", "--max_restarts=1", "train.py", *arguments(options), "--kimg=0.008"]
     command = [sys.executable, "-m", "torch.distributed.run", *words]
@@ -114,7 +119,7 @@ def test_torchrun_starts_a_failed_run_again_where_it_stopped(data, tmp_path):
             break
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert re.search(r"Going on at [24] images", output), output
+    assert re.search(r"Resuming at [24] images", output), output
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
@@ -126,7 +131,7 @@ SIZES = ("cbase", "cmax", "plane_resolution", "depth_resolution")
 
 
 def published() -> list[str]:
-    """The first command of docs/training.md, on one process and without its paths."""
+    """Return the first command of docs/training.md for one process, without its paths."""
     page = (ROOT / "docs" / "training.md").read_text()
     python, script, *words = shlex.split(page.split("```")[1].replace("\\\n", " "))
     assert [python, script] == ["python", "train.py"]

@@ -1,0 +1,277 @@
+"""All mutable training state, and the files training-state-IMAGES.pt from which a run resumes."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dnnlib.util import atomic_write
+from torch_utils import distributed
+from training.data.sampler import BatchStream
+from training.networks import registry
+from training.options import AUGMENTATIONS, TrainingOptions
+from training.weights.snapshot import load_network_pkl
+from training.weights.transfer import copy_by_name
+
+# Adam, as published.
+BETAS = (0.0, 0.99)
+EPS = 1e-8
+
+# For each network: names in a weights file from which it can start, in order of preference.
+WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}
+
+FORMAT = "pix2pix3d-training-state"
+VERSION = 1
+STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
+COUNTERS = ("cur_nimg", "iteration", "tick", "tick_start_nimg")
+
+
+class StateError(ValueError):
+    """The saved state cannot be used: unreadable, of another model, or in use by another process."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot continue, for example because it diverged."""
+
+
+def build_optimizer(options: TrainingOptions, network: str, module: nn.Module) -> torch.optim.Adam:
+    """Build the optimizer that the main and the regularization phase of a network share.
+
+    With lazy regularization every k-th iteration makes two steps, so learning rate and betas are scaled by k / (k + 1)
+    (Karras et al. 2020, appendix B).
+    """
+    interval = options.intervals[network]
+    scale = interval / (interval + 1) if interval else 1
+    lr = options.g_lr if network == "G" else options.d_lr
+    betas = tuple(beta**scale for beta in BETAS)
+    return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=betas, eps=EPS, fused=True)
+
+
+class TrainState:
+    """All mutable training state of one process: networks, optimizers, augmentation, data position, progress.
+
+    Args:
+        options: of the run.
+        device: where networks and optimizers live.
+        stream: real samples; its position is saved with the state.
+    Attributes:
+        networks: G, D and, if used, D_semantic, in train mode.
+        G_ema: exponential moving average of G, in eval mode.
+        optimizers: one per network, by the same names.
+        augment_pipe: augmentation of discriminator inputs, or None.
+        ada_signs: sum and count of the signs of D's logits for real images since the last ADA update.
+        cur_nimg: images shown to the discriminators, all processes together.
+        iteration: number of completed iterations.
+        tick: index of the current tick, an interval between two reports.
+        tick_start_nimg: `cur_nimg` when the current tick began.
+    """
+
+    def __init__(self, options: TrainingOptions, device: torch.device, stream: BatchStream):
+        self.options = options
+        self.device = device
+        self.stream = stream
+
+        # The same initial weights in every process, for any number of processes.
+        torch.manual_seed(options.random_seed)
+        self.networks: dict[str, nn.Module] = {}
+        for name, (class_name, kwargs) in options.networks.items():
+            self.networks[name] = registry.construct(class_name, kwargs).train().requires_grad_(False).to(device)
+        self.G_ema = copy.deepcopy(self.networks["G"]).eval()
+        self.optimizers = {name: build_optimizer(options, name, net) for name, net in self.networks.items()}
+
+        # Augmentation with adaptive or fixed probability p.
+        self.augment_pipe = None
+        if options.augment is not None:
+            pipe = registry.construct("training.augment.AugmentPipe", AUGMENTATIONS)
+            self.augment_pipe = pipe.train().requires_grad_(False).to(device)
+            self.augment_pipe.p.fill_(options.augment.p)
+        self.ada_signs = torch.zeros(2, device=device)
+
+        # Progress.
+        self.cur_nimg = 0
+        self.iteration = 0
+        self.tick = 0
+        self.tick_start_nimg = 0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the run in seconds, without the time between stop and resume."""
+        return time.monotonic() - self._started
+
+    @property
+    def augment_p(self) -> float:
+        """Current augmentation probability, 0 without augmentation."""
+        return 0.0 if self.augment_pipe is None else self.augment_pipe.p.item()
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All modules by the names that they have in weights files."""
+        modules = {**self.networks, "G_ema": self.G_ema}
+        if self.augment_pipe is not None:
+            modules["augment_pipe"] = self.augment_pipe
+        return modules
+
+    def find_nonfinite(self) -> str | None:
+        """Return the name of a parameter or buffer with NaN or infinite elements, None if there is none."""
+        tensors = {f"{n}.{key}": t for n, module in self.modules.items() for key, t in module.state_dict().items()}
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        return None if finite.all() else list(tensors)[int(finite.int().argmin())]
+
+    # ----------------------------------------------------------------------- start
+
+    def start(self, saved: Mapping[str, Any] | None) -> str:
+        """Resume from a saved state, or warm start from `resume_pkl`, or keep the random initial weights.
+
+        Args:
+            saved: rank 0's result of `load_state`; ignored in other processes.
+        Returns:
+            A message that says which of these happened.
+        Raises:
+            StateError, WeightsError: the state or the weights do not fit, see `load_state_dict` and `warm_start`.
+        """
+        saved = distributed.from_rank_0(saved)
+        if saved is not None:
+            self.load_state_dict(saved)
+            return f"Resuming at {self.cur_nimg} images, tick {self.tick}"
+
+        message = "Starting from random weights"
+        if self.options.resume_pkl and distributed.rank() == 0:
+            message = self.warm_start(self.options.resume_pkl)
+        for module in self.modules.values():
+            distributed.copy_from_rank_0(module)
+        return message
+
+    def warm_start(self, source: str) -> str:
+        """Copy all tensors of matching name and shape from a weights file, given as path or URL.
+
+        Returns:
+            A table of the tensors that were copied and of those that were not.
+        Raises:
+            WeightsError: not a weights file.
+        """
+        loaded = load_network_pkl(source)
+        lines = [f"Starting from {source}"]
+        for name, module in {**self.networks, "G_ema": self.G_ema}.items():
+            origin = next((key for key in WARM_START[name] if key in loaded), None)
+            if origin is None:
+                lines.append(f"{name}: not in the file, keeps its random weights")
+            else:
+                lines.append(f"{name}, from its {origin}")
+                lines.append(copy_by_name(loaded[origin], module).table())
+        return "\n".join(lines)
+
+    # ----------------------------------------------------------------------- save and restore
+
+    def gather_ada_signs(self) -> None:
+        """Move the sign counts of all processes to rank 0, which saves the state; their sum stays the same."""
+        distributed.all_reduce(self.ada_signs)
+        if distributed.rank():
+            self.ada_signs.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `load_state_dict` needs for an exact resume; tensors are references, not copies.
+
+        Call `gather_ada_signs` before, in all processes.
+        """
+        return {
+            "parts": {
+                "modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "ada": self.ada_signs,
+            },
+            "stream": self.stream.state_dict(),
+            "progress": {**{name: getattr(self, name) for name in COUNTERS}, "seconds": self.seconds},
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restore the result of `state_dict`.
+
+        Raises:
+            StateError: the state is of a run with other options.
+        """
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(saved["parts"]["modules"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(saved["parts"]["optimizers"][name])
+            self.ada_signs.copy_(saved["parts"]["ada"])
+            self.stream.load_state_dict(saved["stream"])
+            for name in COUNTERS:
+                setattr(self, name, saved["progress"][name])
+            self._started = time.monotonic() - saved["progress"]["seconds"]
+        except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the state
+            raise
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise StateError(f"the saved state does not fit the options of the run: {reason:.200}") from error
+
+        # Rank 0 has the sign counts of all processes, see gather_ada_signs.
+        if distributed.rank():
+            self.ada_signs.zero_()
+
+
+# --------------------------------------------------------------------------- state files
+
+
+def save_state(run_dir: Path, cur_nimg: int, contents: Mapping[str, Any], keep: int) -> Path:
+    """Write training-state-IMAGES.pt, then delete older states until `keep` are left, this one included.
+
+    The file appears under its name when it is complete and on the disk; until then no older state is deleted. States
+    of more images can only be damaged ones, or the run would have resumed from them: they are ignored.
+    """
+    path = run_dir / f"training-state-{cur_nimg:09d}.pt"
+    with atomic_write(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+
+    paths = _state_files(run_dir)
+    for older in paths[paths.index(path) + keep :]:
+        older.unlink()
+    return path
+
+
+def load_state(run_dir: Path) -> dict[str, Any] | None:
+    """Load the newest readable state to the CPU, and print which damaged ones were skipped; None if there is no state.
+
+    Raises:
+        StateError: all states are damaged; the message names the newest.
+        OSError, MemoryError: a state that may be intact cannot be read now.
+    """
+    problems = []
+    for path in _state_files(run_dir):
+        try:
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+            if contents.get("format") != FORMAT or contents.get("version") != VERSION:
+                raise ValueError(f"not a training state of version {VERSION}")
+            return contents
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # damaged bytes raise IndexError, KeyError, ... too
+            reason = str(error).split("\n")[0] or type(error).__name__
+            problems.append(f"{path}: {reason}")
+            print(f"Skipped a damaged state, {problems[-1]}", flush=True)
+    if problems:
+        raise StateError(problems[0])
+    return None
+
+
+def remove_partial_files(run_dir: Path) -> None:
+    """Delete incomplete files of a process that was killed while writing."""
+    for path in run_dir.glob(".*.part"):
+        path.unlink()
+
+
+def _state_files(run_dir: Path) -> list[Path]:
+    """Return the state files, newest first."""
+    numbered = []
+    for path in run_dir.iterdir():
+        if match := STATE_NAME.fullmatch(path.name):
+            numbered.append((int(match[1]), path))
+    return [path for _, path in sorted(numbered, reverse=True)]
