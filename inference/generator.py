@@ -116,7 +116,7 @@ def _nearest_config(G: TriPlane) -> str:
         pivot = G.orbit["pivot"]
         from_pivot = 0.0 if pivot is None else math.dist(pivot, CAMERAS[name].pivot)
         config = CONFIGS[name]
-        return from_pivot, config.data_type != G.data_type, config.channels != G.semantic_channels
+        return from_pivot, config.data_type != G.data_type, config.label_channels != G.semantic_channels
 
     return min(near, key=distance)
 
@@ -130,7 +130,7 @@ def _has_radius(G: TriPlane, name: str) -> bool:
 def _is_published_form(G: TriPlane, name: str) -> bool:
     """Return whether camera radius, label type and number of classes are those of a configuration."""
     config = CONFIGS[name]
-    return _has_radius(G, name) and (G.data_type, G.semantic_channels) == (config.data_type, config.channels)
+    return _has_radius(G, name) and (G.data_type, G.semantic_channels) == (config.data_type, config.label_channels)
 
 
 def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> torch.Tensor:

@@ -46,7 +46,7 @@ def check_run_metrics(options: TrainingOptions, load: bool = False) -> None:
     try:
         check_metrics(metrics, dataset, resources, None)
         if load:
-            load_resources(resources, metrics, dataset, options.generator.channels, torch.device("cpu"))
+            load_resources(resources, metrics, dataset, options.generator.label_channels, torch.device("cpu"))
     except ConfigError as error:
         # The hint of the error may name fields that a run does not have.
         field, got, allowed, _hint, problem = error.args
@@ -55,12 +55,7 @@ def check_run_metrics(options: TrainingOptions, load: bool = False) -> None:
 
 
 def evaluate_run(
-    G: TriPlane,
-    options: TrainingOptions,
-    run_dir: Path | None,
-    snapshot: str,
-    device: torch.device,
-    resources: ResourceOptions | None = None,
+    G: TriPlane, options: TrainingOptions, run_dir: Path | None, snapshot: str, device: torch.device
 ) -> dict[str, float]:
     """Compute the metrics of a run for its current generator; all processes call it and share the work.
 
@@ -73,17 +68,15 @@ def evaluate_run(
         run_dir: where rank 0 writes the results; None in other processes.
         snapshot: name of the weights.
         device: of G.
-        resources: sources of networks and data; None for those of the run.
     Returns:
         Figures by name, the same in all processes.
     """
     figures: dict[str, float] = {}
     try:
         metrics = parse_metrics(options.metrics)
-        resources = resources or resource_options(options)
-        evaluator = run_on_all_ranks(
-            lambda: _evaluator(options.data, tuple(metrics), resources, G.semantic_channels, device)
-        )
+        resources = resource_options(options)
+        key = (options.data, tuple(metrics), resources, G.semantic_channels, device)
+        evaluator = run_on_all_ranks(partial(_evaluator, *key))
         run = {
             "network": snapshot,
             "processes": str(world_size()),
@@ -105,11 +98,7 @@ def evaluate_run(
 
 @lru_cache(maxsize=1)
 def _evaluator(
-    data: DataOptions,
-    metrics: tuple[Metric, ...],
-    options: ResourceOptions,
-    classes: int,
-    device: torch.device,
+    data: DataOptions, metrics: tuple[Metric, ...], options: ResourceOptions, classes: int, device: torch.device
 ) -> Evaluator:
     """Create the evaluator at the first snapshot; later ones reuse its networks and real features."""
     dataset = evaluation_data(data)

@@ -198,7 +198,7 @@ class TrainingOptions:
             "D": (DUAL_DISCRIMINATOR, self.discriminator.kwargs(IMAGE_CHANNELS)),
         }
         if self.label_discriminator:
-            channels = IMAGE_CHANNELS + self.generator.channels
+            channels = IMAGE_CHANNELS + self.generator.label_channels
             networks["D_semantic"] = (DUAL_DISCRIMINATOR, self.discriminator.kwargs(channels))
         return networks
 

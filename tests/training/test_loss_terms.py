@@ -39,7 +39,7 @@ def _small_generator(data_type, changes):
     G = construct(options.class_name, options.kwargs())
     G.rendering_kwargs |= FEW_SAMPLES
     form = {"num_ws": 7, "w_dim": 512, "output_mode": "W+"}
-    G.backbone.mapping.embed_mask = Encoder(128, options.channels, form, channel_base=1 / 32)
+    G.backbone.mapping.embed_mask = Encoder(128, options.label_channels, form, channel_base=1 / 32)
     return golden.fill_(G).train()
 
 

@@ -1,7 +1,7 @@
-"""The published models as data: cameras and rendering by kind of object, generators by application.
+"""Configurations of the published models: cameras and rendering by kind of object, generators by application.
 
-Values from the published training command and its three runs (Deng et al. 2023, pix2pix3D) and, for rendering,
-from EG3D (Chan et al. 2022).
+Values from the published training command and its three runs (pix2pix3D, Deng et al. 2023) and, for rendering, from
+EG3D (Chan et al. 2022).
 """
 
 from dataclasses import dataclass, replace
@@ -10,121 +10,145 @@ from typing import Any
 from training.networks.generator import PUBLISHED_PLANE_RESOLUTION
 from training.networks.label_encoder import PUBLISHED_GEOMETRY_LAYERS
 
-CLAMP_WITH_FP16 = 256
+CLAMP_WITH_FP16 = 256  # bound of activations where float16 is used
 RAW_GENERATOR_CLASS = "training.triplane_cond.TriPlaneGenerator"
 SEMANTIC_GENERATOR_CLASS = "training.triplane_cond.TriPlaneSemanticEntangleGenerator"
+MAPPING_CLASSES = {"seg": "MaskMappingNetwork_disentangle", "edge": "EdgeMappingNetwork_disentangle"}
+SUPER_RESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
 
-# Samples per ray, ray limits and box in world units; the camera orbits at this radius and looks at this pivot.
-_HEAD = {
+# Samples per ray; limits of the rays, side of the box, orbit radius and pivot of the cameras in world units.
+_HEAD_RENDERING = {
     "depth_resolution": 48, "depth_resolution_importance": 48, "ray_start": 2.25, "ray_end": 3.3, "box_warp": 1,
     "avg_camera_radius": 2.7,
 }  # fmt: skip
 RENDERING: dict[str, dict[str, Any]] = {
-    "afhq": {**_HEAD, "avg_camera_pivot": [0, 0, -0.06]},
-    "celeba": {**_HEAD, "avg_camera_pivot": [0, 0, 0.2]},
-    "ffhq": {**_HEAD, "avg_camera_pivot": [0, 0, 0.2]},
+    "afhq": {**_HEAD_RENDERING, "avg_camera_pivot": [0, 0, -0.06]},
+    "celeba": {**_HEAD_RENDERING, "avg_camera_pivot": [0, 0, 0.2]},
+    "ffhq": {**_HEAD_RENDERING, "avg_camera_pivot": [0, 0, 0.2]},
     "shapenet": {
         "depth_resolution": 64, "depth_resolution_importance": 64, "ray_start": 0.1, "ray_end": 2.6, "box_warp": 1.6,
         "white_back": True, "avg_camera_radius": 1.7, "avg_camera_pivot": [0, 0, 0],
     },
 }  # fmt: skip
-SUPER_RESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
-MAPPINGS = {"seg": "MaskMappingNetwork_disentangle", "edge": "EdgeMappingNetwork_disentangle"}
 
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """What a generator is built from; defaults are those of the training command.
+    """Options from which a generator is built; defaults are those of the training command.
 
-    `semantic_channels` counts classes of label maps; edges always have one channel.
+    Raises:
+        ValueError: unknown camera, resolution or data_type.
     """
 
     camera: str  # a key of RENDERING
-    resolution: int
-    data_type: str = "seg"
-    semantic_channels: int = 19
+    resolution: int  # R, output pixels
+    data_type: str = "seg"  # seg or edge
+    semantic_channels: int = 19  # classes of label maps; edge maps always have one channel
     render_labels: bool = True
-    background: bool = False  # separate model of what is behind the object
+    background: bool = False  # separate model of the background
     pose_conditioning: bool = False
-    geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS
-    encoder_width: float = 1.0  # of the label map's encoder, relative to the published one
-    sr_width: float = 1.0  # of super-resolution, likewise
+    geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS  # style vectors that come from the label map
+    # Sizes.
+    encoder_width: float = 1.0  # of the label-map encoder, relative to the published width
+    sr_width: float = 1.0  # of super-resolution, relative to the published width
     plane_resolution: int = PUBLISHED_PLANE_RESOLUTION
-    depth_resolution: int | None = None  # coarse samples of a ray, and as many fine ones; None: as the camera says
-    channel_base: int = 32768
+    depth_resolution: int | None = None  # coarse samples per ray, and as many fine ones; None for the camera's
+    channel_base: int = 32768  # the backbone's width at resolution r is min(channel_base // r, channel_max)
     channel_max: int = 512
-    map_depth: int = 2
+    map_depth: int = 2  # layers of the mapping network
+    # Number of highest resolutions in float16, of the backbone and of super-resolution.
     num_fp16_res: int = 0
     sr_num_fp16_res: int = 4
     sr_module: str | None = None  # None: by resolution
     sr_noise_mode: str = "none"
-    c_scale: float = 1.0
+    c_scale: float = 1.0  # factor of the conditioning pose
     decoder_lr_mul: float = 1.0
+    # Density regularization, see training/density_regularization.py.
     density_reg: float = 0.25
     density_reg_p_dist: float = 0.004
     reg_type: str = "l1"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("camera", RENDERING), ("resolution", SUPER_RESOLUTION), ("data_type", MAPPINGS)):
+        choices = {"camera": RENDERING, "resolution": SUPER_RESOLUTION, "data_type": MAPPING_CLASSES}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
 
     @property
-    def channels(self) -> int:
-        """Of the label map."""
+    def label_channels(self) -> int:
+        """Channels S of the label map."""
         return self.semantic_channels if self.data_type == "seg" else 1
 
     @property
     def class_name(self) -> str:
+        """Published name of the generator's class."""
         if not self.render_labels:
             return RAW_GENERATOR_CLASS
         return SEMANTIC_GENERATOR_CLASS + ("_withBG" if self.background else "")
 
     def kwargs(self) -> dict[str, Any]:
-        """The generator's constructor arguments, as new plain data."""
-        widths = {"channel_base": self.channel_base, "channel_max": self.channel_max}
-        backbone = {**widths, "fused_modconv_default": "inference_only"}
-        # Recorded where they are not as published, so that published models are described as published.
-        planes, narrow = self.plane_resolution != PUBLISHED_PLANE_RESOLUTION, self.sr_width != 1
-        return {
+        """Build the generator's constructor arguments, as new plain data.
+
+        Options that the published code does not have are included only where they differ from their defaults, so that
+        published models are described by published arguments.
+        """
+        backbone = {
+            "channel_base": self.channel_base,
+            "channel_max": self.channel_max,
+            "fused_modconv_default": "inference_only",
+        }
+        kwargs = {
             "z_dim": 512,
             "c_dim": 25,
             "w_dim": 512,
             "img_resolution": self.resolution,
             "img_channels": 3,
-            "semantic_channels": self.channels,
+            "semantic_channels": self.label_channels,
             "data_type": self.data_type,
-            "mapping_kwargs": self._mapping(),
+            "mapping_kwargs": self._mapping_kwargs(),
             **backbone,
             "num_fp16_res": self.num_fp16_res,
             "conv_clamp": CLAMP_WITH_FP16 if self.num_fp16_res > 0 else None,
             "sr_num_fp16_res": self.sr_num_fp16_res,
-            "sr_kwargs": {**backbone, **({"width": self.sr_width} if narrow else {})},
-            "rendering_kwargs": self._rendering(),
-            **({"plane_resolution": self.plane_resolution} if planes else {}),
+            "sr_kwargs": dict(backbone),
+            "rendering_kwargs": self._rendering_kwargs(),
         }
+        if self.sr_width != 1:
+            kwargs["sr_kwargs"]["width"] = self.sr_width
+        if self.plane_resolution != PUBLISHED_PLANE_RESOLUTION:
+            kwargs["plane_resolution"] = self.plane_resolution
+        return kwargs
 
-    def _mapping(self) -> dict[str, Any]:
-        common = {"num_layers": self.map_depth, "in_resolution": self.resolution, "in_channels": self.channels}
-        # The published classes take another geometry_layer and ignore it, and have encoders of one width.
+    def _mapping_kwargs(self) -> dict[str, Any]:
+        kwargs: dict[str, Any] = {
+            "num_layers": self.map_depth,
+            "in_resolution": self.resolution,
+            "in_channels": self.label_channels,
+        }
+        # The published classes ignore geometry_layer, and their encoders have one width.
         if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS or self.encoder_width != 1:
-            ours = {"class_name": "ConditionalMappingNetwork", "one_hot": self.data_type == "seg"}
-            width = {"encoder_width": self.encoder_width} if self.encoder_width != 1 else {}
-            return {**common, **ours, **width, "geometry_layer": self.geometry_layer}
-        recorded = {"geometry_layer": self.geometry_layer} if self.data_type == "edge" else {}
-        return {**common, **recorded, "class_name": f"training.triplane_cond.{MAPPINGS[self.data_type]}"}
+            kwargs["class_name"] = "ConditionalMappingNetwork"
+            kwargs["one_hot"] = self.data_type == "seg"
+            if self.encoder_width != 1:
+                kwargs["encoder_width"] = self.encoder_width
+            kwargs["geometry_layer"] = self.geometry_layer
+            return kwargs
+        if self.data_type == "edge":
+            kwargs["geometry_layer"] = self.geometry_layer
+        kwargs["class_name"] = f"training.triplane_cond.{MAPPING_CLASSES[self.data_type]}"
+        return kwargs
 
-    def _rendering(self) -> dict[str, Any]:
-        by_resolution = f"training.superresolution.{SUPER_RESOLUTION[self.resolution]}"
-        view, samples = RENDERING[self.camera], self.depth_resolution
-        return {
+    def _rendering_kwargs(self) -> dict[str, Any]:
+        superresolution = f"training.superresolution.{SUPER_RESOLUTION[self.resolution]}"
+        camera = RENDERING[self.camera]
+        kwargs = {
             "image_resolution": self.resolution,
             "disparity_space_sampling": False,
             "clamp_mode": "softplus",
-            "superresolution_module": self.sr_module or by_resolution,
-            "superresolution_module_semantic": f"{by_resolution}_semantic",
+            "superresolution_module": self.sr_module or superresolution,
+            "superresolution_module_semantic": f"{superresolution}_semantic",
             "c_gen_conditioning_zero": not self.pose_conditioning,
-            "gpc_reg_prob": 0.5 if self.pose_conditioning else None,  # recorded as published, read by nothing
+            "gpc_reg_prob": 0.5 if self.pose_conditioning else None,  # unused, but recorded in published models
             "c_scale": self.c_scale,
             "superresolution_noise_mode": self.sr_noise_mode,
             "density_reg": self.density_reg,
@@ -132,10 +156,13 @@ class GeneratorOptions:
             "reg_type": self.reg_type,
             "decoder_lr_mul": self.decoder_lr_mul,
             "sr_antialias": True,
-            **view,
-            "avg_camera_pivot": list(view["avg_camera_pivot"]),
-            **({"depth_resolution": samples, "depth_resolution_importance": samples} if samples else {}),
+            **camera,
+            "avg_camera_pivot": list(camera["avg_camera_pivot"]),
         }
+        if self.depth_resolution:
+            kwargs["depth_resolution"] = self.depth_resolution
+            kwargs["depth_resolution_importance"] = self.depth_resolution
+        return kwargs
 
 
 CONFIGS = {
@@ -144,11 +171,11 @@ CONFIGS = {
     "edge2car": GeneratorOptions("shapenet", 128, data_type="edge"),
     "edge2cat": GeneratorOptions("afhq", 512, data_type="edge", pose_conditioning=True),
 }
-RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}  # rendered, before enlargement
+RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}  # r, pixels before super-resolution
 
 
 def generator_kwargs(cfg: str, **changes: Any) -> dict[str, Any]:
-    """Constructor arguments of a published application's generator; `changes` are fields of GeneratorOptions.
+    """Build constructor arguments of a published application's generator; `changes` are fields of GeneratorOptions.
 
     Raises:
         ValueError: a cfg that is not in CONFIGS.

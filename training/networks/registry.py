@@ -1,4 +1,4 @@
-"""Networks by their public class names, and what a network was built from."""
+"""Registry of networks by their published class names, with the arguments from which each network was built."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _CLASSES = (
     Discriminator, DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer,
     DualDiscriminator, DummyDualDiscriminator, SingleDiscriminator,
 )  # fmt: skip
+# Constructors by published name. Variants are rows of tables, published names of one class are aliases.
 NETWORKS = {
     **{cls.__name__: cls for cls in _CLASSES},
     "Generator_cond": Generator,
@@ -45,10 +46,12 @@ NETWORKS = {
 
 
 def construct(class_name: str, init_kwargs: Mapping) -> nn.Module:
-    """Build a network from its public class name (dotted or not) and its public constructor arguments.
+    """Build a network from its published class name and constructor arguments.
 
+    Args:
+        class_name: a key of NETWORKS, or a dotted name whose last component is one.
     Raises:
-        ValueError: unknown name, or arguments that the class does not take.
+        ValueError: unknown name, or arguments that the class does not accept.
     """
     name = class_name.rsplit(".", 1)[-1]
     if name not in NETWORKS:
@@ -57,12 +60,13 @@ def construct(class_name: str, init_kwargs: Mapping) -> nn.Module:
         module = NETWORKS[name](**init_kwargs)
     except TypeError as error:
         raise ValueError(f"{name}: constructor arguments do not fit: {error}") from error
+    # Recorded for `describe`, which weight files need.
     module.built_from = (name, dict(init_kwargs))
     return module
 
 
 def describe(module: nn.Module) -> tuple[str, dict]:
-    """Class name and constructor arguments that `construct` built a network from.
+    """Return the class name and the constructor arguments from which `construct` built a network.
 
     Raises:
         ValueError: the network was not built by `construct`.
