@@ -138,7 +138,7 @@ def without_effect(values: Values) -> dict[str, str]:
     has_labels = values["render_mask"]
     has_density_reg = values["density_reg"] > 0
     resumed = values["resume"] is not None
-    computes_lpips = not values["no_eval"] and any(name.startswith("sg") for name in _metrics(values))
+    metric_uses_lpips = not values["no_eval"] and any(name.startswith("sg") for name in _metrics(values))
 
     # Value: whether it has an effect, and what it needs to have one.
     requirements = {
@@ -148,7 +148,9 @@ def without_effect(values: Values) -> dict[str, str]:
         "seg_weight": (has_labels, "`render_mask=True`"),
         "lambda_cross_view": (has_labels, "`render_mask=True`"),
         "lambda_d_semantic": (values["dis_mask"], "`dis_mask=True`"),
-        "lpips_weights": (values["lambda_lpips"] > 0 or computes_lpips, "`lambda_lpips` above 0 or metric sg"),
+        "lpips_weights": (
+            values["lambda_lpips"] > 0 or metric_uses_lpips, "`lambda_lpips` above 0 or a metric that computes LPIPS"
+        ),
         "p": (values["aug"] == "fixed", "`aug=fixed`"),
         "target": (values["aug"] == "ada", "`aug=ada`"),
         "resume_blur": (resumed, "`resume`"),
