@@ -1,4 +1,4 @@
-"""Augmentation of what discriminators see: golden arrays, and what every change must leave alone."""
+"""Augmentation pipe and adaptive p: golden arrays, invariances, gradients."""
 
 import re
 
@@ -22,13 +22,13 @@ SUBSETS = {
 }
 
 
-def pipe(p=1.0, **options):
-    made = AugmentPipe(**options)
-    made.p.fill_(p)
-    return made
+def make_pipe(p=1.0, **options):
+    pipe = AugmentPipe(**options)
+    pipe.p.fill_(p)
+    return pipe
 
 
-def smooth_picture(size=32, count=1):
+def smooth_image(size=32, count=1):
     """count,3,size,size without high frequencies."""
     x = torch.linspace(-1, 1, size)
     waves = torch.stack([x[:, None].sin() * x, (2 * x[:, None] + x).cos() / 2, (x[:, None] - x).sin()])
@@ -39,60 +39,60 @@ def smooth_picture(size=32, count=1):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_subset_percentile_and_probability_is_golden(name):
+def test_augmented_images_are_golden(name):
     kind, which, value = re.fullmatch(r"(\w+)_([qp])([\d.]+)", name).groups()
     images = golden.inputs("augment")[f"images_{kind}" if kind[0].isdigit() else "images_3ch"]
-    augment = pipe(float(value) if which == "p" else 1.0, **SUBSETS.get(kind, MANIFEST["kwargs"]))
+    augment = make_pipe(float(value) if which == "p" else 1.0, **SUBSETS.get(kind, MANIFEST["kwargs"]))
     with golden.golden_noise():
         out = augment(images, debug_percentile=float(value) if which == "q" else None)
     golden.check(name, out, golden.load("augment"), rtol=MANIFEST["rtol"])
 
 
-def test_the_gradient_of_the_images_is_golden():
+def test_gradient_of_the_images_is_golden():
     inputs = golden.inputs("augment")
     images = inputs["images_3ch"].requires_grad_()
-    (pipe(**MANIFEST["kwargs"])(images, debug_percentile=0.3) * inputs["cot"]).sum().backward()
+    (make_pipe(**MANIFEST["kwargs"])(images, debug_percentile=0.3) * inputs["cot"]).sum().backward()
     golden.check("3ch_q0.3_dimages", images.grad, golden.load("augment"), rtol=MANIFEST["rtol"])
 
 
-def test_the_state_is_golden_and_the_registry_knows_the_class():
+def test_state_dict_is_golden_and_the_class_is_registered():
     augment = construct("training.augment.AugmentPipe", MANIFEST["kwargs"])
     assert [[name, list(t.shape)] for name, t in augment.state_dict().items()] == [s[:2] for s in MANIFEST["state"]]
     for name in ("Hz_geom", "Hz_fbank"):
         golden.check(name, getattr(augment, name), golden.load("augment"), rtol=1e-6)
 
 
-def test_each_random_number_is_drawn_as_in_the_golden_discriminator_phase():
+def test_random_numbers_are_generated_as_in_the_golden_discriminator_phase():
     cases = {case["id"]: case for case in golden.manifest("loss_edge")["cases"]}
     calls = 2  # on fakes and on reals
     golden_draws = {(name, tuple(shape)): n // calls for name, shape, n in cases["Dmain_augment"]["draws"] if n > 1}
-    with golden.golden_noise() as drawn:
-        pipe(0.5, **MANIFEST["kwargs"])(torch.zeros(2, 6, 32, 32))
+    with golden.golden_noise() as generated:
+        make_pipe(0.5, **MANIFEST["kwargs"])(torch.zeros(2, 6, 32, 32))
 
-    def counted_by_size(draws):  # values depend on how many are drawn at once, not on the shape
+    def counted_by_size(draws):  # golden values depend on how many numbers a call generates, not on their shape
         counts = {}
         for (name, shape), n in draws:
             counts[name, int(np.prod(shape))] = counts.get((name, int(np.prod(shape))), 0) + n
         return counts
 
-    pipes_own = [(key, n) for key, n in golden_draws.items() if len(key[1]) < 4 and np.prod(key[1]) in (2, 4)]
-    assert counted_by_size((draw, 1) for draw in drawn) == counted_by_size(pipes_own)
+    from_pipe = [(key, n) for key, n in golden_draws.items() if len(key[1]) < 4 and np.prod(key[1]) in (2, 4)]
+    assert counted_by_size((draw, 1) for draw in generated) == counted_by_size(from_pipe)
 
 
 # --------------------------------------------------------------------------- filters
 
 
-def test_the_geometry_filter_is_daubechies_least_asymmetric_wavelet_of_six_moments():
+def test_geometry_filter_is_orthonormal_with_six_vanishing_moments():
     h = np.array(SYM6)
-    for shift in range(6):  # orthogonal to its own shifts by two, of norm 1: enlarging and reducing is the identity
+    for shift in range(6):  # orthonormal to its shifts by two: upsampling, then downsampling, is the identity
         overlap = h[2 * shift :] @ h[: len(h) - 2 * shift]
-        np.testing.assert_allclose(overlap, float(shift == 0), atol=1e-10)  # as many digits as the tables print
+        np.testing.assert_allclose(overlap, float(shift == 0), atol=1e-10)  # digits of the printed tables
     high = h[::-1] * (-1.0) ** np.arange(12)
     for power in range(6):
         np.testing.assert_allclose(high @ (np.arange(12) / 11) ** power, 0, atol=1e-9)
 
 
-def test_the_bands_add_up_to_the_signal_and_split_it_by_octaves():
+def test_filter_bank_sums_to_the_identity_and_splits_octaves():
     bank = AugmentPipe().Hz_fbank
     one = torch.zeros(43)
     one[21] = 1
@@ -101,76 +101,76 @@ def test_the_bands_add_up_to_the_signal_and_split_it_by_octaves():
     assert response[:, [4, 24, 48, 112]].argmax(dim=0).tolist() == [0, 1, 2, 3]
 
 
-# --------------------------------------------------------------------------- what must not change
+# --------------------------------------------------------------------------- invariances
 
 
-def test_at_probability_zero_nothing_changes():
+def test_probability_zero_is_the_identity():
     images = torch.rand(3, 3, 24, 24) * 2 - 1
-    out = pipe(0.0, **SUBSETS["all"])(images)
+    out = make_pipe(0.0, **SUBSETS["all"])(images)
     torch.testing.assert_close(out, images, atol=1e-5, rtol=0)  # two filters of twelve taps, float32
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (32, 48)])
-def test_half_turns_and_mirroring_move_whole_pixels(height, width):
-    images = smooth_picture(48)[:, :, :height, :width]
-    mirrored = pipe(xflip=1)(images, debug_percentile=0.6)
-    turned = pipe(rotate90=1)(images, debug_percentile=0.6)
-    inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))  # mirroring beyond the border makes folds there
-    for out, expected in ((mirrored, images.flip(3)), (turned, images.flip(2, 3))):
-        # 0.1 pixels beside along each mirrored axis (FILTER_DELAY is rounded); half a pixel would be 0.017 and more.
+def test_half_turns_and_flips_move_whole_pixels(height, width):
+    images = smooth_image(48)[:, :, :height, :width]
+    flipped = make_pipe(xflip=1)(images, debug_percentile=0.6)
+    rotated = make_pipe(rotate90=1)(images, debug_percentile=0.6)
+    inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))  # mirrored padding is not smooth at the border
+    for out, expected in ((flipped, images.flip(3)), (rotated, images.flip(2, 3))):
+        # Off by 0.1 pixels along each flipped axis (FILTER_DELAY is rounded); half a pixel would give 0.017 and more.
         torch.testing.assert_close(out[inner], expected[inner], atol=0.01, rtol=0)
 
 
-def test_a_shift_by_whole_pixels_is_exact_and_mirrors_beyond_the_border():
+def test_translation_by_whole_pixels_is_exact_and_mirrors_beyond_the_border():
     images = torch.rand(2, 3, 32, 32)
-    out = pipe(xint=1, xint_max=0.125)(images, debug_percentile=1.0)  # 4 pixels right and down
+    out = make_pipe(xint=1, xint_max=0.125)(images, debug_percentile=1.0)  # 4 pixels right and down
     expected = F.pad(images, (4, 0, 4, 0), mode="reflect")[:, :, :32, :32]
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
-def test_geometry_of_a_constant_picture_is_that_picture_within_one_picture_beyond_its_borders():
+def test_geometry_leaves_a_constant_image_unchanged_within_the_mirrored_range():
     images = torch.full((8, 3, 16, 16), 0.5)
-    near = {"scale_std": 0.1, "aniso_std": 0.1, "xfrac_std": 0.05}  # farther out than it is mirrored, it is black
-    moved = pipe(**SUBSETS["geom"], **near)(images)
+    near = {"scale_std": 0.1, "aniso_std": 0.1, "xfrac_std": 0.05}  # beyond the mirrored padding, images are black
+    moved = make_pipe(**SUBSETS["geom"], **near)(images)
     torch.testing.assert_close(moved, images, atol=1e-4, rtol=0)
 
 
-def test_gray_has_no_hue_and_no_saturation():
+def test_hue_and_saturation_leave_gray_unchanged():
     gray = torch.rand(4, 1, 16, 16).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(pipe(hue=1, saturation=1)(gray), gray, atol=1e-5, rtol=0)
+    torch.testing.assert_close(make_pipe(hue=1, saturation=1)(gray), gray, atol=1e-5, rtol=0)
 
 
-def test_a_hue_of_a_third_of_a_turn_exchanges_the_colors():
+def test_hue_rotation_by_a_third_of_a_turn_permutes_the_colors():
     images = torch.rand(2, 3, 8, 8)
-    turned = pipe(hue=1, hue_max=2 / 3)(images, debug_percentile=1.0)
-    torch.testing.assert_close(turned, images[:, [2, 0, 1]], atol=1e-5, rtol=0)
+    rotated = make_pipe(hue=1, hue_max=2 / 3)(images, debug_percentile=1.0)
+    torch.testing.assert_close(rotated, images[:, [2, 0, 1]], atol=1e-5, rtol=0)
 
 
-def test_lumaflip_twice_is_the_picture():
+def test_lumaflip_twice_is_the_identity():
     images = torch.rand(2, 3, 8, 8)
-    flip = pipe(lumaflip=1)
+    flip = make_pipe(lumaflip=1)
     once = flip(images, debug_percentile=0.6)
     torch.testing.assert_close(once.mean(dim=1), -images.mean(dim=1))
     torch.testing.assert_close(flip(once, debug_percentile=0.6), images)
 
 
-def test_two_pictures_in_one_sample_change_alike_and_samples_differ():
-    picture = smooth_picture()
-    out = pipe(**MANIFEST["kwargs"])(torch.cat([picture, picture], dim=1).repeat(2, 1, 1, 1))
+def test_images_of_one_sample_change_alike_and_samples_differ():
+    image = smooth_image()
+    out = make_pipe(**MANIFEST["kwargs"])(torch.cat([image, image], dim=1).repeat(2, 1, 1, 1))
     torch.testing.assert_close(out[:, :3], out[:, 3:])
     assert (out[0] - out[1]).abs().max() > 0.1
 
 
-def test_a_share_of_the_samples_follows_the_probability():
+def test_share_of_augmented_samples_equals_the_probability():
     torch.manual_seed(0)
     images = torch.rand(2000, 3, 2, 2)
-    changed = (pipe(0.3, brightness=0.5)(images) != images).flatten(1).any(dim=1)
+    changed = (make_pipe(0.3, brightness=0.5)(images) != images).flatten(1).any(dim=1)
     assert abs(changed.float().mean() - 0.15) < 0.03  # 4 standard deviations
 
 
-def test_cutout_blanks_half_a_side_and_nothing_else():
+def test_cutout_zeroes_a_square_of_half_the_size_and_nothing_else():
     images = torch.ones(2, 3, 16, 16)
-    out = pipe(cutout=1)(images, debug_percentile=0.5)
+    out = make_pipe(cutout=1)(images, debug_percentile=0.5)
     blank = torch.zeros(16, 16, dtype=torch.bool)
     blank[4:12, 4:12] = True
     assert torch.equal(out == 0, blank.expand_as(out)) and (out[:, :, ~blank] == 1).all()
@@ -179,34 +179,34 @@ def test_cutout_blanks_half_a_side_and_nothing_else():
 # --------------------------------------------------------------------------- label maps
 
 
-def test_labels_move_with_the_colors_and_keep_their_values():
-    picture = smooth_picture(count=4)
-    labels = torch.cat([picture, picture[:, :2]], dim=1)  # what lies in both can be compared
-    joined = torch.cat([picture, labels, picture, labels], dim=1)  # final and raw image, each with 5 label channels
+def test_labels_get_the_geometry_of_the_colors_and_keep_their_values():
+    image = smooth_image(count=4)
+    labels = torch.cat([image, image[:, :2]], dim=1)  # copies of the colors, for comparison
+    joined = torch.cat([image, labels, image, labels], dim=1)  # final and raw image, each with 5 label channels
     colors = [0, 1, 2, 8, 9, 10]
 
-    moved = pipe(**SUBSETS["geom"])(joined, color_channels=colors)
+    moved = make_pipe(**SUBSETS["geom"])(joined, color_channels=colors)
     torch.testing.assert_close(moved[:, :3], moved[:, 3:6])
-    recolored = pipe(**SUBSETS["color"], noise=1, imgfilter=1)(joined, color_channels=colors)
+    recolored = make_pipe(**SUBSETS["color"], noise=1, imgfilter=1)(joined, color_channels=colors)
     others = [channel for channel in range(16) if channel not in colors]
     assert torch.equal(recolored[:, others], joined[:, others])
     assert ((recolored - joined)[:, colors].abs().amax(dim=(2, 3)) > 0).all()
 
 
-def test_naming_all_channels_as_colors_is_the_default():
+def test_color_channels_default_to_all_channels():
     images = golden.inputs("augment")["images_6ch"]
-    augment = pipe(**SUBSETS["all"])
+    augment = make_pipe(**SUBSETS["all"])
     with golden.golden_noise():
         assert torch.equal(augment(images), augment(images, color_channels=range(6)))
 
 
-def test_another_number_of_colors_is_refused():
+def test_invalid_number_of_color_channels_is_rejected():
     with pytest.raises(ValueError, match="expected 1 color channel or a multiple of 3, got 4"):
-        pipe(brightness=1)(torch.zeros(1, 4, 8, 8))
+        make_pipe(brightness=1)(torch.zeros(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize("options", [{"imgfilter_bands": [1, 1]}, {"blur": 1}])
-def test_options_that_do_not_fit_are_refused_by_name(options):
+def test_invalid_options_are_rejected_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         construct("AugmentPipe", options)
 
@@ -214,17 +214,17 @@ def test_options_that_do_not_fit_are_refused_by_name(options):
 # --------------------------------------------------------------------------- gradients
 
 
-def test_samples_have_right_first_and_second_derivatives():
+def test_grid_sample_has_correct_first_and_second_derivatives():
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
-    grid = torch.rand(2, 3, 6, 2, dtype=torch.float64) * 2.4 - 1.2  # some lie outside
+    grid = torch.rand(2, 3, 6, 2, dtype=torch.float64) * 2.4 - 1.2  # some outside
     assert gradcheck(lambda a: _GridSample.apply(a, grid).sin(), x)
     assert gradgradcheck(lambda a: _GridSample.apply(a, grid).sin(), x)
 
 
-def test_r1_through_every_change_has_a_gradient():
+def test_r1_penalty_through_every_augmentation_has_a_gradient():
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
     weight = torch.ones([], requires_grad=True)
-    score = (weight * pipe(**SUBSETS["all"])(images)).square().sum()
+    score = (weight * make_pipe(**SUBSETS["all"])(images)).square().sum()
     (gradient,) = torch.autograd.grad(score, images, create_graph=True)
     penalty = gradient.square().sum()
     penalty.backward()
@@ -240,11 +240,11 @@ def test_r1_through_every_change_has_a_gradient():
     [(0.1, 0.9, 0.1 + 16 / 500_000), (0.1, 0.2, 0.1 - 16 / 500_000), (0.1, 0.6, 0.1), (0.0, -1.0, 0.0),
      (1.0, 0.9, 1 + 16 / 500_000), (0.1, float("nan"), 0.1)],
 )  # fmt: skip
-def test_p_follows_the_sign_above_or_below_the_target_and_stays_at_least_zero(p, mean_sign, expected):
+def test_p_rises_above_the_target_falls_below_it_and_stays_at_least_zero(p, mean_sign, expected):
     assert adapt_p(p, mean_sign, target=0.6, images=16, kimg=500) == pytest.approx(expected, abs=1e-12)
 
 
-def test_p_rises_by_one_in_the_stated_number_of_images():
+def test_p_rises_by_one_within_the_given_number_of_images():
     p = 0.0
     for _ in range(100_000 // 200):
         p = adapt_p(p, 1.0, target=0.6, images=200, kimg=100)

@@ -1,4 +1,4 @@
-"""Complete generators: golden arrays, and what a scene must keep whatever it holds."""
+"""Complete generators: golden arrays, and invariances of rendering."""
 
 import math
 
@@ -22,18 +22,18 @@ def synthesize(case: str):
     m, x = golden.manifest(case), golden.inputs(case)
     G = build_case(case)
     batch = {"mask": x["mask"], "pose": x["pose"]} if "mask" in x else None
-    with torch.no_grad(), golden.golden_noise() as drawn:
+    with torch.no_grad(), golden.golden_noise() as generated:
         ws = G.mapping(x["z"], x["pose"], batch)
         planes = G.planes(ws, noise_mode="const")
         r = m["neural_rendering_resolution"]
         out = G.synthesis(ws, x["c"], neural_rendering_resolution=r, noise_mode="const", planes=planes)
         sampled = G.sample_mixed(x["coords"], x["dirs"], ws, planes=planes)
-    return m, ws, out, sampled, drawn
+    return m, ws, out, sampled, generated
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_images_labels_depth_and_point_samples_are_golden(case):
-    m, ws, out, sampled, drawn = synthesize(case)
+    m, ws, out, sampled, generated = synthesize(case)
     expected = golden.load(case)
     assert list(ws.shape) == m["ws_shape"]
     values = {
@@ -43,16 +43,16 @@ def test_images_labels_depth_and_point_samples_are_golden(case):
         "sample_sigma": sampled["sigma"],
         **out,
     }
-    # The published code alters raw images in place where no resize comes before super-resolution; ours does not.
+    # Without a resize before super-resolution, the published code changes the raw images in place; ours does not.
     for name in values:
         if f"{name}_before_sr" in m["outputs"]:
             expected[name] = expected[f"{name}_before_sr"]
     assert {n for n in m["outputs"] if not n.endswith("_before_sr")} == set(values)
     for name, value in values.items():
         golden.check(name, value, expected, rtol=m["rtol"])
-    # How many numbers are drawn at once decides their values under golden_noise.
-    wanted = [math.prod(shape) for function, shape, _ in m["draws"] if function != "randn"]
-    assert [math.prod(shape) for function, shape in drawn if function == "rand"] == wanted
+    # Under golden_noise, random values depend on how many numbers a call generates.
+    expected_sizes = [math.prod(shape) for function, shape, _ in m["draws"] if function != "randn"]
+    assert [math.prod(shape) for function, shape in generated if function == "rand"] == expected_sizes
 
 
 @pytest.fixture(scope="module")
@@ -68,61 +68,60 @@ def scene():
     return G, ws, planes, poses
 
 
-def shown(G, ws, poses, **kwargs):
+def render_views(G, ws, poses, **kwargs):
     with torch.no_grad():
         return G.synthesis(ws, poses, neural_rendering_resolution=16, noise_mode="const", jitter=False, **kwargs)
 
 
-def test_planes_computed_before_give_the_same_pictures(scene):
+def test_precomputed_planes_give_the_same_images(scene):
     G, ws, planes, poses = scene
-    first, second = shown(G, ws, poses[:1]), shown(G, ws, poses[:1], planes=planes)
+    first, second = render_views(G, ws, poses[:1]), render_views(G, ws, poses[:1], planes=planes)
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_what_is_wanted_alone_is_computed_and_equals_what_all_of_it_gives(scene, monkeypatch):
+def test_selected_outputs_equal_the_full_result_and_skip_unused_super_resolution(scene, monkeypatch):
     G, ws, planes, poses = scene
-    whole = shown(G, ws, poses[:1], planes=planes)
+    whole = render_views(G, ws, poses[:1], planes=planes)
     monkeypatch.setattr(G.superresolution, "forward", None)  # would fail if it were called
-    part = shown(G, ws, poses[:1], planes=planes, outputs={"semantic", "image_raw"})
+    part = render_views(G, ws, poses[:1], planes=planes, outputs={"semantic", "image_raw"})
     assert part.keys() == {"semantic", "image_raw"}
     assert all(torch.equal(part[name], whole[name]) for name in part)
 
 
-def test_the_weight_of_a_scene_without_background_is_there_if_wanted(scene):
+def test_weight_of_a_scene_without_background_is_returned_on_request(scene):
     G, ws, planes, poses = scene
-    weight = shown(G, ws, poses[:1], planes=planes, outputs={"weight"})["weight"]
+    weight = render_views(G, ws, poses[:1], planes=planes, outputs={"weight"})["weight"]
     assert weight.shape == (1, 1, 16, 16) and 0 <= weight.min() < weight.max() <= 1
-    assert "weight" not in shown(G, ws, poses[:1], planes=planes)
+    assert "weight" not in render_views(G, ws, poses[:1], planes=planes)
     with pytest.raises(ValueError, match=r"outputs: .* got background"):
-        shown(G, ws, poses[:1], planes=planes, outputs={"background"})
+        render_views(G, ws, poses[:1], planes=planes, outputs={"background"})
 
 
-def test_several_views_of_one_scene_equal_the_views_one_by_one(scene):
+def test_views_rendered_together_equal_views_rendered_separately(scene):
     G, ws, planes, poses = scene
-    together = shown(G, ws, poses, planes=planes)
+    together = render_views(G, ws, poses, planes=planes)
     for i in range(2):
-        alone = shown(G, ws, poses[i : i + 1], planes=planes)
+        alone = render_views(G, ws, poses[i : i + 1], planes=planes)
         for name in ("image", "image_raw", "semantic", "semantic_raw"):  # depth is clamped to the call's own range
             torch.testing.assert_close(together[name][i : i + 1], alone[name], rtol=1e-4, atol=1e-5)
 
 
-def test_rays_in_pieces_give_the_same_pictures(scene):
+def test_chunks_of_rays_give_the_same_images(scene):
     G, ws, planes, poses = scene
-    whole, pieces = (shown(G, ws, poses, planes=planes, rays_per_chunk=n) for n in (1000, 37))
+    whole, chunked = (render_views(G, ws, poses, planes=planes, rays_per_chunk=n) for n in (1000, 37))
     for name in whole:
-        torch.testing.assert_close(whole[name], pieces[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole[name], chunked[name], rtol=1e-4, atol=1e-5)
 
 
-def test_only_jitter_makes_pictures_of_a_scene_differ(scene):
+def test_images_of_a_scene_differ_only_by_jitter(scene):
     G, ws, planes, poses = scene
     with torch.no_grad():
         jittered = [G.synthesis(ws, poses[:1], 16, "const", planes)["image_raw"] for _ in range(2)]
     assert not torch.equal(*jittered)
-    assert torch.equal(*(shown(G, ws, poses[:1], planes=planes)["image_raw"] for _ in range(2)))
+    assert torch.equal(*(render_views(G, ws, poses[:1], planes=planes)["image_raw"] for _ in range(2)))
 
 
-def test_corrected_plane_axes_tell_heights_apart_that_the_published_ones_cannot(scene):
-    """A point and one with another y differ on the first plane only, by the published axes."""
+def test_only_corrected_plane_axes_distinguish_heights_on_planes_2_and_3(scene):
     G, ws, planes, _ = scene
     planes = planes.clone()
     planes[:, 0] = 0
@@ -135,11 +134,11 @@ def test_corrected_plane_axes_tell_heights_apart_that_the_published_ones_cannot(
     assert not torch.allclose(corrected[0], corrected[1])
 
 
-def test_the_calls_of_eg3d_scripts_work_on_every_generator():
+def test_calls_of_eg3d_scripts_work():
     kwargs = golden.manifest("gen_eg3d_uncond")["init_kwargs"]
     G = construct("TriPlaneGenerator", {**kwargs, "channel_base": 512, "channel_max": 8}).eval()
     x = golden.inputs("gen_eg3d_uncond")
-    G.rendering_kwargs["depth_resolution"] = 8  # scripts change it on the fly
+    G.rendering_kwargs["depth_resolution"] = 8  # scripts change options between calls
     with torch.no_grad():
         ws = G.mapping(x["z"], x["pose"], truncation_psi=0.7, truncation_cutoff=14)
         assert ws.shape == (1, G.backbone.mapping.num_ws, G.w_dim)
@@ -159,16 +158,16 @@ def test_forward_conditions_on_the_pose_of_the_batch_and_renders_from_c(scene):
     batch = {"mask": mask, "pose": poses[:1]}
     with torch.no_grad(), golden.golden_noise():
         G.rendering_kwargs["c_gen_conditioning_zero"] = False
-        direct = G(z, poses[1:], batch, neural_rendering_resolution=8, noise_mode="const")
+        single_call = G(z, poses[1:], batch, neural_rendering_resolution=8, noise_mode="const")
         ws = G.mapping(z, poses[:1], batch)
-        by_steps = G.synthesis(ws, poses[1:], neural_rendering_resolution=8, noise_mode="const")
+        separate_calls = G.synthesis(ws, poses[1:], neural_rendering_resolution=8, noise_mode="const")
         G.rendering_kwargs["c_gen_conditioning_zero"] = True
-    torch.testing.assert_close(direct, by_steps)
+    torch.testing.assert_close(single_call, separate_calls)
 
 
 @pytest.fixture(scope="module")
 def split():
-    """A generator with a trunk for colors and one for labels."""
+    """A generator with separate backbones for colors and labels."""
     kwargs = golden.manifest("gen_edge2car")["init_kwargs"]
     mapping = {**kwargs["mapping_kwargs"], "class_name": "EdgeMappingNetwork"}
     del mapping["geometry_layer"]
@@ -176,20 +175,20 @@ def split():
     return construct("TriPlaneSemanticGenerator", kwargs).eval()
 
 
-def test_split_trunks_color_from_their_own_half_of_ws_and_labels_from_the_other(split):
+def test_split_generator_takes_color_from_the_first_half_of_ws_and_labels_from_the_second(split):
     pose = golden.inputs("gen_edge2car")["c"]
     with torch.no_grad():
         ws = split.mapping(torch.randn(1, 512), pose, {"mask": torch.rand(1, 1, 128, 128)})
         assert ws.shape == (1, 14, 1024)
-        before = shown(split, ws, pose)
+        before = render_views(split, ws, pose)
         ws[..., :512] += 1
-        after = shown(split, ws, pose)
+        after = render_views(split, ws, pose)
     assert torch.equal(before["semantic"], after["semantic"])
     assert torch.equal(before["image_depth"], after["image_depth"])
     assert not torch.equal(before["image"], after["image"])
 
 
-def test_split_fields_are_two_decoders_of_which_the_labels_one_gives_density(split):
+def test_split_generator_takes_density_from_the_label_decoder(split):
     planes, points = torch.randn(1, 3, 64, 256, 256), torch.rand(1, 50, 3) - 0.5
     features = sample_planes(planes, points, split.ray_options().box_warp)  # 1,3,50,64
     with torch.no_grad():
@@ -200,14 +199,14 @@ def test_split_fields_are_two_decoders_of_which_the_labels_one_gives_density(spl
     torch.testing.assert_close(sample["sigma"], labels["sigma"])
 
 
-def test_split_trunks_take_one_encoded_label_map_for_several_latents(split):
+def test_split_generator_takes_one_encoded_label_map_for_several_latents(split):
     poses, mask = torch.randn(2, 25), torch.rand(1, 1, 128, 128)
     with torch.no_grad():
         ws = split.mapping(torch.randn(2, 512), poses, encoded=split.encode({"mask": mask}))
     assert ws.shape == (2, 14, 1024)
 
 
-def test_gradients_of_a_rendered_picture_reach_every_part_that_made_it(scene):
+def test_gradients_of_rendered_images_reach_every_module(scene):
     G, _, _, poses = scene
     G.train()
     out = G(torch.randn(1, 512), poses[:1], {"mask": torch.rand(1, 1, 128, 128), "pose": poses[:1]},
@@ -215,13 +214,13 @@ def test_gradients_of_a_rendered_picture_reach_every_part_that_made_it(scene):
     sum(v.square().mean() for v in out.values()).backward()
     without = {n for n, p in G.named_parameters() if p.grad is None}
     G.eval().zero_grad()
-    # the last to-RGB's own bias etc. all take part; SR noise is off by the published options
+    # the published options disable noise in super-resolution
     assert {n for n in without if "noise_strength" not in n} == set()
     assert {n.split(".")[0] for n in without} <= {"superresolution", "superresolution_semantic"}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_near_float32_where_it_is_used(precision):
+def test_half_precision_is_close_to_float32(precision):
     kwargs = golden.manifest("net_synthesis_skip")["init_kwargs"]
     network = construct("SynthesisNetwork", {**kwargs, "architecture": "skip", "num_fp16_res": 4}).eval()
     ws = torch.randn(1, network.num_ws, kwargs["w_dim"])
@@ -235,13 +234,13 @@ def test_half_precision_is_near_float32_where_it_is_used(precision):
     assert (half - plain).abs().mean() < 0.02 * plain.abs().mean()  # 8 bits of mantissa, summed over 4 resolutions
 
 
-def test_a_build_without_convolutions_of_half_precision_says_so(monkeypatch):
+def test_missing_half_precision_convolutions_are_detected(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not has_fast("bf16", torch.device("cpu")) and has_fast("fp32", torch.device("cpu"))
     assert has_fast("bf16", torch.device("cuda"))
 
 
-def test_precision_follows_device_weights_and_setting():
+def test_precision_depends_on_device_module_and_setting():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     row = {setting: Precision(use_fp16=True, clamps=True, setting=setting) for setting in ("auto", "fp32", "bf16")}
     assert row["auto"].dtype(cuda) is torch.float16 and row["auto"].dtype(cpu) is torch.float32
@@ -252,7 +251,7 @@ def test_precision_follows_device_weights_and_setting():
         set_precision(torch.nn.Identity(), "half")
 
 
-def test_wrong_calls_are_named(scene):
+def test_invalid_arguments_are_rejected(scene):
     G, ws, planes, poses = scene
     with pytest.raises(ValueError, match=r"pose: expected N,25, got \(1, 16\)"):
         G.synthesis(ws, poses[:1, :16])
@@ -268,7 +267,7 @@ def test_wrong_calls_are_named(scene):
         G.mapping(torch.zeros(1, 12), poses[:1], {"mask": torch.zeros(1, 1, 128, 128)})
 
 
-def test_small_planes_and_narrow_super_resolution_are_built_and_recorded_and_nothing_of_them_where_published():
+def test_small_planes_and_narrow_super_resolution_are_recorded_only_if_not_published_values():
     changes = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 32}
     small = {"plane_resolution": 32, "sr_width": 1 / 16, "depth_resolution": 6}
     kwargs = generator_kwargs("edge2car", **changes, **small)

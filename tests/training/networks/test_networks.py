@@ -1,4 +1,4 @@
-"""Layers, blocks, encoders and 2D networks against the golden arrays."""
+"""Layers, blocks, encoders, discriminators and super-resolution: golden arrays and edge cases."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ SUPERRESOLUTIONS = sorted(path.stem.removeprefix("manifest_") for path in golden
 
 
 @pytest.mark.parametrize("case", [*FORWARD, "map_mask_disentangle_grad"])
-def test_values_and_gradients_are_golden(case):
+def test_outputs_and_gradients_are_golden(case):
     check_forward(case)
 
 
@@ -53,7 +53,7 @@ def test_mapping_networks_are_golden_with_and_without_truncation(case):
 
 
 @pytest.mark.parametrize("case", SUPERRESOLUTIONS)
-def test_super_resolution_is_golden_and_leaves_its_inputs_alone(case):
+def test_super_resolution_is_golden_and_does_not_modify_its_inputs(case):
     m, expected, inputs = golden.manifest(case), golden.load(case), golden.inputs(case)
     network, before = build(case), inputs["rgb"].clone()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_super_resolution_is_golden_and_leaves_its_inputs_alone(case):
 
 
 @pytest.mark.parametrize("case", DISCRIMINATORS)
-def test_discriminators_their_r1_and_its_double_backward_are_golden(case):
+def test_discriminator_logits_r1_and_double_backward_are_golden(case):
     m, expected, inputs = golden.manifest(case), golden.load(case), golden.inputs(case)
     network = build(case)
     images = {k: inputs[k].requires_grad_() for k in ("image", "image_raw")}
@@ -83,16 +83,16 @@ def test_discriminators_their_r1_and_its_double_backward_are_golden(case):
 
 def test_geometry_layer_is_honored_outside_the_published_classes():
     kwargs = {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 14, "in_resolution": 8, "in_channels": 1}
-    ours = construct("ConditionalMappingNetwork", {**kwargs, "one_hot": False, "geometry_layer": 9})
+    own = construct("ConditionalMappingNetwork", {**kwargs, "one_hot": False, "geometry_layer": 9})
     published = construct("EdgeMappingNetwork_disentangle", {**kwargs, "geometry_layer": 9})
     z, batch = torch.randn(2, 8), {"mask": torch.randn(2, 1, 8, 8)}
     other = {"mask": torch.randn(2, 1, 8, 8)}
-    for network, layers in ((ours, 9), (published, 7)):
+    for network, layers in ((own, 9), (published, 7)):
         moved = (network(z, None, batch) != network(z, None, other)).any(dim=-1).all(dim=0)
         assert moved.tolist() == [True] * layers + [False] * (14 - layers)
 
 
-def test_an_encoded_label_map_replaces_the_label_map_for_any_number_of_latents():
+def test_encoded_label_map_replaces_the_label_map_for_any_number_of_latents():
     kwargs = {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 14, "in_resolution": 8, "in_channels": 3}
     for name in ("MaskMappingNetwork", "MaskMappingNetwork_disentangle"):
         network = construct(name, kwargs)
@@ -101,7 +101,7 @@ def test_an_encoded_label_map_replaces_the_label_map_for_any_number_of_latents()
         torch.testing.assert_close(network(z, None, None, encoded=network.encode(batch)), whole)
 
 
-def test_label_maps_that_do_not_fit_are_named():
+def test_invalid_label_maps_are_rejected():
     kwargs = {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 14, "in_resolution": 8, "in_channels": 3}
     network = construct("MaskMappingNetwork_disentangle", kwargs)
     with pytest.raises(ValueError, match="mask: expected class ids 0 to 2, got 0 to 3"):
@@ -112,7 +112,7 @@ def test_label_maps_that_do_not_fit_are_named():
         construct("EdgeMappingNetwork", {**kwargs, "one_hot": True})
 
 
-def test_noise_on_the_discriminators_pose_is_a_copy_and_finite_for_one_sample():
+def test_pose_noise_of_the_discriminator_does_not_modify_the_pose_and_is_zero_for_one_sample():
     kwargs = golden.manifest("disc_dual_128_3ch")["init_kwargs"]
     network = construct("DualDiscriminator", {**kwargs, "disc_c_noise": 1.0})
     images = {"image": torch.randn(2, 3, 128, 128), "image_raw": torch.randn(2, 3, 64, 64)}
@@ -121,29 +121,29 @@ def test_noise_on_the_discriminators_pose_is_a_copy_and_finite_for_one_sample():
     assert not torch.equal(network(images, c), network(images, c))
     assert torch.equal(c, before)
     one = {name: image[:1] for name, image in images.items()}
-    assert torch.equal(network(one, c[:1]), network(one, c[:1]))  # a single pose has no spread
+    assert torch.equal(network(one, c[:1]), network(one, c[:1]))  # a single pose has no standard deviation
 
 
-def test_a_mapping_without_a_tracked_mean_takes_training_calls_and_refuses_truncation():
+def test_mapping_without_w_avg_ignores_updates_and_rejects_truncation():
     network = construct("MappingNetwork", {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": None})
     z = torch.randn(2, 8)
     assert torch.equal(network(z, None, update_emas=True), network(z, None))
     network = construct("MappingNetwork", {"z_dim": 8, "c_dim": 0, "w_dim": 16, "num_ws": 3, "w_avg_beta": None})
-    with pytest.raises(ValueError, match="tracks no mean"):
+    with pytest.raises(ValueError, match="tracks no average"):
         network(z, None, truncation_psi=0.5)
 
 
-def test_frozen_layers_are_buffers_and_get_no_gradient():
+def test_frozen_layers_are_buffers():
     block = construct("DiscriminatorBlock", golden.manifest("block_disc_freeze")["init_kwargs"])
     assert {n for n, _ in block.named_parameters()} == {"conv1.weight", "conv1.bias", "skip.weight"}
 
 
-def test_a_constant_batch_has_no_minibatch_deviation():
+def test_minibatch_standard_deviation_of_a_constant_batch_is_zero():
     x = torch.ones(4, 3, 2, 2)
-    assert torch.allclose(MinibatchStdLayer(4)(x)[:, 3], torch.full((4, 2, 2), 1e-4))  # root of the 1e-8 inside
+    assert torch.allclose(MinibatchStdLayer(4)(x)[:, 3], torch.full((4, 2, 2), 1e-4))  # square root of the epsilon 1e-8
 
 
-def test_wrong_shapes_and_names_are_named():
+def test_invalid_shapes_and_names_are_rejected():
     network = construct("SynthesisNetwork", golden.manifest("net_synthesis_skip")["init_kwargs"])
     with pytest.raises(ValueError, match=r"expected N,8,16, got \(2, 7, 16\)"):
         network(torch.zeros(2, 7, 16))
@@ -163,7 +163,7 @@ def test_wrong_shapes_and_names_are_named():
         construct("MappingNetwork", {"z_dim": 0, "c_dim": 0, "w_dim": 16, "num_ws": 3})
 
 
-def test_a_network_knows_what_it_was_built_from():
+def test_describe_returns_the_arguments_of_construct():
     kwargs = golden.manifest("layer_synth")["init_kwargs"]
     assert describe(construct("training.networks_stylegan2.SynthesisLayer", kwargs)) == ("SynthesisLayer", kwargs)
     with pytest.raises(ValueError, match="not built by construct"):

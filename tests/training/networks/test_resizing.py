@@ -1,4 +1,4 @@
-"""Resizing between the final and the raw image."""
+"""Resizing between the final and the raw image: golden arrays and edge cases."""
 
 import re
 
@@ -14,7 +14,7 @@ OUTPUTS = [k for k in golden.manifest("filtered_resizing")["outputs"] if not k.s
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_every_mode_of_resizing_is_golden_with_its_gradient(name):
+def test_resized_images_and_gradients_are_golden(name):
     mode, before, after = re.fullmatch(r"([a-z0-9.]+)_(\d+)to(\d+)", name).groups()
     expected, inputs = golden.load("filtered_resizing"), golden.inputs("filtered_resizing")
     x = inputs[f"image{before}"].requires_grad_()
@@ -27,12 +27,12 @@ def test_every_mode_of_resizing_is_golden_with_its_gradient(name):
 
 
 @pytest.mark.parametrize("mode", ["cubic", 1.5, -0.1])
-def test_an_unknown_mode_is_named(mode):
+def test_unknown_filter_mode_is_rejected(mode):
     with pytest.raises(ValueError, match=f"filter_mode: expected .*, got {mode!r}"):
         filtered_resizing(torch.zeros(1, 3, 8, 8), 4, setup_filter(FIR), mode)
 
 
-def test_shares_of_antialiasing_end_at_the_two_modes():
+def test_blend_shares_0_and_1_equal_the_two_modes():
     image, f = torch.randn(1, 3, 16, 16), setup_filter(FIR)
     for share, mode in ((0, "none"), (1, "antialiased")):
         torch.testing.assert_close(filtered_resizing(image, 8, f, share), filtered_resizing(image, 8, f, mode))

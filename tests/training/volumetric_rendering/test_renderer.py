@@ -1,4 +1,4 @@
-"""The whole renderer: fixtures, the quick form against the plain one, pieces against the whole."""
+"""Renderer: golden arrays, fast against reference implementation, chunks against the whole."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import RenderOptions, render
 
 SINGLE, PAIR = "render_importance_renderer", "render_semantic_renderer"
-RTOL = 2e-4  # of the fixtures; densities of 24 sorted samples amplify rounding
+RTOL = 2e-4  # of the golden arrays; densities of 24 sorted samples amplify rounding
 OPTIONS = {"decoder_output_dim": 32, "semantic_channels": 6}
 IMPLS = ("ref", "fast")
 
@@ -24,7 +24,7 @@ def rays_of(x, variant):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("variant", manifest(SINGLE)["variants"])
-def test_rendering_and_gradients_match_the_fixture(variant, impl):
+def test_rendering_and_gradients_are_golden(variant, impl):
     x, expected = inputs(SINGLE), load(SINGLE)
     options = RenderOptions.from_rendering_kwargs(manifest(SINGLE)["variants"][variant])
     decoder, planes = fill_(Decoder(32, OPTIONS, "OSGDecoder")), x["planes"].requires_grad_()
@@ -43,7 +43,7 @@ def test_rendering_and_gradients_match_the_fixture(variant, impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("variant", manifest(PAIR)["variants"])
-def test_rendering_of_two_decoders_matches_the_fixture(variant, impl):
+def test_rendering_with_two_decoders_is_golden(variant, impl):
     x, expected = inputs(PAIR), load(PAIR)
     options = RenderOptions.from_rendering_kwargs(manifest(PAIR)["variants"][variant])
     pair = DecoderPair(fill_(Decoder(64, OPTIONS, "OSGDecoder")), fill_(Decoder(32, OPTIONS, "OSGDecoder_semantic")))
@@ -55,7 +55,7 @@ def test_rendering_of_two_decoders_matches_the_fixture(variant, impl):
 
 
 def scene(labels=6, axes="published", dtype=torch.float32):
-    """A field with a surface and 2 cameras of 25 rays, a part of which miss the cube of side 1."""
+    """A field with a surface and 2 cameras of 25 rays, some of which miss the cube of side 1."""
     torch.manual_seed(0)
     decoder = Decoder(32, {"decoder_output_dim": 32, "semantic_channels": labels}, "OSGDecoder_semantic_lateSeparate")
     planes = torch.randn(2, 3, 32, 16, 16, dtype=dtype) * 3
@@ -79,36 +79,36 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("labels", [1, 6])
-def test_quick_rendering_equals_the_plain_one(variant, labels):
+def test_fast_equals_reference(variant, labels):
     field, origins, directions = scene(labels, dtype=torch.float64)
     torch.manual_seed(1)
-    quick = render(field, origins, directions, VARIANTS[variant])
+    fast = render(field, origins, directions, VARIANTS[variant])
     torch.manual_seed(1)
-    plain = render(field, origins, directions, VARIANTS[variant], impl="ref")
-    torch.testing.assert_close(tuple(quick), tuple(plain), rtol=1e-9, atol=1e-9)  # float64: rounding only
+    reference = render(field, origins, directions, VARIANTS[variant], impl="ref")
+    torch.testing.assert_close(tuple(fast), tuple(reference), rtol=1e-9, atol=1e-9)  # float64: rounding only
 
 
-def test_quick_rendering_equals_the_plain_one_with_corrected_axes():
+def test_fast_equals_reference_with_corrected_axes():
     field, origins, directions = scene(axes="corrected", dtype=torch.float64)
-    quick, plain = (render(field, origins, directions, FIXED, jitter=False, impl=impl) for impl in IMPLS)
-    torch.testing.assert_close(tuple(quick), tuple(plain), rtol=1e-9, atol=1e-9)
+    fast, reference = (render(field, origins, directions, FIXED, jitter=False, impl=impl) for impl in IMPLS)
+    torch.testing.assert_close(tuple(fast), tuple(reference), rtol=1e-9, atol=1e-9)
     published = render(TriplaneField(field.planes, field.decoder, 1.0), origins, directions, FIXED, jitter=False)
-    assert (published.features - quick.features).abs().max() > 0.01
+    assert (published.features - fast.features).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pieces_equal_the_whole(variant, impl):
+def test_chunks_equal_the_whole(variant, impl):
     field, origins, directions = scene()
     results = []
     for rays_per_chunk in (None, 14, 1):
         torch.manual_seed(1)
         results.append(render(field, origins, directions, VARIANTS[variant], rays_per_chunk=rays_per_chunk, impl=impl))
-    for pieces in results[1:]:  # matrix products of other heights round differently
-        torch.testing.assert_close(tuple(pieces), tuple(results[0]), rtol=1e-4, atol=1e-5)
+    for chunked in results[1:]:  # matrix products of other sizes round differently
+        torch.testing.assert_close(tuple(chunked), tuple(results[0]), rtol=1e-4, atol=1e-5)
 
 
-def test_pieces_share_the_depth_of_empty_rays_with_the_whole():
+def test_empty_rays_of_a_chunk_get_the_largest_depth_of_the_whole():
     def slab(points):
         return points, torch.where(points[..., :1].abs() < 0.2, 30.0, -100.0)
 
@@ -116,13 +116,13 @@ def test_pieces_share_the_depth_of_empty_rays_with_the_whole():
     torch.manual_seed(1)
     whole = render(slab, origins, directions, FIXED)
     torch.manual_seed(1)
-    pieces = render(slab, origins, directions, FIXED, rays_per_chunk=2)
+    chunked = render(slab, origins, directions, FIXED, rays_per_chunk=2)
     empty = whole.weight_sum == 0
     assert 0 < empty.sum() < empty.numel()
-    assert (pieces.depth[empty] == whole.depth.max()).all()
+    assert (chunked.depth[empty] == whole.depth.max()).all()
 
 
-def test_without_jitter_a_picture_repeats_and_leaves_the_generator_alone():
+def test_rendering_without_jitter_is_deterministic_and_uses_no_random_numbers():
     field, origins, directions = scene()
     options = VARIANTS["noise"]
     state = torch.get_rng_state()
@@ -134,7 +134,7 @@ def test_without_jitter_a_picture_repeats_and_leaves_the_generator_alone():
     assert not torch.equal(render(field, origins, directions, options).features, first.features)
 
 
-def test_without_jitter_the_first_sample_lies_at_start_and_the_last_at_end():
+def test_samples_without_jitter_range_from_start_to_end():
     seen = []
 
     def field(points):
@@ -160,7 +160,7 @@ def test_every_sample_is_evaluated_once():
     assert sum(counted) == 25 * (12 + 7)
 
 
-def test_an_opaque_sphere_is_seen_at_its_distance_and_in_its_color():
+def test_opaque_sphere_has_its_distance_and_color():
     def sphere(points):
         inside = points.norm(dim=-1, keepdim=True) < 0.3
         return torch.full_like(points, 0.75), torch.where(inside, 3000.0, -50.0)
@@ -172,10 +172,10 @@ def test_an_opaque_sphere_is_seen_at_its_distance_and_in_its_color():
     assert out.weight_sum.flatten().tolist() == pytest.approx([1, 0], abs=1e-4)
     assert out.depth[0, 0].item() == pytest.approx(2.4, abs=0.02)  # two coarse steps
     torch.testing.assert_close(out.features[0, 0], torch.full((3,), 0.5), rtol=0, atol=1e-3)
-    torch.testing.assert_close(out.features[0, 1], torch.ones(3))  # the white behind it
+    torch.testing.assert_close(out.features[0, 1], torch.ones(3))  # white background
 
 
-def test_gradients_of_a_picture_in_pieces_equal_those_of_the_whole():
+def test_gradients_of_chunks_equal_those_of_the_whole():
     grads = []
     for rays_per_chunk in (None, 6):
         field, origins, directions = scene(dtype=torch.float64)
@@ -188,7 +188,7 @@ def test_gradients_of_a_picture_in_pieces_equal_those_of_the_whole():
 
 
 @pytest.mark.parametrize("axes", ["published", "corrected"])
-def test_a_field_gives_the_same_at_points_by_all_its_ways(axes):
+def test_methods_of_a_field_agree_at_points(axes):
     field, *_ = scene(axes=axes, dtype=torch.float64)
     points = torch.rand(2, 40, 3, dtype=torch.float64) * 1.4 - 0.7
     features, sigma = field(points)
@@ -196,7 +196,7 @@ def test_a_field_gives_the_same_at_points_by_all_its_ways(axes):
     torch.testing.assert_close(field.sigma(points), sigma)
 
 
-def test_published_names_are_read_and_others_left_alone():
+def test_published_rendering_options_are_read_and_other_keys_ignored():
     kwargs = {"depth_resolution": 64, "depth_resolution_importance": 32, "ray_start": 0.1, "ray_end": 2.6,
               "box_warp": 1.6, "disparity_space_sampling": True, "white_back": True, "density_noise": 0.25,
               "clamp_mode": "softplus", "superresolution_noise_mode": "none"}  # fmt: skip
@@ -225,12 +225,12 @@ def test_published_names_are_read_and_others_left_alone():
         ({"plane_axes": "xyz"}, "expected one of published, corrected, got 'xyz'"),
     ],
 )
-def test_impossible_options_are_refused(wrong, message):
+def test_invalid_options_are_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(FIXED, **wrong)
 
 
-def test_rays_of_another_shape_are_refused():
+def test_invalid_ray_shapes_are_rejected():
     field, origins, directions = scene()
     with pytest.raises(ValueError, match=r"expected N,M,3 twice, got \(2, 25, 3\), \(2, 24, 3\)"):
         render(field, origins, directions[:, 1:], FIXED)
@@ -238,7 +238,7 @@ def test_rays_of_another_shape_are_refused():
         render(field, origins, directions, FIXED, impl="slow")
 
 
-def test_planes_that_are_not_numbers_still_give_pixels_and_gradients_to_count():
+def test_nan_planes_give_images_and_nan_gradients_without_an_error():
     field, origins, directions = scene()
     planes = torch.full_like(field.planes, torch.nan).requires_grad_()
     out = render(TriplaneField(planes, field.decoder, 1.0), origins, directions, FIXED)
