@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import torch
-from tqdm import tqdm
 
 import inference
 from applications.cli import Directory, model_options
@@ -19,9 +18,9 @@ from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
 from inference.generator import config_of
 from metrics.distributed import run_on_rank_0
-from metrics.evaluation import Evaluator, Result, SamplingOptions
-from metrics.generators import NetworkGenerator, SceneGenerator, fit_mean_baseline
-from metrics.image_features import INCEPTION
+from metrics.evaluation import Evaluator, Result, SamplingOptions, SceneGenerator
+from metrics.generators import NetworkGenerator, fit_mean_baseline
+from metrics.image_features import INCEPTION, SOURCES
 from metrics.image_similarity import DISTANCES
 from metrics.registry import EXAMPLES, MAX_SAMPLES, Metric, parse_metrics
 from metrics.report import network_settings, protocol, table, write_result
@@ -42,6 +41,12 @@ UNTRAINED_SEED = 0  # of the weights of the untrained network
 NETWORK = "network"
 UNTRAINED = "untrained"
 CONSTANT = "constant"
+METRICS_HELP = f"Metrics to compute: {EXAMPLES}."
+NUM_HELP = (
+    "Number of label maps, for metrics whose names have no number.  "
+    "[default: all, at most 50000; for sg, fvv, nvs and chamfer at most 200]"
+)
+EXTRACTOR_HELP = f"Feature extractor for fid, kid, pr and is: inception, inception:WEIGHTS, {SOURCES}."
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,25 @@ class Options:
     """Settings of an evaluation, for all processes."""
 
     network: str
-    outdir: Path
     cfg: str
     data_type: str
-    data: str
-    mask_data: str
     metrics: list[Metric]
     sampling: SamplingOptions
     resources: ResourceOptions
+    data: str
+    mask_data: str
     baselines: bool
-    processes: int
+    outdir: Path
+    gpus: int
     precision: str
+
+
+def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Callable:
+    """Return a click option; `kind` is a click type, or the placeholder of a text value in --help."""
+    if isinstance(kind, str):
+        extra["metavar"] = kind
+        kind = str
+    return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
 def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -71,101 +84,36 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
 @model_options
 @option_group(
     "Data",
-    click.option("--data", metavar="ZIP|DIR", help="Images and poses.  [default: the published data set of --cfg]"),
-    click.option("--mask_data", metavar="ZIP|DIR", help="Label maps that belong to --data."),
-    click.option("--data_dir", metavar="DIR", help="Directory of the published data set of --cfg.  [default: data/]"),
-    click.option(
-        "--depth_data",
-        metavar="ZIP|DIR",
-        help="Depth images that belong to --data, for nvs and chamfer.  [default: DATA_depth.zip next to --data]",
-    ),
+    option("data", "ZIP|DIR", None, "Images and poses.  [default: the published data set of --cfg]"),
+    option("mask_data", "ZIP|DIR", None, "Label maps that belong to --data."),
+    option("data_dir", "DIR", None, "Directory of the published data set of --cfg.  [default: data/]"),
+    option("depth_data", "ZIP|DIR", None, "Depth for nvs and chamfer.  [default: DATA_depth.zip next to --data]"),
 )
 @option_group(
     "Metrics",
-    click.option(
-        "--metrics",
-        multiple=True,
-        callback=split_names,
-        required=True,
-        metavar="NAMES",
-        help=f"Metrics to compute: {EXAMPLES}.",
-    ),
-    click.option(
-        "--num",
-        type=click.IntRange(1, MAX_SAMPLES),
-        metavar="N",
-        help="Number of label maps, for metrics "
-        "whose names have no number.  [default: all, at most 50000; at most 200 for sg, fvv, nvs, chamfer]",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0, MAX_SEED),
-        default=0,
-        show_default=True,
-        help="Seed of the order of the data set and of the latent codes.",
-    ),
-    click.option(
-        "--baselines",
-        is_flag=True,
-        help="Also evaluate an untrained network of the same architecture and the best constant output.",
-    ),
+    option("metrics", "NAMES", None, METRICS_HELP, multiple=True, callback=split_names, required=True),
+    option("num", click.IntRange(1, MAX_SAMPLES), None, NUM_HELP, metavar="N"),
+    option("seed", click.IntRange(0, MAX_SEED), 0, "Seed of the order of the data set and of the latent codes."),
+    option("baselines", bool, False, "Evaluate an untrained network and the best constant output too.", is_flag=True),
 )
 @option_group(
     "Networks of metrics",
-    click.option(
-        "--extractor",
-        default=INCEPTION,
-        show_default=True,
-        metavar="NETWORK",
-        help="Feature extractor for "
-        "fid, kid, pr and is: inception, inception:WEIGHTS, a TorchScript or ONNX file, the .h5 file of the "
-        "edge network, or MODULE:NAME to import.",
-    ),
-    click.option(
-        "--embedding",
-        metavar="NETWORK",
-        help="Feature extractor for fvv, such as a face recognition network; in the same forms as --extractor.",
-    ),
-    click.option(
-        "--segmenter",
-        metavar="NETWORK",
-        help="Segmentation network (N,S,H,W logits) of rendered images, for "
-        "miou and acc; in the same forms as --extractor.",
-    ),
-    click.option(
-        "--distance",
-        type=click.Choice(DISTANCES),
-        default="lpips",
-        show_default=True,
-        help="Distance between images for sg.",
-    ),
-    click.option(
-        "--lpips_weights", metavar="FILE", help="File of VGG16's weights for --distance lpips.  [default: download]"
-    ),
+    option("extractor", "NETWORK", INCEPTION, EXTRACTOR_HELP),
+    option("embedding", "NETWORK", None, "Feature extractor for fvv, in the same forms as --extractor."),
+    option("segmenter", "NETWORK", None, "Segmentation of rendered images (N,S,H,W logits) for miou and acc."),
+    option("distance", click.Choice(DISTANCES), "lpips", "Distance between images for sg."),
+    option("lpips_weights", "FILE", None, "VGG16's weights for --distance lpips.  [default: download]"),
 )
 @option_group(
     "Output and machine",
-    click.option("--outdir", metavar="DIR", type=Directory(), default="out/metrics", show_default=True,
-                 help="Directory of metric-NAME.jsonl and metric-NAME-protocol.txt; created if missing."),
-    click.option("--batch", type=click.IntRange(1), default=4, show_default=True,
-                 help="Images that each process renders at once."),
-    click.option("--gpus", type=click.IntRange(1), default=1, show_default=True,
-                 help="Number of processes, each on its own GPU, or all on the CPU."),
-    click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]),
-                 help="Kind of device.  [default: the first available]"),
-    click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-                 help="Number type of convolutions. auto: float16 on CUDA where the weights' own settings ask for it, "
-                 "float32 elsewhere."),
-)  # fmt: skip
+    option("outdir", Directory(), "out/metrics", "Directory of the results; created if missing.", metavar="DIR"),
+    option("batch", click.IntRange(1), 4, "Images that each process renders at once."),
+    option("gpus", click.IntRange(1), 1, "Number of processes, each on its own GPU, or all on the CPU."),
+    option("device", click.Choice(["cuda", "mps", "cpu"]), None, "Kind of device.  [default: the first available]"),
+    option("precision", click.Choice(PRECISIONS), "auto", "Number type of convolutions, auto: that of the weights."),
+)
 def main(
-    network: str,
-    cfg: str | None,
-    metrics: list[str],
-    data_dir: str | None,
-    outdir: Path,
-    device: str | None,
-    gpus: int,
-    **values: Any,
+    network: str, cfg: str | None, metrics: list[str], data_dir: str | None, device: str | None, **values: Any
 ) -> None:
     """Compute metrics of a weights file on a data set.
 
@@ -180,10 +128,10 @@ def main(
     with user_errors("--device"):
         device_type = choose_device(device).type
     with user_errors("--gpus"):
-        check_processes(device_type, gpus)
+        check_processes(device_type, values["gpus"])
     parsed = parse_metrics(metrics)
     with user_errors("--outdir"):
-        check_outdir(outdir)
+        check_outdir(values["outdir"])
 
     # Collect the settings. Without --cfg they follow from the weights, which every process reads again.
     if cfg is not None:
@@ -195,24 +143,14 @@ def main(
     values["data"], values["mask_data"] = _data_files(cfg, data_dir, values["data"], values["mask_data"])
     sampling = SamplingOptions(**{f.name: values.pop(f.name) for f in fields(SamplingOptions)})
     resources = ResourceOptions(**{f.name: values.pop(f.name) for f in fields(ResourceOptions)})
-    options = Options(
-        network,
-        outdir,
-        cfg,
-        data_type,
-        metrics=parsed,
-        sampling=sampling,
-        resources=resources,
-        processes=gpus,
-        **values,
-    )
+    options = Options(network, cfg, data_type, parsed, sampling, resources, **values)
 
     # Check the data set, then evaluate.
     with user_errors("--data"):
         dataset = open_data(options)
     check_metrics(parsed, dataset, resources, sampling.num)
     try:
-        launch(evaluate, options, processes=gpus, device=device_type)
+        launch(evaluate, options, processes=options.gpus, device=device_type)
     except (DataError, ProcessError, OSError) as error:
         raise InputError(str(error)) from error
 
@@ -256,8 +194,7 @@ def evaluate(device: torch.device, options: Options) -> None:
         problem = f"{options.data}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"
         raise ConfigError("data", problem=problem, hint="dataset_tool.py pack makes another size")
     resources = load_resources(options.resources, options.metrics, dataset, G.semantic_channels, device)
-    progress = progress_bar if is_rank_0 else lambda steps, *_: steps
-    evaluator = Evaluator(dataset, resources, options.sampling, device, G.semantic_channels, progress)
+    evaluator = Evaluator(dataset, resources, options.sampling, device, G.semantic_channels, show_progress=is_rank_0)
 
     # Evaluate all generators metric by metric, and write each metric at once.
     evaluations = {}
@@ -277,11 +214,6 @@ def evaluate(device: torch.device, options: Options) -> None:
         click.echo(f"Wrote {options.outdir}/metric-*")
 
 
-def progress_bar(steps: Iterable, count: int, label: str) -> Iterable:
-    """Show a progress bar around steps that take longer than 2 seconds."""
-    return tqdm(steps, total=count, desc=label, unit="step", delay=2, disable=None)
-
-
 def generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:
     """Return the network and, if requested, its baselines, by the names of their columns."""
     network = NetworkGenerator(G)
@@ -298,10 +230,8 @@ def generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str,
     set_precision(untrained, options.precision)
     untrained = untrained.eval().requires_grad_(False).to(evaluator.device)
 
-    dataset = evaluator.dataset
-    members = evaluator.members(min(BASELINE_SAMPLES, len(dataset)))
-    depth_images = evaluator.resources.depth_images
-    constant = fit_mean_baseline(dataset, members, evaluator.classes, depth_images, network.pivot, evaluator.device)
+    members = evaluator.members(min(BASELINE_SAMPLES, len(evaluator.dataset)))
+    constant = fit_mean_baseline(evaluator, members, network.pivot)
     return {NETWORK: network, UNTRAINED: NetworkGenerator(untrained), CONSTANT: constant}
 
 
@@ -312,7 +242,7 @@ def run_settings(options: Options, G: TriPlane, device: torch.device) -> dict[st
         "cfg": options.cfg,
         **network_settings(G, device),
         "--precision": options.precision,
-        "processes": str(options.processes),
+        "processes": str(options.gpus),
         "data": f"{options.data}, {options.mask_data}",
         **{f"--{name}": value for name, value in asdict(options.resources).items() if value},
     }
@@ -328,7 +258,7 @@ def run_settings(options: Options, G: TriPlane, device: torch.device) -> dict[st
 def write(options: Options, results: dict[str, Result], settings: dict[str, str]) -> None:
     """Write the line and the protocol of one metric."""
     try:
-        write_result(options.outdir, results, options.network, options.processes, settings, cfg=options.cfg)
+        write_result(options.outdir, results, options.network, options.gpus, settings, cfg=options.cfg)
     except OSError as error:
         raise ConfigError("outdir", problem=f"{error.filename or options.outdir}: {error.strerror}") from error
 

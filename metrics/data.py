@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from training.data.archive import Archive, DataError, data_error
 from training.data.dataset import PosedImageDataset
 from training.data.image_io import open_image
 from training.data.index import POSES_FILE, parse_json
-from training.data.label_maps import label_map_from_dataset
 
 DEPTH_FILE = "depth.json"
 DEPTH_SCALE = "world_units_per_level"  # key of DEPTH_FILE
@@ -44,42 +42,6 @@ class Samples(NamedTuple):
 def sample_order(count: int, length: int, seed: int) -> np.ndarray:
     """Return `count` members of a data set of `length`: a permutation, repeated as often as needed."""
     return np.resize(np.random.RandomState(seed).permutation(length), count)
-
-
-def read_samples(
-    dataset: PosedImageDataset,
-    classes: int,
-    indices: Sequence[int],
-    members: Sequence[int],
-    seeds: Sequence[int],
-    device: torch.device,
-    images: bool = False,
-) -> Samples:
-    """Read members of a data set as evaluation samples.
-
-    Args:
-        dataset: the data set.
-        classes: S, classes that the network knows.
-        indices: N positions in the evaluation.
-        members: N positions in the data set.
-        seeds: N seeds of z.
-        device: of the tensors.
-        images: whether to decode the images, which takes time.
-    Raises:
-        DataError: a class that the network does not know.
-    """
-    items = [dataset[int(member)] if images else dataset.get_conditions(int(member)) for member in members]
-    for item in items:
-        if dataset.data_type == "seg" and item["mask"].max() >= classes:
-            problem = f"its label map has class {item['mask'].max()}, the network knows 0 to {classes - 1}"
-            raise data_error(dataset.images.path, dataset.get_details(item["idx"]).name, problem)
-
-    label_map = torch.stack([label_map_from_dataset(item["mask"], dataset.data_type) for item in items])
-    pose = torch.from_numpy(np.stack([item["pose"] for item in items]))
-    image = None
-    if images:
-        image = torch.from_numpy(np.stack([item["image"] for item in items])).to(device) / 127.5 - 1
-    return Samples(list(indices), image, label_map.to(device), pose.to(device), list(seeds))
 
 
 # --------------------------------------------------------------------------- data with known 3D

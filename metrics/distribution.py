@@ -51,11 +51,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 def kernel_distance(
-    real: Tensor,
-    fake: Tensor,
-    subsets: int = KERNEL_SUBSETS,
-    subset_size: int = KERNEL_SUBSET_SIZE,
-    seed: int = 0,
+    real: Tensor, fake: Tensor, subsets: int = KERNEL_SUBSETS, subset_size: int = KERNEL_SUBSET_SIZE, seed: int = 0
 ) -> float:
     """Compute the unbiased squared MMD under the kernel (x.y/F + 1)^3: KID (Binkowski et al. 2018).
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from metrics.data import MultiViewObjects, Samples, read_samples, sample_order
+from metrics.data import MultiViewObjects, Samples, sample_order
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
-from metrics.generators import SceneGenerator
 from metrics.image_features import dataset_features, to_uint8
 from metrics.image_similarity import mean_pairwise_distance
-from metrics.registry import EvalMode, Figures, Metric, MetricInputs
+from metrics.registry import SEEDS_PER_LABEL_MAP, EvalMode, Figures, Metric, MetricInputs
 from metrics.resources import Resources
 from metrics.segmentation import label_counts
 from metrics.views import (
@@ -31,12 +31,11 @@ from metrics.views import (
     unproject,
     visible_points,
 )
+from training.data.archive import data_error
 from training.data.dataset import PosedImageDataset
+from training.data.label_maps import label_map_from_dataset
 
 SEED_STEP = 2_654_435_761  # 2^32 / golden ratio: keeps the z of different seeds far apart
-SEEDS_PER_LABEL_MAP = 5  # images of one label map, for diversity
-
-Progress = Callable[[Iterable, int, str], Iterable]  # steps, their number, and what they process
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,32 @@ class Result:
     seconds: float
 
 
+class SceneGenerator(Protocol):
+    """Generator of scenes from label maps that can be rendered from any pose."""
+
+    pivot: Tensor  # 3, world units: center of turned views
+
+    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> Any:
+        """Generate N scenes.
+
+        Args:
+            label_map: N,1,R,R in network form, or 1,1,R,R for all seeds.
+            pose: N,25 or 1,25 to condition on.
+            seeds: N seeds of z.
+        """
+
+    def render(self, scenes: Any, pose: Tensor) -> Views:
+        """Render scenes from poses N,25, one for each scene or several for one scene.
+
+        Returns:
+            image N,3,R,R; semantic N,S,R,R; weight (opacity of a ray) and image_depth N,1,r,r, the last one only if the
+            generator has depth.
+        """
+
+    def surface_points(self, scene: Any) -> Tensor:
+        """Return points K,3 on the surface of one scene, world units; K = 0 if it has none."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Computes metrics of generators on one data set.
@@ -87,7 +112,7 @@ class Evaluator:
         options: random samples and batch size.
         device: of the generators.
         classes: label channels S of the generators.
-        progress: called around the steps of a rendering loop.
+        show_progress: whether rendering loops show a progress bar.
     """
 
     dataset: PosedImageDataset
@@ -95,7 +120,7 @@ class Evaluator:
     options: SamplingOptions
     device: torch.device
     classes: int
-    progress: Progress = field(default=lambda steps, _count, _label: steps)
+    show_progress: bool = False
     _real_features: dict[int, Tensor] = field(init=False, default_factory=dict)  # by number of images
 
     @torch.inference_mode()
@@ -150,14 +175,38 @@ class Evaluator:
     def batches(self, count: int, batch_size: int, label: str) -> Iterator[Samples]:
         """Yield this process's batches of the first `count` samples, without images; `label` is for the progress."""
         members = self.members(count)
-        steps = list(local_batches(count, batch_size))
-        for indices in self.progress(steps, len(steps), label):
+        for indices in self.progress(local_batches(count, batch_size), label):
             yield self.samples(indices, members[indices.start : indices.stop])
 
+    def progress(self, batches: Iterable[range], label: str) -> Iterable[range]:
+        """Show a progress bar around batches if they take longer than 2 seconds."""
+        disable = None if self.show_progress else True  # None: only without a terminal
+        return tqdm(list(batches), desc=label, unit="step", delay=2, disable=disable)
+
     def samples(self, indices: Sequence[int], members: Sequence[int], images: bool = False) -> Samples:
-        """Read members of the data set as samples of these indices; see `read_samples`."""
+        """Read N members of the data set as samples of these indices.
+
+        Args:
+            indices: N positions in the evaluation.
+            members: N positions in the data set.
+            images: whether to decode the images, which takes time.
+        Raises:
+            DataError: a class that the network does not know.
+        """
+        dataset = self.dataset
+        items = [dataset[int(i)] if images else dataset.get_conditions(int(i)) for i in members]
+        for item in items:
+            if dataset.data_type == "seg" and item["mask"].max() >= self.classes:
+                problem = f"its label map has class {item['mask'].max()}, the network knows 0 to {self.classes - 1}"
+                raise data_error(dataset.images.path, dataset.get_details(item["idx"]).name, problem)
+
+        label_map = torch.stack([label_map_from_dataset(item["mask"], dataset.data_type) for item in items])
+        pose = torch.from_numpy(np.stack([item["pose"] for item in items]))
+        image = None
+        if images:
+            image = torch.from_numpy(np.stack([item["image"] for item in items])).to(self.device) / 127.5 - 1
         seeds = self.options.z_seeds(indices)
-        return read_samples(self.dataset, self.classes, indices, members, seeds, self.device, images)
+        return Samples(list(indices), image, label_map.to(self.device), pose.to(self.device), seeds)
 
     def render_batches(self, generator: SceneGenerator, scene: Any, poses: Tensor) -> Views:
         """Render one scene from poses N,25, a batch at a time."""
@@ -246,8 +295,7 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
     num_objects = max(counts.values())
     order = sample_order(num_objects, objects.count, evaluator.options.seed)
 
-    steps = list(local_batches(num_objects, 1))
-    for (index,) in evaluator.progress(steps, len(steps), "objects"):
+    for (index,) in evaluator.progress(local_batches(num_objects, 1), "objects"):
         members = objects.members(int(order[index]))
         true = evaluator.samples([index] * len(members), members, images=True)
         depth = None

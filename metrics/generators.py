@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,40 +13,12 @@ from dnnlib.errors import ConfigError
 from inference.latents import scene_planes, scene_ws
 from inference.mesh.extraction import extract_mesh
 from inference.mesh.surface import NoSurfaceError
-from metrics.data import DepthImages, read_samples
-from metrics.views import Views, subsample_points, unproject
-from training.data.dataset import PosedImageDataset
+from metrics.evaluation import Evaluator
+from metrics.views import MESH_GRID, Views, subsample_points, unproject
 from training.networks.generator import TriPlane
 
-MESH_GRID = 128  # density grid points per axis: a head is about 100 of them wide
 BASELINE_POINTS = 2**16  # surface points of the mean baseline, about as many as a mesh has
 OUTPUTS = ("image", "semantic", "image_depth", "weight")
-
-
-class SceneGenerator(Protocol):
-    """Generator of scenes from label maps that can be rendered from any pose."""
-
-    pivot: Tensor  # 3, world units: center of turned views
-
-    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> Any:
-        """Generate N scenes.
-
-        Args:
-            label_map: N,1,R,R in network form, or 1,1,R,R for all seeds.
-            pose: N,25 or 1,25 to condition on.
-            seeds: N seeds of z.
-        """
-
-    def render(self, scenes: Any, pose: Tensor) -> Views:
-        """Render scenes from poses N,25, one for each scene or several for one scene.
-
-        Returns:
-            image N,3,R,R; semantic N,S,R,R; weight (opacity of a ray) and image_depth N,1,r,r, the last one only if the
-            generator has depth.
-        """
-
-    def surface_points(self, scene: Any) -> Tensor:
-        """Return points K,3 on the surface of one scene, world units; K = 0 if it has none."""
 
 
 @dataclass(frozen=True)
@@ -129,36 +100,23 @@ class MeanBaseline:
         return self.points
 
 
-def fit_mean_baseline(
-    dataset: PosedImageDataset,
-    members: Sequence[int],
-    classes: int,
-    depth_images: DepthImages | None,
-    pivot: Tensor,
-    device: torch.device,
-) -> MeanBaseline:
-    """Average members of a data set.
+def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tensor) -> MeanBaseline:
+    """Average members (positions in the data set) of the evaluator's data; `pivot` is 3, world units."""
+    device = evaluator.device
+    depth_images = evaluator.resources.depth_images
 
-    Args:
-        dataset: the data set.
-        members: positions in the data set.
-        classes: S of the network; 1 for edges.
-        depth_images: depth of the data set, if known.
-        pivot: 3, world units.
-        device: of the baseline's tensors.
-    """
     # Sums over members, one at a time.
     image_sum = semantic_sum = depth_sum = object_count = torch.zeros([])
     points = []
     for member in members:
-        sample = read_samples(dataset, classes, [0], [member], [0], device, images=True)
+        sample = evaluator.samples([0], [member], images=True)
         label_map = sample.label_map[0]
-        if dataset.data_type == "seg":
-            label_map = F.one_hot(label_map[0], classes).permute(2, 0, 1)
+        if evaluator.dataset.data_type == "seg":
+            label_map = F.one_hot(label_map[0], evaluator.classes).permute(2, 0, 1)
         image_sum = image_sum + sample.image[0].cpu()
         semantic_sum = semantic_sum + label_map.cpu()
         if depth_images:
-            depth = depth_images.read(dataset, member)  # 1,R,R
+            depth = depth_images.read(evaluator.dataset, member)  # 1,R,R
             depth_sum = depth_sum + depth
             object_count = object_count + (depth > 0)
             object_points = unproject(depth[None], sample.pose.cpu())[depth.flatten()[None] > 0]

@@ -66,8 +66,10 @@ def to_uint8(image: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- loading
 
 
-def load_extractor(source: str, device: torch.device, resolution: int, field: str = "extractor") -> Extractor:
-    """Load a feature extractor and try it on two images.
+def load_extractor(
+    source: str, device: torch.device, resolution: int, field: str = "extractor", classes: int | None = None
+) -> Extractor:
+    """Load a feature extractor or segmentation network, and try it on two images.
 
     Args:
         source: inception (the standard network of the package torch-fidelity), inception:FILE (with weights from a
@@ -76,31 +78,20 @@ def load_extractor(source: str, device: torch.device, resolution: int, field: st
         device: where to run it.
         resolution: of the images that it will get.
         field: name of the option in errors.
+        classes: for a segmentation network, whose features are logits N,S,H,W: the number S of classes.
     Raises:
-        ConfigError: it cannot be loaded or does not return N,F; later, if it fails or returns values that are not
+        ConfigError: it cannot be loaded or returns another shape; later, if it fails or returns values that are not
             finite floating-point numbers.
     """
     extractor = _load(source, device, field)
-    shape = tuple(_try_out(extractor, device, resolution).shape)
-    if len(shape) != 2 or shape[0] != 2:
+    images = torch.zeros(2, 3, resolution, resolution, dtype=torch.uint8, device=device)
+    shape = tuple(extractor.features(images).shape)
+    if classes is None and (len(shape) != 2 or shape[0] != 2):
         raise ConfigError(field, problem=f"{source}: expected N,F features of images, got {shape} for 2 images")
+    logits = (2, classes, resolution, resolution)
+    if classes is not None and shape != logits:
+        raise ConfigError(field, problem=f"{source}: expected logits {logits} for 2 images, got {shape}")
     return extractor
-
-
-def load_segmenter(source: str, device: torch.device, resolution: int, classes: int) -> Extractor:
-    """Load a segmentation network whose features are logits N,S,H,W; arguments and errors as in `load_extractor`."""
-    segmenter = _load(source, device, "segmenter")
-    shape = tuple(_try_out(segmenter, device, resolution).shape)
-    expected = (2, classes, resolution, resolution)
-    if shape != expected:
-        problem = f"{source}: expected logits {','.join(map(str, expected))} for 2 images, got {shape}"
-        raise ConfigError("segmenter", problem=problem)
-    return segmenter
-
-
-def _try_out(extractor: Extractor, device: torch.device, resolution: int) -> Tensor:
-    """Return the features of two black images."""
-    return extractor.features(torch.zeros(2, 3, resolution, resolution, dtype=torch.uint8, device=device))
 
 
 def _load(source: str, device: torch.device, field: str) -> Extractor:

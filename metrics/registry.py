@@ -17,10 +17,13 @@ from dnnlib.errors import ConfigError
 from metrics import distribution
 from metrics.distributed import Accumulator
 from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBORS, SPLITS
+from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
 from metrics.segmentation import EDGE_TOLERANCE, LEVELS, LINE_BELOW, average_precision, mean_iou, pixel_accuracy
+from metrics.views import DEPTH_AGREEMENT, MESH_GRID, OPAQUE, SURFACE_POINTS, TURNS_RAD
 
 MANY_SAMPLES = 50_000
 FEW_SAMPLES = 200
+SEEDS_PER_LABEL_MAP = 5
 MAX_SAMPLES = 10_000_000  # features of more samples would not fit into memory
 
 # --------------------------------------------------------------------------- from accumulated values to figures
@@ -109,6 +112,7 @@ class MetricSpec:
         compute: figures by suffix, from accumulated values.
         means: more figures by suffix: means over samples of the columns of accumulated rows, by name of the rows.
         input: entry of the accumulator that `compute` reads, in mode INPUT_VIEW.
+        resources: fields of `Resources` that it uses, if the user provides them.
         max_samples: default number of samples; fewer if the data set has fewer.
         min_samples: fewest samples that it is defined for.
         data_type: "seg" or "edge" if it is defined for one type of label map only.
@@ -121,6 +125,7 @@ class MetricSpec:
     compute: Callable[[MetricInputs], Figures] = _no_figures
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     input: str = ""
+    resources: tuple[str, ...] = ()
     max_samples: int = MANY_SAMPLES
     min_samples: int = 1
     data_type: str | None = None
@@ -132,15 +137,10 @@ class MetricSpec:
         """Whether it compares features of generated images with features of real images."""
         return self.input == "features"
 
-    @property
-    def needs_extractor(self) -> bool:
-        """Whether it needs a feature extractor."""
-        return self.input in ("features", "probabilities")
-
 
 _input_view = partial(MetricSpec, EvalMode.INPUT_VIEW)
-_DISTRIBUTION = {"input": "features", "numbered": True}
-_CLASSES = {"input": "labels", "data_type": "seg"}
+_DISTRIBUTION = {"input": "features", "resources": ("extractor",), "numbered": True}
+_CLASSES = {"input": "labels", "resources": ("segmenter",), "data_type": "seg"}
 METRICS = {
     "fid": _input_view(
         "Frechet distance between features of generated and real images, with covariances divided by N; lower is "
@@ -159,7 +159,7 @@ METRICS = {
     ),
     "is": _input_view(
         f"Inception score, mean and standard deviation over {SPLITS} splits; higher is better.",
-        _inception_score, input="probabilities", numbered=True, min_samples=SPLITS,
+        _inception_score, input="probabilities", resources=("extractor",), numbered=True, min_samples=SPLITS,
     ),
     "miou": _input_view(
         "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of either"
@@ -173,39 +173,43 @@ METRICS = {
     ),
     "ap": _input_view(
         f"Average precision of rendered edges over {LEVELS} thresholds, with a tolerance of {EDGE_TOLERANCE} of the "
-        f"image diagonal; input lines are values below {LINE_BELOW}; rendered lines are not thinned, so that the figure "
-        "is not the Berkeley benchmark's; higher is better.",
+        f"image diagonal; input lines are values below {LINE_BELOW}; rendered lines are not thinned, so the figure is "
+        "not the Berkeley benchmark's; higher is better.",
         partial(_label_score, average_precision), input="labels", data_type="edge",
     ),
     "sg": MetricSpec(
         EvalMode.SEEDS,
-        "Mean distance over all pairs of images of one label map with different seeds; higher is more diverse.",
-        means={"diversity": ("",)}, max_samples=FEW_SAMPLES,
+        f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map with different seeds; higher "
+        "is more diverse.",
+        means={"diversity": ("",)}, resources=("distance",), max_samples=FEW_SAMPLES,
     ),
     "fvv": MetricSpec(
         EvalMode.TURNED_VIEWS,
-        "Differences of turned views to the input view, reprojected by the rendered depth, where both views see the "
-        "same surface (share compared: _compared): color as a share of the range, share of pixels of another class "
+        f"Differences of views turned by {', '.join(map(str, TURNS_RAD))} rad to the input view, reprojected by the "
+        f"rendered depth, where depths agree within {DEPTH_AGREEMENT:.0%} and both views cover more than {OPAQUE:.0%} "
+        "of their rays (share compared: _compared): color as a share of the range, share of pixels of another class "
         "(edges: mean difference), distance of embeddings; lower is better, and reprojected differences should be well "
         "below those of the same pixels without reprojection (_unmoved).",
         means={
             "reprojection": ("_color", "_label", "_color_unmoved", "_label_unmoved", "_compared"),
             "embedding": ("_embedding", "_embedding_cosine"),
         },
-        max_samples=FEW_SAMPLES,
+        resources=("embedding",), max_samples=FEW_SAMPLES,
     ),
     "nvs": MetricSpec(
         EvalMode.NOVEL_VIEWS,
         "The first view of an object is the input, its other views are compared with those of the data set: labels, "
-        "PSNR in dB, SSIM (higher is better), and error of depth in world units on the object (lower is better).",
-        _novel_view_labels, {"novel_views": ("_psnr", "_ssim", "_depth")}, max_samples=FEW_SAMPLES,
+        f"PSNR in dB ({MAX_PSNR:g} at most), SSIM (Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}; higher "
+        "is better), and error of depth in world units on the object (lower is better).",
+        _novel_view_labels, {"novel_views": ("_psnr", "_ssim", "_depth")}, resources=("depth_images",),
+        max_samples=FEW_SAMPLES,
     ),
     "chamfer": MetricSpec(
         EvalMode.NOVEL_VIEWS,
-        "Mean distance in world units from points of the mesh that some view sees to the nearest point of the data "
-        "set's depth, the other way around, and the mean of both; objects without surface or depth are left out; "
-        "lower is better.",
-        means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, max_samples=FEW_SAMPLES,
+        f"Mean distance in world units from {SURFACE_POINTS} points of the mesh (density grid of {MESH_GRID} points "
+        "per axis, automatic threshold) that some view sees to the nearest point of the data set's depth, the other "
+        "way around, and the mean of both; objects without surface or depth are left out; lower is better.",
+        means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, resources=("depth_images",), max_samples=FEW_SAMPLES,
     ),
 }  # fmt: skip
 
@@ -246,7 +250,7 @@ class Metric:
         return self.num_generated or requested or min(available, self.spec.max_samples)
 
     def columns(self, accumulator: Accumulator) -> dict[str, Tensor]:
-        """Return the values (N float64, NaN for a sample without one) behind each figure that is a mean over samples."""
+        """Return the samples' values (N float64, NaN if missing) behind each figure that is a mean."""
         columns = {}
         for rows, suffixes in self.spec.means.items():
             if rows in accumulator:

@@ -13,33 +13,12 @@ from typing import Any
 import torch
 
 from dnnlib.util import atomic_write, format_time
-from metrics.evaluation import SEED_STEP, SEEDS_PER_LABEL_MAP, Evaluator, Result
-from metrics.generators import BASELINE_POINTS, MESH_GRID
-from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
-from metrics.registry import EvalMode
-from metrics.views import DEPTH_AGREEMENT, OPAQUE, SURFACE_POINTS, TURNS_RAD
+from metrics.evaluation import SEED_STEP, Evaluator, Result
 from torch_utils.precision import Precision
 from training.networks.generator import TriPlane
 
 DIGITS = 5  # significant digits in the table
 MISSING = "-"
-SETTINGS = {  # constants behind the figures of each mode
-    EvalMode.INPUT_VIEW: {},
-    EvalMode.SEEDS: {"seeds per label map": SEEDS_PER_LABEL_MAP},
-    EvalMode.TURNED_VIEWS: {
-        "turns (rad)": TURNS_RAD,
-        "largest relative difference of depth": DEPTH_AGREEMENT,
-        "smallest weight of a ray": OPAQUE,
-    },
-    EvalMode.NOVEL_VIEWS: {
-        "SSIM": f"Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}",
-        "largest PSNR": MAX_PSNR,
-        "mesh": f"density grid of {MESH_GRID} points per axis, automatic threshold",
-        "points of each surface": SURFACE_POINTS,
-        "points of the constant baseline": BASELINE_POINTS,
-        "largest relative difference of depth": DEPTH_AGREEMENT,
-    },
-}
 
 
 def table(columns: Mapping[str, Sequence[Result]]) -> str:
@@ -107,14 +86,13 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         "order": f"numpy RandomState({evaluator.options.seed}).permutation, repeated",
         "z": f"numpy RandomState((seed * {SEED_STEP} + i) mod 2^32).randn for image i; no truncation, const noise, "
         "no jitter",
-        **SETTINGS[metric.spec.mode],
     }
     if metric.spec.compares_with_real:
         count = evaluator.num_real(metric)
         settings["real images"] = f"{count}, " + ("all" if count == len(dataset) else "the first in that order")
-    for name, resource in vars(evaluator.resources).items():
-        if resource is not None:
-            settings[f"loaded {name}"] = resource.description
+    for name in metric.spec.resources:
+        resource = getattr(evaluator.resources, name)
+        settings[name] = resource.description if resource else "none"
     return {name: str(value) for name, value in settings.items()}
 
 

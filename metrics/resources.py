@@ -10,7 +10,7 @@ import torch
 from dnnlib.errors import ConfigError
 from inference.mesh.triangles import check_libraries
 from metrics.data import DepthImages, MultiViewObjects, find_depth
-from metrics.image_features import INCEPTION, Extractor, load_extractor, load_segmenter
+from metrics.image_features import INCEPTION, Extractor, load_extractor
 from metrics.image_similarity import ImageDistance, load_distance
 from metrics.registry import EvalMode, Metric
 from training.data.archive import DataError
@@ -119,23 +119,21 @@ def load_resources(
     Raises:
         ConfigError: something cannot be loaded or does not fit.
     """
-    modes = {metric.spec.mode for metric in metrics}
-    keys = {metric.key for metric in metrics}
+    used = {name for metric in metrics for name in metric.spec.resources}
     resolution = dataset.resolution
     extractor = embedding = segmenter = distance = depth_images = None
 
-    needs_distance_features = EvalMode.SEEDS in modes and options.distance == "features"
-    if needs_distance_features or any(metric.spec.needs_extractor for metric in metrics):
+    if "extractor" in used or ("distance" in used and options.distance == "features"):
         extractor = load_extractor(options.extractor, device, resolution)
-        if "is" in keys and extractor.probabilities is None:
+        if extractor.probabilities is None and any(metric.key == "is" for metric in metrics):
             problem = f"is: the extractor {options.extractor} has no class probabilities"
             raise ConfigError("metrics", problem=problem, hint="set `extractor` to a classifier such as inception")
-    if EvalMode.TURNED_VIEWS in modes and options.embedding:
-        embedding = load_extractor(options.embedding, device, resolution, field="embedding")
-    if keys & {"miou", "acc"} and options.segmenter:
-        segmenter = load_segmenter(options.segmenter, device, resolution, classes)
-    if EvalMode.SEEDS in modes:
+    if "embedding" in used and options.embedding:
+        embedding = load_extractor(options.embedding, device, resolution, "embedding")
+    if "segmenter" in used and options.segmenter:
+        segmenter = load_extractor(options.segmenter, device, resolution, "segmenter", classes)
+    if "distance" in used:
         distance = load_distance(options.distance, options.lpips_weights, extractor, device)
-    if modes & {EvalMode.TURNED_VIEWS, EvalMode.NOVEL_VIEWS}:  # turned views: for the mean baseline
+    if used & {"depth_images", "embedding"}:  # turned views: depth of the mean baseline
         depth_images = find_depth(dataset, options.depth_data)
     return Resources(extractor, embedding, segmenter, distance, depth_images)

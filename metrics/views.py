@@ -17,6 +17,7 @@ from training.volumetric_rendering.rays import sample_rays
 TURNS_RAD = (-0.35, -0.175, 0.175, 0.35)  # yaw of the other views; the range of the face video
 DEPTH_AGREEMENT = 0.01  # relative difference of depth below which two views see the same surface
 OPAQUE = 0.5  # rays with less weight have no surface
+MESH_GRID = 128  # density grid points per axis: a head is about 100 of them wide
 SURFACE_POINTS = 4096  # compared of each surface
 
 Views = dict[str, Tensor]  # image N,3,R,R; semantic N,S,R,R; image_depth and weight N,1,r,r
