@@ -32,7 +32,7 @@ from training.data.image_io import (
     decode_class_ids,
     decode_image,
     encode_png,
-    is_turned,
+    has_exif_rotation,
     open_class_map,
     open_image,
 )
@@ -175,7 +175,7 @@ def normalize_cameras(poses: Tensor, radius: float) -> Tensor:
 
 def read_photo(content: bytes) -> Image.Image:
     """RGB, the way up that its EXIF orientation says."""
-    return Image.fromarray(decode_image(content, upright=True).transpose(1, 2, 0))
+    return Image.fromarray(decode_image(content, apply_exif=True).transpose(1, 2, 0))
 
 
 def read_drawing(content: bytes) -> Image.Image:
@@ -192,10 +192,10 @@ def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
     """
     picture = open_class_map(content, COLOR_MODES)
     if picture.mode in CLASS_MODES:
-        ids = decode_class_ids(content, upright=True)
+        ids = decode_class_ids(content, apply_exif=True)
         ids = ids if table is None else _mapped(ids, _by_id(table, picture))
     else:
-        rgb = decode_image(content, upright=True).transpose(1, 2, 0)
+        rgb = decode_image(content, apply_exif=True).transpose(1, 2, 0)
         ids = index_from_colors(rgb) if table is None else _mapped(_packed(rgb), _by_color(table))
     return Image.fromarray(ids.astype(np.uint8))
 
@@ -362,7 +362,7 @@ def _stored_size(images: Archive, name: str) -> tuple[int, int]:
     """Width and height of a picture with a camera, which must not be turned any more."""
     with _naming(images, name):
         picture = open_image(images.read(name))
-        if is_turned(picture):
+        if has_exif_rotation(picture):
             raise ValueError(
                 "is turned by its EXIF orientation, its camera is not; turn its pixels before finding cameras"
             )

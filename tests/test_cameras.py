@@ -158,7 +158,7 @@ BAD_POSES = {
     "last row of the intrinsics": _set(24, 512.0),
     "focal length": _set(16, -4.0),
     "looks away": _away,
-    "outside the picture": _set(3, 0.6),
+    "outside the image": _set(3, 0.6),
 }
 
 

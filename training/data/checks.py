@@ -1,4 +1,4 @@
-"""Every file of a data set opened once: counts, class histogram, poses, and all that is wrong."""
+"""Check a data set by decoding every file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from training.data.archive import Archive, DataError, Problem
 from training.data.image_io import decode_class_ids, decode_edges, decode_image
 from training.data.index import Index
-from training.data.label_maps import DARKEST_PAPER
+from training.data.label_maps import MIN_PAPER_GRAY
 
 
 @dataclass
 class Report:
-    """What `check_dataset` found.
+    """Result of `check_dataset`.
 
     Attributes:
-        images, label_maps: number of files that are in use.
-        resolution: size of the first image, 0 if there is none.
-        histogram: int64 256, pixels of each class id (seg) over all label maps.
-        problems: with the file's name each, those of the index first.
+        images, label_maps: number of files in the index.
+        resolution: side of the first image in pixels, 0 without images.
+        histogram: int64 256, pixels of each class id over all label maps (data type "seg").
+        problems: problems of the index, followed by those found while decoding.
     """
 
     images: int
@@ -39,25 +39,28 @@ def check_dataset(
     semantic_channels: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Report:
-    """Decode all files of an index.
+    """Decode all files of an index and collect problems instead of raising them.
 
     Args:
-        semantic_channels: number of classes that class ids must stay below; None counts them only.
+        images: archive of the images.
+        label_maps: archive of the label maps, None without label maps.
+        index: result of `build_index` on both archives.
+        data_type: "seg" or "edge".
+        semantic_channels: number of classes; class ids must be below it. None accepts all ids.
         progress: wraps the loop over files, for a progress bar.
     """
-    report = Report(len(index.images), len(index.label_maps or []), problems=list(index.problems))
-    label_names = index.label_maps or []
-    for number, name in enumerate(progress([*index.images, *label_names])):
-        is_image = number < len(index.images)
-        archive = images if is_image else label_maps
+    label_map_names = index.label_maps or []
+    report = Report(len(index.images), len(label_map_names), problems=list(index.problems))
+    files = [(images, name) for name in index.images] + [(label_maps, name) for name in label_map_names]
+    for archive, name in progress(files):
         try:
             content = archive.read(name)
-            if is_image:
-                _examine_image(report, content)
+            if archive is images:
+                _check_image(report, content)
             elif data_type == "seg":
-                _examine_class_ids(report, content, semantic_channels)
+                _check_class_ids(report, content, semantic_channels)
             else:
-                _examine_drawing(decode_edges(content, report.resolution))
+                _check_edges(decode_edges(content, report.resolution))
         except DataError as error:
             report.problems += error.problems
         except ValueError as error:
@@ -65,7 +68,7 @@ def check_dataset(
     return report
 
 
-def _examine_image(report: Report, content: bytes) -> None:
+def _check_image(report: Report, content: bytes) -> None:
     height, width = decode_image(content).shape[1:]
     if not report.resolution:
         report.resolution = width
@@ -75,18 +78,21 @@ def _examine_image(report: Report, content: bytes) -> None:
         raise ValueError(f"{width}x{height} pixels, the first image has {report.resolution}")
 
 
-def _examine_drawing(stored: np.ndarray) -> None:
-    if (paper := 255 - np.median(stored)) < DARKEST_PAPER:
-        what = f"half of its pixels are darker than {paper:.0f} of 255; expected dark lines on white"
-        raise ValueError(f"{what}, not class ids (--data_type=seg), a photo or white lines on black")
-
-
-def _examine_class_ids(report: Report, content: bytes, semantic_channels: int | None) -> None:
+def _check_class_ids(report: Report, content: bytes, semantic_channels: int | None) -> None:
     ids = decode_class_ids(content)
     counts = np.bincount(ids.ravel(), minlength=256)
     report.histogram += counts
     if ids.shape != (report.resolution, report.resolution):
         raise ValueError(f"{ids.shape[1]}x{ids.shape[0]} pixels, its image has {report.resolution}")
     if semantic_channels is not None and counts[semantic_channels:].any():
-        highest = int(ids.max())
-        raise ValueError(f"class {highest} found, {semantic_channels} classes are 0 to {semantic_channels - 1}")
+        raise ValueError(f"got class {ids.max()}, expected 0 to {semantic_channels - 1}")
+
+
+def _check_edges(stored: np.ndarray) -> None:
+    """Reject edge maps (stored form, see `decode_edges`) that were not dark lines on white."""
+    gray = 255 - np.median(stored)
+    if gray < MIN_PAPER_GRAY:
+        raise ValueError(
+            f"half of its pixels are darker than {gray:.0f} of 255; expected dark lines on white, "
+            "not class ids (data type seg), a photo or white lines on black"
+        )

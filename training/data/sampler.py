@@ -1,4 +1,4 @@
-"""An endless, resumable order of samples, and batches read ahead by workers."""
+"""Endless shuffled sampling with a resumable position, and batches decoded by worker processes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from torch_utils.distributed import STOP_SIGNALS, ProcessError
+from torch_utils.launch import STOP_SIGNALS, ProcessError
 from training.data.archive import DataError
 
 LOST_WORKER = (
-    "a process that reads data was killed; if memory was short: fewer --workers; --continue goes on from the last state"
+    "a data loading worker was killed; if memory ran out, use fewer workers; training can continue from its last state"
 )
-DEATH_KNOWN_SECONDS = 2
-REPLAY_BLOCK = 1 << 14  # random numbers drawn at once
+SIGCHLD_DELAY_SECONDS = 2
+RANDOM_BLOCK = 1 << 14  # random numbers generated at once
 
 
 class InfiniteSampler(Sampler[int]):
-    """Endless indices: a shuffled list walked round and round, each visited entry swapped with one shortly before it.
+    """Endless indices: cycle through a shuffled list and swap each visited entry with one shortly before it.
 
     Args:
         dataset: only its length is used.
-        rank, num_replicas: of all positions 0, 1, 2, ... this process takes rank, rank + num_replicas, ...
-        shuffle: False walks in order.
-        seed: the order follows from it.
+        rank: number of this process.
+        num_replicas: number of processes; of the positions 0, 1, 2, ... each takes rank, rank + num_replicas, ...
+        shuffle: False cycles in order.
+        seed: determines the order.
         window_size: how far back swaps reach, as a fraction of the data set.
-        start: positions (of all processes together) to leave out, a multiple of `num_replicas`: the images already
-            seen by a run that goes on.
+        start: first position (of all processes together), a multiple of `num_replicas`: images seen before a resume.
     """
 
     def __init__(
@@ -48,38 +48,46 @@ class InfiniteSampler(Sampler[int]):
             raise ValueError("the data set is empty")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank: got {rank}, allowed 0 to {num_replicas - 1}")
-        self.count, self.rank, self.num_replicas = len(dataset), rank, num_replicas
-        self.shuffle, self.seed = shuffle, seed
-        self.start_at(start)
+        self.count = len(dataset)
+        self.rank = rank
+        self.num_replicas = num_replicas
+        self.shuffle = shuffle
+        self.seed = seed
         self.window = int(np.rint(self.count * window_size)) if shuffle else 0
+        self.start_at(start)
 
     def start_at(self, position: int) -> None:
-        """Let the next walk begin there; ValueError for what is no `start`."""
+        """Set the first position of the next iteration; ValueError if it is not valid as `start`."""
         if position < 0 or position % self.num_replicas:
             raise ValueError(f"start: got {position}, expected 0 or a multiple of the {self.num_replicas} processes")
         self.start = position
 
     def __iter__(self) -> Iterator[int]:
-        """A fresh walk from `start`; what lies before it is replayed (about 2 s for ten million positions)."""
+        """Iterate from `start`; earlier positions are replayed, about 2 s for ten million."""
+        rng = np.random.RandomState(self.seed)
         order = np.arange(self.count)
-        random = np.random.RandomState(self.seed)
         if self.shuffle:
-            random.shuffle(order)
-        order, position = order.tolist(), 0
+            rng.shuffle(order)
+        order = order.tolist()
+
+        position = 0
         while True:
-            back = random.randint(self.window, size=REPLAY_BLOCK).tolist() if self.window >= 2 else None
-            for step in range(REPLAY_BLOCK):
+            offsets = rng.randint(self.window, size=RANDOM_BLOCK).tolist() if self.window >= 2 else None
+            for step in range(RANDOM_BLOCK):
                 i = position % self.count
                 if position >= self.start and position % self.num_replicas == self.rank:
                     yield order[i]
-                if back:
-                    j = (i - back[step]) % self.count
+                if offsets:
+                    j = (i - offsets[step]) % self.count
                     order[i], order[j] = order[j], order[i]
                 position += 1
 
 
-class _Guarded(Dataset):
-    """A data set whose faults are handed over instead of raised: the loader would wrap them in pages of traceback."""
+# --------------------------------------------------------------------------- worker processes
+
+
+class _ErrorsAsSamples(Dataset):
+    """Return a DataError in place of the sample: raised in a worker, it would arrive as a traceback in text."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -91,25 +99,25 @@ class _Guarded(Dataset):
             return error
 
 
-def _collate(samples: list) -> dict[str, torch.Tensor] | DataError:
-    faults = [sample for sample in samples if isinstance(sample, DataError)]
-    return faults[0] if faults else default_collate(samples)
+def _collate(samples: list[dict | DataError]) -> dict[str, torch.Tensor] | DataError:
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    return errors[0] if errors else default_collate(samples)
 
 
-def _leave_signals_alone(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; what it means is for the one to decide that takes the batches."""
+def ignore_stop_signals(_worker: int) -> None:
+    """Ignore signals that reach all processes of a terminal, in a worker: the main process handles them."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Whether this is what torch raises, by a signal's handler, at any moment: a process that reads data was killed."""
+    """Return whether this is PyTorch's error for a killed worker; its SIGCHLD handler raises it at any moment."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Around all that is done with batches: the death of a worker as a ProcessError."""
+    """Convert the error of a killed worker to ProcessError; wrap all code that runs while workers exist."""
     try:
         yield
     except RuntimeError as error:
@@ -119,17 +127,18 @@ def lost_workers() -> Iterator[None]:
 
 
 class BatchStream:
-    """Endless batches whose position is that of the consumer, however far the workers have read ahead.
+    """Endless batches with the position of the consumer, independent of how far workers have read ahead.
 
-    Iterating gives dicts of tensors (N first), in the sampler's order with any number of workers; a DataError of the
-    data set reaches the consumer as it is; the death of a worker is a ProcessError here or what `lost_workers` takes.
+    Iterating gives dicts of tensors, N first, in the same order for any number of workers. It raises DataError for
+    invalid files and ProcessError for a killed worker, unless PyTorch's handler is faster (see `lost_workers`).
 
     Args:
-        batch_size: samples of one batch on this process.
-        workers: processes that decode; 0 decodes in this one.
-        device: where batches will go; memory is pinned for CUDA.
-        prefetch: batches that each worker keeps ready.
-        sampler_options: of InfiniteSampler.
+        dataset: samples are dicts of arrays and numbers.
+        batch_size: samples per batch on this process.
+        workers: worker processes; 0 decodes in this process.
+        device: destination of the batches; memory is pinned for CUDA.
+        prefetch: batches that each worker reads ahead.
+        sampler_options: arguments of InfiniteSampler.
     """
 
     def __init__(
@@ -145,14 +154,14 @@ class BatchStream:
         self.batch_size = batch_size
         self.position = self.sampler.start
         self._loader = DataLoader(
-            _Guarded(dataset),
+            _ErrorsAsSamples(dataset),
             batch_size=batch_size,
             collate_fn=_collate,
             sampler=self.sampler,
             num_workers=workers,
             pin_memory=torch.device(device).type == "cuda",
             prefetch_factor=prefetch if workers else None,
-            worker_init_fn=_leave_signals_alone,
+            worker_init_fn=ignore_stop_signals,
         )
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
 
@@ -164,8 +173,9 @@ class BatchStream:
             self._batches = iter(self._loader)
         try:
             batch = next(self._batches)
-        except (EOFError, ConnectionError) as error:  # a worker died while it handed over a batch
-            time.sleep(DEATH_KNOWN_SECONDS)  # torch's handler raises meanwhile, and not when this is told already
+        except (EOFError, ConnectionError) as error:  # a worker was killed while it sent a batch
+            # Let PyTorch's SIGCHLD handler raise now, and not while this error is handled.
+            time.sleep(SIGCHLD_DELAY_SECONDS)
             raise ProcessError(LOST_WORKER) from error
         if isinstance(batch, DataError):
             raise batch
@@ -173,11 +183,11 @@ class BatchStream:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Positions consumed by all processes together; any number of processes that divides them can go on."""
+        """Return the position of all processes together; their number may differ when it is loaded."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken; ValueError if its position does not suit the number of processes."""
+        """Continue at the position of `state`; ValueError if it is not a multiple of the number of processes."""
         self.sampler.start_at(state["position"])
         self.position = self.sampler.start
         self._batches = None

@@ -157,7 +157,7 @@ def sized(width, height):
 
 REFUSED = {
     "missing": ("seg", lambda path: None, "no such file"),
-    "a folder": ("seg", lambda path: path.mkdir(), "is not a file"),
+    "a folder": ("seg", lambda path: path.mkdir(), "not a file"),
     "empty": ("seg", lambda path: path.write_bytes(b""), "not a PNG or JPEG"),
     "text": ("seg", lambda path: path.write_text("a cat, please"), "not a PNG or JPEG"),
     "truncated": ("seg", truncated, "damaged"),
@@ -166,20 +166,20 @@ REFUSED = {
     "gray with alpha": ("seg", lambda path: saved(path, IDS, "LA"), "mode LA, allowed L, P, 1, RGB, RGBA"),
     "cmyk": ("seg", lambda path: saved(path, np.zeros((8, 8, 4), np.uint8), "CMYK", format="jpeg"), "mode CMYK"),
     "jpeg": ("seg", lambda path: saved(path, IDS, format="jpeg"), "JPEG changes class ids"),
-    "class too high": ("seg", lambda path: saved(path, IDS + 1), "class 6 found at x=5 y=0.*knows 0 to 5"),
-    "color of a class too high": ("seg", lambda path: saved(path, colorize(IDS + 1)), "class 6 found at x=5 y=0"),
+    "class too high": ("seg", lambda path: saved(path, IDS + 1), "class 6 at x=5 y=0.*classes are 0 to 5"),
+    "color of a class too high": ("seg", lambda path: saved(path, colorize(IDS + 1)), "class 6 at x=5 y=0"),
     "photo": ("seg", photo, "none of the 19 label colors.*looks like a photo"),
     "photo, edges": ("edge", photo, "expected dark lines on white"),
     "inverted drawing": ("edge", lambda path: saved(path, np.zeros((8, 8), np.uint8)), "expected dark lines on white"),
-    "not square": ("seg", lambda path: saved(path, IDS[:4]), "is 6x4; expected a square"),
+    "not square": ("seg", lambda path: saved(path, IDS[:4]), "6x4 pixels; expected a square"),
     "not square, edges": (
         "edge",
         lambda path: saved(path, np.full((8, 9), 255, np.uint8)),
-        "is 9x8",
+        "9x8 pixels",
     ),
     "no pixels": ("seg", sized(0, 0), "PNG or JPEG|expected a square"),
-    "half a billion pixels": ("seg", sized(22000, 22000), "far too many pixels"),
-    "a hundred million pixels": ("seg", sized(10000, 10000), "far too many pixels"),
+    "half a billion pixels": ("seg", sized(22000, 22000), "too many pixels"),
+    "a hundred million pixels": ("seg", sized(10000, 10000), "too many pixels"),
 }
 
 
