@@ -17,21 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import Logger, atomic_write
+from dnnlib.util import atomic_write, log_to_file
 from torch_utils import distributed
 from training.data.image_io import write_png
 from training.options import TrainingOptions
 from training.train_state import StateError, load_state, remove_partial_files
 
+# Files in the directory.
 OPTIONS_FILE = "training_options.json"
 STATS_FILE = "stats.jsonl"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 WANDB_ID_FILE = "wandb_id.txt"
-WANDB_PROJECT = "pix2pix3d"
 TORCHRUN_ID_FILE = "torchrun_id.txt"
-TORCHRUN_ID = "TORCHELASTIC_RUN_ID"  # environment variable that torchrun keeps when it restarts a run
+
+# Name of the directory: number and name of the run.
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
+
+# Environment variable that stays the same when torchrun restarts a failed run.
+TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
+WANDB_PROJECT = "pix2pix3d"
 
 # --------------------------------------------------------------------------- directory
 
@@ -54,10 +59,15 @@ def open_run(
     if distributed.rank() > 0:
         yield None, None
         return
+
+    # Only rank 0 writes.
     run_dir = run_dir or create_run_dir(outdir, options.run_name)
-    with lock(run_dir), Logger(run_dir / LOG_FILE):
+    with lock(run_dir), log_to_file(run_dir / LOG_FILE):
+        # None in a new run, or in one that was stopped before its first state.
         remove_partial_files(run_dir)
         saved = load_state(run_dir)
+
+        # Options may have changed since the run was stopped, for instance its length.
         write_options(run_dir, options)
         cur_nimg = saved["progress"]["cur_nimg"] if saved else 0
         with RunLog(run_dir, options, cur_nimg) as log:
@@ -70,18 +80,20 @@ def create_run_dir(outdir: str | os.PathLike[str], run_name: str) -> Path:
     """Create `NNNNN-run_name` in outdir, where NNNNN is the highest number in use plus 1, or 00000."""
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
+    number = max((number for number, _, _ in _runs(outdir)), default=-1) + 1
+
+    # The number can be taken by another run that starts at this moment.
     while True:
-        number = max((number for number, _, _ in _runs(outdir)), default=-1) + 1
         run_dir = outdir / f"{number:05d}-{run_name}"
-        try:
+        with suppress(FileExistsError):
             run_dir.mkdir()
-        except FileExistsError:
-            if not run_dir.is_dir():
-                raise
-            continue  # another run started at the same time
-        if TORCHRUN_ID in os.environ:
-            (run_dir / TORCHRUN_ID_FILE).write_text(os.environ[TORCHRUN_ID])
-        return run_dir
+            break
+        number += 1
+
+    # So that a restart by torchrun finds its run.
+    if TORCHRUN_ID in os.environ:
+        (run_dir / TORCHRUN_ID_FILE).write_text(os.environ[TORCHRUN_ID])
+    return run_dir
 
 
 def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path | None:
@@ -93,7 +105,8 @@ def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path
     for _, name, run_dir in sorted(_runs(Path(outdir)), reverse=True):
         if name != options.run_name:
             continue
-        with suppress(OSError, ValueError):  # a run that stopped before it wrote these files
+        # A run that was stopped before it wrote these files is skipped.
+        with suppress(OSError, ValueError):
             saved = replace(read_options(run_dir), class_counts=options.class_counts)
             if saved == options and (run_dir / TORCHRUN_ID_FILE).read_text() == os.environ.get(TORCHRUN_ID):
                 return run_dir
@@ -108,11 +121,13 @@ def lock(run_dir: Path) -> Iterator[None]:
         StateError: another process holds the lock.
     """
     with (run_dir / LOCK_FILE).open("w") as file:
+        # Windows has no fcntl.
         with suppress(ImportError):
             import fcntl
 
+            # Unlike flock, lockf is not inherited by data loading workers, which may outlive a killed run.
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by data loading workers
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise StateError(f"{run_dir}: another process trains in this directory") from error
@@ -186,10 +201,12 @@ class RunLog(ExitStack):
 
     def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
         """Write the statistics of a tick: num, mean and std by name."""
+        # One line of JSON, on the disk at once.
         now = time.time()
         self._file.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._file.flush()
 
+        # TensorBoard and wandb show the means.
         means = {name: value["mean"] for name, value in stats.items()}
         if self._tensorboard:
             for name, mean in means.items():
@@ -210,8 +227,10 @@ def truncate_stats(path: Path, cur_nimg: int) -> None:
     """Remove statistics of images after `cur_nimg`, which a killed run may have written, and unreadable lines."""
     if not path.exists():
         return
+
+    # Bytes of the lines to keep, until the first that is later, incomplete or unreadable.
     size = 0
-    with suppress(ValueError, LookupError, TypeError):  # unreadable line
+    with suppress(ValueError, LookupError, TypeError):
         for line in path.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n") or json.loads(line)["Progress/kimg"]["mean"] > cur_nimg / 1000:
                 break

@@ -16,13 +16,17 @@ from torch_utils.training_stats import Collector
 from training.train_state import TrainingError, TrainState
 
 GB = 2**30
-MAX_BAD_SHARE = 0.5  # training has diverged if more steps than these had non-finite gradients, ...
-MIN_STEPS = 16  # ... counted over at least this many steps, or over the whole run if it is shorter
+
+# Training has diverged if more than this share of the steps had non-finite gradients, counted over at least MIN_STEPS
+# optimizer steps, or over the whole run if it is shorter.
+MAX_BAD_SHARE = 0.5
+MIN_STEPS = 16
 DIVERGED_HINT = (
     "Try a larger R1 weight (gamma), lower learning rates (glr, dlr) or float32 (d_num_fp16_res=0, sr_num_fp16_res=0)."
 )
 
-Stats = dict[str, dict[str, float]]  # num, mean and std by public name
+# num, mean and std by public name.
+Stats = dict[str, dict[str, float]]
 
 
 class TickStats:
@@ -35,13 +39,18 @@ class TickStats:
     """
 
     def __init__(self, state: TrainState):
+        # Reported losses, and start and end of each phase.
         self.device = state.device
         self._losses = Collector(self.device)
         self._spans: dict[str, list[tuple]] = {}
+
+        # Optimizer steps of this tick, and of the window of check_divergence.
         self._reset_steps()
         self._window_steps = 0
         self._window_bad_steps = 0
         self._checked = state.iteration > 0
+
+        # Times in seconds of the monotonic clock.
         self._end_time = time.monotonic()
         self.begin_tick(state.cur_nimg)
 
@@ -57,6 +66,7 @@ class TickStats:
 
     def count_step(self, bad_gradients: Tensor) -> None:
         """Count an optimizer step; `bad_gradients` is the scalar number of its non-finite gradient elements."""
+        # Kept on the device, as reading it would wait for the step.
         self._steps += 1
         self._bad_steps += (bad_gradients > 0).to(self.device)
 
@@ -111,6 +121,7 @@ class TickStats:
         Raises:
             TrainingError: more than MAX_BAD_SHARE of the steps.
         """
+        # Ticks can be shorter than MIN_STEPS.
         self._window_steps += steps
         self._window_bad_steps += bad_steps
         full = self._window_steps >= MIN_STEPS
@@ -118,6 +129,8 @@ class TickStats:
         if too_many and (full or (done and not self._checked)):
             counts = f"{self._window_bad_steps} of the last {self._window_steps} steps had non-finite gradients"
             raise TrainingError(f"training has diverged: {counts}. {DIVERGED_HINT}")
+
+        # The next window starts empty.
         if full:
             self._window_steps = 0
             self._window_bad_steps = 0
@@ -139,14 +152,12 @@ class TickStats:
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize()
+
         stats = {}
         for phase, spans in self._spans.items():
-            seconds = [start.elapsed_time(end) / 1000 if cuda else end - start for start, end in spans]
-            stats[f"Timing/{phase}"] = {
-                "num": len(seconds),
-                "mean": float(np.mean(seconds)),
-                "std": float(np.std(seconds)),
-            }
+            # CUDA events measure milliseconds.
+            times = np.array([start.elapsed_time(end) / 1000 if cuda else end - start for start, end in spans])
+            stats[f"Timing/{phase}"] = {"num": len(times), "mean": float(times.mean()), "std": float(times.std())}
         self._spans = {}
         return stats
 
@@ -176,17 +187,12 @@ def status_line(stats: Stats, kimg_left: float) -> str:
 
 def memory(device: torch.device) -> dict[str, float]:
     """Return peak memory in GB: of this process since its start, of the GPU since the last call (0 without a GPU)."""
-    allocated = 0.0
-    reserved = 0.0
+    peaks = {"cpu_mem_gb": _peak_host_bytes() / GB, "peak_gpu_mem_gb": 0.0, "peak_gpu_mem_reserved_gb": 0.0}
     if device.type == "cuda":
-        allocated = torch.cuda.max_memory_allocated(device) / GB
-        reserved = torch.cuda.max_memory_reserved(device) / GB
+        peaks["peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / GB
+        peaks["peak_gpu_mem_reserved_gb"] = torch.cuda.max_memory_reserved(device) / GB
         torch.cuda.reset_peak_memory_stats(device)
-    return {
-        "Resources/cpu_mem_gb": _peak_host_bytes() / GB,
-        "Resources/peak_gpu_mem_gb": allocated,
-        "Resources/peak_gpu_mem_reserved_gb": reserved,
-    }
+    return {f"Resources/{name}": value for name, value in peaks.items()}
 
 
 def _peak_host_bytes() -> float:
@@ -195,5 +201,7 @@ def _peak_host_bytes() -> float:
         import resource
     except ImportError:
         return 0.0
+
+    # Bytes on macOS, kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

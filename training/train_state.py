@@ -27,6 +27,7 @@ EPS = 1e-8
 # For each network: names in a weights file from which it can start, in order of preference.
 WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}
 
+# State files: identification, name, and the counters that are attributes of TrainState.
 FORMAT = "pix2pix3d-training-state"
 VERSION = 1
 STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
@@ -121,7 +122,11 @@ class TrainState:
 
     def find_nonfinite(self) -> str | None:
         """Return the name of a parameter or buffer with NaN or infinite elements, None if there is none."""
-        tensors = {f"{n}.{key}": t for n, module in self.modules.items() for key, t in module.state_dict().items()}
+        tensors = {}
+        for name, module in self.modules.items():
+            tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+
+        # One wait for the device.
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         return None if finite.all() else list(tensors)[int(finite.int().argmin())]
 
@@ -137,11 +142,13 @@ class TrainState:
         Raises:
             StateError, WeightsError: the state or the weights do not fit, see `load_state_dict` and `warm_start`.
         """
+        # Resume: every process gets the whole state.
         saved = distributed.from_rank_0(saved)
         if saved is not None:
             self.load_state_dict(saved)
             return f"Resuming at {self.cur_nimg} images, tick {self.tick}"
 
+        # New run: only rank 0 reads the weights file.
         message = "Starting from random weights"
         if self.options.resume_pkl and distributed.rank() == 0:
             message = self.warm_start(self.options.resume_pkl)
@@ -160,12 +167,12 @@ class TrainState:
         loaded = load_network_pkl(source)
         lines = [f"Starting from {source}"]
         for name, module in {**self.networks, "G_ema": self.G_ema}.items():
-            origin = next((key for key in WARM_START[name] if key in loaded), None)
-            if origin is None:
-                lines.append(f"{name}: not in the file, keeps its random weights")
+            sources = [key for key in WARM_START[name] if key in loaded]
+            if sources:
+                lines.append(f"{name}, from its {sources[0]}")
+                lines.append(copy_by_name(loaded[sources[0]], module).table())
             else:
-                lines.append(f"{name}, from its {origin}")
-                lines.append(copy_by_name(loaded[origin], module).table())
+                lines.append(f"{name}: not in the file, keeps its random weights")
         return "\n".join(lines)
 
     # ----------------------------------------------------------------------- save and restore
@@ -198,11 +205,14 @@ class TrainState:
             StateError: the state is of a run with other options.
         """
         try:
+            # Networks, optimizers and augmentation.
             for name, module in self.modules.items():
                 module.load_state_dict(saved["parts"]["modules"][name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(saved["parts"]["optimizers"][name])
             self.ada_signs.copy_(saved["parts"]["ada"])
+
+            # Position in the data, which any number of processes can continue, and progress.
             self.stream.load_state_dict(saved["stream"])
             for name in COUNTERS:
                 setattr(self, name, saved["progress"][name])
@@ -227,10 +237,12 @@ def save_state(run_dir: Path, cur_nimg: int, contents: Mapping[str, Any], keep: 
     The file appears under its name when it is complete and on the disk; until then no older state is deleted. States
     of more images can only be damaged ones, or the run would have resumed from them: they are ignored.
     """
+    # Written under another name, then renamed.
     path = run_dir / f"training-state-{cur_nimg:09d}.pt"
     with atomic_write(path) as file:
         torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
 
+    # Counted from this state, not from the newest.
     paths = _state_files(run_dir)
     for older in paths[paths.index(path) + keep :]:
         older.unlink()
@@ -251,9 +263,11 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
             if contents.get("format") != FORMAT or contents.get("version") != VERSION:
                 raise ValueError(f"not a training state of version {VERSION}")
             return contents
+        # The file may be intact: skipping it would silently lose progress.
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # damaged bytes raise IndexError, KeyError, ... too
+        # Damaged bytes raise many types, such as IndexError and KeyError.
+        except Exception as error:
             reason = str(error).split("\n")[0] or type(error).__name__
             problems.append(f"{path}: {reason}")
             print(f"Skipped a damaged state, {problems[-1]}", flush=True)

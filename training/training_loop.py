@@ -29,8 +29,11 @@ from training.status import DIVERGED_HINT, TickStats, status_line
 from training.train_state import TrainingError, TrainState, save_state
 from training.weights.snapshot import save_snapshot
 
-SNAPSHOT = "network-snapshot-{:06d}.pkl"  # thousands of images
-ADA_INTERVAL = 4  # iterations between updates of the augmentation probability
+# Weights for inference, numbered by thousands of images.
+SNAPSHOT = "network-snapshot-{:06d}.pkl"
+
+# Iterations between two updates of the augmentation probability.
+ADA_INTERVAL = 4
 
 
 def training_loop(
@@ -109,21 +112,27 @@ def training_loop(
 
 def configure_backends(options: TrainingOptions, device: torch.device) -> None:
     """Configure PyTorch: no TF32 and no float16 accumulation, as published; cuDNN benchmarks unless options.nobench."""
+    # Sizes are the same in every iteration, so cuDNN's search for the fastest algorithm pays off.
     torch.backends.cudnn.benchmark = not options.nobench
+
+    # Reduced precision where layers ask for float16, and nowhere else.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+    # Slow: checks the result of every backward function for NaN.
     torch.autograd.set_detect_anomaly(options.debug)
+
+    # Otherwise the memory of large feature maps is returned to the system and cleared again for every layer.
     if device.type == "cpu":
         keep_freed_memory()
 
 
 def open_stream(dataset: PosedImageDataset, options: TrainingOptions, device: torch.device) -> BatchStream:
     """Open an endless stream of this process's share of each batch."""
-    rank = distributed.rank()
     world_size = distributed.world_size()
     share = options.batch_size // world_size
-    order = {"rank": rank, "num_replicas": world_size, "seed": options.random_seed}
+    order = {"rank": distributed.rank(), "num_replicas": world_size, "seed": options.random_seed}
     return BatchStream(dataset, share, options.workers, device, **order)
 
 
@@ -156,7 +165,10 @@ def to_device(batch: Mapping[str, Tensor], data_type: str, device: torch.device)
     Returns:
         The same entries with image in [-1, 1] and mask as the networks take it: class ids, or edges in [-1, 1].
     """
+    # Memory is pinned for CUDA, so the copy does not wait for the device.
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    # The data set stores 8 bits per pixel.
     batch["image"] = batch["image"].float() / 127.5 - 1
     batch["mask"] = label_map_from_dataset(batch["mask"], data_type)
     return batch
@@ -192,9 +204,12 @@ def phases_of(options: TrainingOptions) -> list[Phase]:
     """
     phases = []
     for network in options.networks:
+        # Main loss, in every iteration.
         interval = options.intervals[network]
-        regularized = network == "G" or options.loss.r1_gamma > 0
         phases.append(Phase(network + ("main" if interval else "both"), network, len(phases)))
+
+        # Density regularization of G, R1 of D and D_semantic.
+        regularized = network == "G" or options.loss.r1_gamma > 0
         if interval and regularized:
             phases.append(Phase(network + "reg", network, len(phases), interval, gain=interval))
     return phases
@@ -209,6 +224,7 @@ def run_phase(
         batch: this process's share of the real samples, N first, see `to_device`.
         poses: all poses of the data set, K,25.
     """
+    # Gradients None instead of 0: parameters that a phase does not use are not updated by Adam.
     options = state.options
     optimizer = state.optimizers[phase.network]
     optimizer.zero_grad(set_to_none=True)
@@ -225,14 +241,13 @@ def run_phase(
             if signs is not None:
                 state.ada_signs += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
 
-    # All-reduce; NaN gradients become 0 and infinite ones large, as published.
+    # All-reduce. NaN becomes 0 and infinity 1e5, as published; from here on all processes have the same gradients.
     bad_gradients = distributed.average_gradients(state.networks[phase.network].parameters())
     stats.count_step(bad_gradients)
     if options.debug and bad_gradients > 0:
-        raise TrainingError(
-            f"debug: {phase.name} at {state.cur_nimg} images: {int(bad_gradients)} non-finite gradients"
-        )
+        raise TrainingError(f"debug: {phase.name} at {state.cur_nimg} images: {bad_gradients} non-finite gradients")
 
+    # One optimizer serves both phases of a network, see build_optimizer.
     optimizer.step()
 
 
@@ -250,11 +265,14 @@ def microbatches(
     Yields:
         Real samples, n first; z, n,z_dim; random poses, n,25, where n is `batch_gpu`.
     """
+    # Microbatches of this process; they are numbered over all processes.
     options = state.options
     world_size = distributed.world_size()
     count = options.batch_size // (world_size * options.batch_gpu)
     for i in range(count):
         number = distributed.rank() + world_size * i
+
+        # SeedSequence mixes the numbers; PyTorch takes 63 bits of it.
         entropy = (options.random_seed, state.cur_nimg, phase.index, number)
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1
         torch.manual_seed(int(seed))
@@ -262,6 +280,8 @@ def microbatches(
         # On the CPU, where random numbers do not depend on the kind of device.
         z = torch.randn(options.batch_gpu, state.networks["G"].z_dim)
         random_poses = poses[torch.randint(len(poses), (options.batch_gpu,))]
+
+        # Every count-th sample, so that microbatches are the same for any number of processes.
         real = {name: tensor[i::count] for name, tensor in batch.items()}
         yield real, z.to(state.device), random_poses.to(state.device)
 
@@ -280,12 +300,14 @@ def anomalies_as_training_errors(phase: Phase, state: TrainState) -> Iterator[No
 @torch.no_grad()
 def update_ema(state: TrainState) -> None:
     """Move G_ema towards G with a half-life of `ema_kimg`, shorter early in the run if `ema_rampup` is set."""
+    # Half-life in images, limited to a multiple of the images shown so far.
     options = state.options
-    half_life = options.ema_kimg * 1000  # images
+    half_life = options.ema_kimg * 1000
     if options.ema_rampup is not None:
         half_life = min(half_life, state.cur_nimg * options.ema_rampup)
     decay = 0.5 ** (options.batch_size / max(half_life, 1e-8))
 
+    # Parameters are averaged; buffers, such as w_avg, are copied.
     G = state.networks["G"]
     torch._foreach_lerp_(list(state.G_ema.parameters()), list(G.parameters()), 1 - decay)
     torch._foreach_copy_(list(state.G_ema.buffers()), list(G.buffers()))
@@ -306,6 +328,7 @@ def update_augment_p(state: TrainState) -> None:
     mean_sign = total / count if count else float("nan")
     state.ada_signs.zero_()
 
+    # Raise p if D recognizes real images more often than the target, else lower it.
     images = state.options.batch_size * ADA_INTERVAL
     p = adapt_p(state.augment_p, mean_sign, augment.target, images, augment.kimg)
     state.augment_pipe.p.fill_(p)
@@ -320,13 +343,18 @@ def report_tick(state: TrainState, stats: TickStats, log: RunLog | None, done: b
     Raises:
         TrainingError: most of the last steps had non-finite gradients.
     """
+    # Combined over all processes.
     values, steps, bad_steps = stats.finish_tick(state)
+
+    # Console, which is copied to log.txt, and statistics.
     if log:
         kimg_left = max(state.options.total_kimg - state.cur_nimg / 1000, 0)
         print(status_line(values, kimg_left), flush=True)
         if bad_steps:
             print(f"{bad_steps} of {steps} steps had non-finite gradients, which were set to 0", flush=True)
         log.write(values, state.cur_nimg)
+
+    # All processes count the same steps, so all of them raise.
     stats.check_divergence(steps, bad_steps, done)
 
 
@@ -353,16 +381,19 @@ def save_snapshot_and_state(state: TrainState, log: RunLog | None) -> None:
     state.gather_ada_signs()
     if log is None:
         return
+
+    # Training cannot recover from non-finite weights; an older state may still be good.
     if name := state.find_nonfinite():
         raise TrainingError(f"weights are not finite ({name}); the last saved state is kept. {DIVERGED_HINT}")
 
-    # Weights, without local paths in their metadata.
+    # Weights for publication: without local paths in their metadata.
     current_G_ema(state)
     public = state.options.without_local_paths()
     extra = {"cfg": public.cfg, "kimg": state.cur_nimg / 1000, "training_options": public.to_plain()}
     path = log.run_dir / SNAPSHOT.format(state.cur_nimg // 1000)
     save_snapshot(path, state.modules, public.data.kwargs(), extra)
 
+    # Everything that an exact resume needs.
     save_state(log.run_dir, state.cur_nimg, state.state_dict(), state.options.keep_states)
 
 
@@ -384,11 +415,15 @@ def stop(
         signals: received by this process.
         saved: whether this iteration has saved already.
     """
-    received = signals[0] if signals else signal.SIGTERM  # another process may have received it
     if not saved:
         save_snapshot_and_state(state, log)
+
+    # Right after the end of a tick there is nothing to report.
     if state.cur_nimg > stats.start_nimg:
         report_tick(state, stats, log)
+
+    # If only another process received a signal, it is not known which.
+    received = signals[0] if signals else signal.SIGTERM
     if log:
         print(f"Stopped by {received.name} at {state.cur_nimg} images; the state to resume from is in {log.run_dir}")
 

@@ -49,10 +49,9 @@ def test_run_directories_are_numbered_from_the_highest_number(tmp_path):
     assert create_run_dir(tmp_path / "runs", "afhq-cats").name == "00042-afhq-cats"
 
 
-def test_a_file_with_the_name_of_the_run_directory_is_an_error(tmp_path):
+def test_a_file_with_the_name_of_the_run_directory_is_skipped(tmp_path):
     (tmp_path / "00000-afhq-cats").touch()
-    with pytest.raises(FileExistsError):
-        create_run_dir(tmp_path, "afhq-cats")
+    assert create_run_dir(tmp_path, "afhq-cats").name == "00001-afhq-cats"
 
 
 # --------------------------------------------------------------------------- states
