@@ -46,7 +46,8 @@ def user_errors(option: str) -> Iterator[None]:
     try:
         yield
     except ConfigError:
-        raise  # names its field; `Command` converts it to an option
+        # Names its field; `Command` converts it to an option.
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{option} {where}{error.strerror or error}") from error
@@ -80,9 +81,11 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 def _signals_raise_terminated() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP, unless they are ignored (nohup) or handled already."""
     previous = {}
-    if threading.current_thread() is threading.main_thread():  # Python allows no other thread to set handlers
+    # Python allows no other thread to set handlers.
+    if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            # Windows has no SIGHUP.
+            number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 previous[number] = signal.signal(number, _terminate)
     try:
@@ -162,7 +165,8 @@ class Command(click.Command):
         """Write the options under the titles of their groups, in the order of their declaration."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)  # None for arguments and hidden options
+            # None for arguments and hidden options.
+            record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "group", "Options"), []).append(record)
         for title, records in groups.items():
@@ -190,7 +194,8 @@ class Command(click.Command):
         except ConfigError as error:
             raise InputError(error.message(self.option_of)) from error
         except (KeyboardInterrupt, Terminated) as stop:
-            with suppress(OSError):  # after SIGHUP there may be no terminal
+            # After SIGHUP there may be no terminal.
+            with suppress(OSError):
                 click.echo("\nStopped: complete files are kept, incomplete ones were removed.", err=True)
             sys.exit(stop.code if isinstance(stop, Terminated) else INTERRUPTED)
 

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -176,7 +176,8 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
                 chunk = response.read(CHUNK_BYTES)
             file.write(chunk)
             bar.update(len(chunk))
-        if total is not None and file.tell() != total:  # a lost connection can look like the end of the file
+        # A lost connection can look like the end of the file.
+        if total is not None and file.tell() != total:
             raise ConnectionError(f"{url}: connection lost after {file.tell()} of {total} bytes; try again")
         _check_digest(url, file, sha256)
 
@@ -196,26 +197,16 @@ def _connection_errors(url: str) -> Iterator[None]:
 # --------------------------------------------------------------------------- console and time
 
 
-class Logger:
-    """Context manager that appends what is printed to stdout and stderr to a file too.
-
-    Args:
-        path: of the log file.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-
-    def __enter__(self) -> Logger:
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)  # by lines, so that a killed run keeps its log
-        self._streams = (sys.stdout, sys.stderr)
-        sys.stdout = _Tee(sys.stdout, self._file)
-        sys.stderr = _Tee(sys.stderr, self._file)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        sys.stdout, sys.stderr = self._streams
-        self._file.close()
+@contextmanager
+def log_to_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Append to a file what the block prints to stdout and stderr, besides printing it."""
+    # Buffered by lines, so that a killed run keeps its log.
+    with (
+        open(path, "a", encoding="utf-8", buffering=1) as file,
+        redirect_stdout(_Tee(sys.stdout, file)),
+        redirect_stderr(_Tee(sys.stderr, file)),
+    ):
+        yield
 
 
 class _Tee:
@@ -226,9 +217,11 @@ class _Tee:
         self._file = file
 
     def write(self, text: str) -> int:
-        if not self._file.closed:  # a logging handler may use this object after `Logger` has exited
+        # A logging handler may use this object after the block.
+        if not self._file.closed:
             self._file.write(text)
-        with suppress(OSError):  # the terminal may be closed
+        # The terminal may be closed.
+        with suppress(OSError):
             self._stream.write(text)
         return len(text)
 

@@ -243,7 +243,7 @@ def test_tensors_beyond_their_storage_are_rejected():
         (lambda data: data.replace(b"FloatStorage", b"QuietStorage"), "QuietStorage"),
         (lambda data: data.replace(b"FloatStorage", b"DoubleTensor"), "DoubleTensor"),
         (lambda data: data[5:], "damaged"),
-        (lambda data: b"", "cut short"),
+        (lambda data: b"", "truncated"),
     ],
 )
 def test_damaged_tensor_data_is_rejected(damage, words):

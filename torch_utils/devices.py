@@ -19,7 +19,8 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device(available[0])
 
     device = None
-    with suppress(RuntimeError):  # raised for unknown names
+    # Raised for unknown names.
+    with suppress(RuntimeError):
         device = torch.device(name)
     if device is None or (device.index or 0) >= counts.get(device.type, 0):
         raise ValueError(f"{name}: device not available, expected one of {', '.join(available)}")

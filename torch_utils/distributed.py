@@ -66,7 +66,8 @@ def copy_from_rank_0(module: nn.Module) -> None:
     if world_size() == 1:
         return
     for tensor in module.state_dict().values():
-        contiguous = tensor.contiguous()  # as broadcast requires
+        # As broadcast requires.
+        contiguous = tensor.contiguous()
         dist.broadcast(contiguous, src=0)
         tensor.copy_(contiguous)
 
@@ -114,5 +115,6 @@ def _with_gradient_in_any_process(parameters: list[nn.Parameter]) -> list[nn.Par
     if world_size() > 1 and parameters:
         counts = torch.tensor(present, dtype=torch.int32, device=parameters[0].device)
         all_reduce(counts)
-        present = counts.tolist()  # waits for the device
+        # Waits for the device.
+        present = counts.tolist()
     return [p for p, is_present in zip(parameters, present, strict=True) if is_present]

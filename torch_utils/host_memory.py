@@ -47,7 +47,8 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys
 
 def _free_in_container(groups: Path, limit: str, used: str, statistics: str, cached: str) -> int | None:
     """Return the bytes below the container's limit; cached files count as free, since they can be read again."""
-    with suppress(OSError, ValueError):  # no such control group, or no limit ("max")
+    # No such control group, or no limit ("max").
+    with suppress(OSError, ValueError):
         free = int((groups / limit).read_text()) - int((groups / used).read_text())
         return max(free + (_number_after(groups / statistics, cached) or 0), 0)
     return None

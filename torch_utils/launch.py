@@ -134,13 +134,15 @@ class _Failure:
 
 def _run(function, args, rank, count, device, port, writer) -> None:
     """Entry point of a started process."""
-    os.setpgrp()  # Ctrl-C reaches this process through its parent only, not twice
+    # Ctrl-C reaches this process through its parent only, not twice.
+    os.setpgrp()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
 
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by `_stop_signals_blocked` in the parent
+        # Blocked by `_stop_signals_blocked` in the parent.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         with _process_group(device, rank, store=store, rank=rank, world_size=count):
             function(_device_of(device, rank), *args)
@@ -157,7 +159,8 @@ def _exit_with_parent() -> None:
 def _pickle_or_none(error: BaseException) -> bytes | None:
     try:
         data = pickle.dumps(error)
-        pickle.loads(data)  # fails for some exceptions whose __init__ has several arguments
+        # Fails for some exceptions whose __init__ has several arguments.
+        pickle.loads(data)
     except Exception:
         return None
     return data
@@ -177,10 +180,12 @@ def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) 
                     run_args = (function, args, rank, count, device, store.port, writer)
                     process = context.Process(target=_run, args=run_args)
                     process.start()
-                    writer.close()  # so that the reader gets an EOFError when the process ends
+                    # So that the reader gets an EOFError when the process ends.
+                    writer.close()
                     processes.append(process)
                     readers[reader] = rank
-            if received:  # only those started by then were sent the signal
+            # Only those started by then were sent the signal.
+            if received:
                 _raise_stop(received[0])
 
             # Wait.
@@ -247,7 +252,8 @@ def _raise_stop(number: int) -> NoReturn:
 @contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
     """Start processes with stop signals blocked: `_run` unblocks them when it can end without a traceback."""
-    resource_tracker.ensure_running()  # otherwise started with the first process, which would unblock the signals
+    # Otherwise started with the first process, which would unblock the signals.
+    resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Read a pickle as plain data, with a small machine of our own for the opcodes that weights files use.
+"""Read pickles as data, with an interpreter of the opcodes that weights files use. Nothing is executed.
 
-Nothing that a file names is imported, called or looked up: every global goes through the caller's table, and the
-machine changes only lists, dicts, sets and `Record`s that it made itself. `pickletools` takes the stream apart and
-checks every length against what is left of it, so memory stays in proportion to the file.
+No global that a file names is imported or looked up: the caller's table replaces it. The interpreter modifies only
+lists, dicts, sets and `Record`s that it created itself. `pickletools` decodes the stream and checks every length
+against the rest of it, so that memory use is proportional to the size of the file.
 """
 
 import pickletools
@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 
 MAX_MESSAGE = 500  # characters
 
+Lookup = Callable[[str], Any]  # "module name" -> function to call or constant; None if it is not allowed
+
 
 class WeightsError(ValueError):
-    """A weights file that cannot be used; the message is one line: what, what was found, what is allowed.
+    """Invalid weights file; the message is one line.
 
-    It may quote names from the file, so its length is bounded and what does not print is left out.
+    It may quote names from the file, so it is cut to MAX_MESSAGE and characters that cannot be printed are removed.
     """
 
     def __init__(self, message: str):
@@ -26,61 +28,64 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Global:
-    """A name in the file ("module name", as the file spells it) and what our table gives for it."""
+    """Global in the pickle ("module name"), with its replacement from the caller's table."""
 
     name: str
     meaning: Any
 
 
+SETSTATE = "__setstate__"
+
+
 @dataclass
 class Record:
-    """An object in the file: its class's name and its attributes. Inert.
+    """Instance in the pickle: class name and attributes, without behavior.
 
-    A state that is not a dict of attributes is kept whole under the key SETSTATE.
+    A state that is not a dict of attributes is stored under the key SETSTATE.
     """
 
     class_name: str
     state: dict[str, Any] = field(default_factory=dict)
 
 
-SETSTATE = "__setstate__"
-Lookup = Callable[[str], Any]  # "module name" -> a function for calls, or any constant; None: not allowed
+def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], Any] | None = None) -> Any:
+    """Read one pickle of protocol 2 to 5, and leave the stream at its end.
 
-_ARGUMENT = frozenset((
+    Args:
+        stream: binary file at the start of the pickle; reading beyond its end must return fewer bytes.
+        lookup: replacement of a global.
+        persistent: replacement of a persistent id; without it such an id is an error.
+    Returns:
+        Plain data, Records, and results of functions from `lookup`.
+    Raises:
+        WeightsError: damaged or truncated, a global that is not allowed, or an opcode that no weights file uses.
+    """
+    interpreter = _Interpreter(lookup, persistent)
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            interpreter.step(opcode.name, argument)
+    except WeightsError:
+        raise
+    except (ValueError, struct.error, OverflowError) as error:  # of pickletools: unknown opcode, length, end of file
+        raise WeightsError(f"damaged or truncated ({error})") from None
+    return interpreter.result()
+
+
+# Opcodes that push their argument, a constant, a new container or a tuple of the topmost values.
+_PUSH_ARGUMENT = frozenset((
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
     "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 ))  # fmt: skip
-_CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
-_SHORT_TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NO_EFFECT = frozenset({"FRAME", "STOP"})
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+# Opcodes without an effect on the result.
+_IGNORED = frozenset({"FRAME", "STOP"})
 
 
-def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """Read one pickle of protocol 2 to 5 and leave the stream right behind it.
-
-    Args:
-        stream: binary, positioned at the pickle; reads past the end must come back short, not fail.
-        lookup: meaning of a global, called with "module name".
-        persistent: meaning of a persistent id; without it such an id is an error.
-    Returns:
-        Plain data, Records, and whatever `lookup`'s functions returned.
-    Raises:
-        WeightsError: damaged or cut short, a global that is not allowed, or an opcode that no weights file has.
-    """
-    machine = _Machine(lookup, persistent)
-    try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            machine.step(opcode.name, argument)
-    except WeightsError:
-        raise
-    except (ValueError, struct.error, OverflowError) as error:  # pickletools: unknown opcode, length, end of file
-        raise WeightsError(f"damaged or cut short ({error})") from None
-    return machine.result()
-
-
-class _Machine:
-    """Stack, marks and memo of the pickle language (Python's pickletools documents the opcodes)."""
+class _Interpreter:
+    """Stack, marks and memo of the pickle machine; the standard library's pickletools documents the opcodes."""
 
     def __init__(self, lookup: Lookup, persistent: Callable[[Any], Any] | None):
         self.lookup = lookup
@@ -88,20 +93,22 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.effects: dict[str, Callable[[Any], None]] = {
+
+        # All other opcodes, as functions of the opcode's argument.
+        self.opcodes: dict[str, Callable[[Any], None]] = {
             "PROTO": self._protocol,
             "MARK": lambda _: self.marks.append(len(self.stack)),
-            "MEMOIZE": lambda _: self._remember(len(self.memo)),
-            "BINPUT": self._remember,
-            "LONG_BINPUT": self._remember,
-            "BINGET": self._recall,
-            "LONG_BINGET": self._recall,
-            "TUPLE": lambda _: self.stack.append(tuple(self._since_mark())),
+            "MEMOIZE": lambda _: self._store(len(self.memo)),
+            "BINPUT": self._store,
+            "LONG_BINPUT": self._store,
+            "BINGET": self._load,
+            "LONG_BINGET": self._load,
+            "TUPLE": lambda _: self.stack.append(tuple(self._pop_to_mark())),
             "APPEND": lambda _: self._append(self._pop(1)),
-            "APPENDS": lambda _: self._append(self._since_mark()),
+            "APPENDS": lambda _: self._append(self._pop_to_mark()),
             "SETITEM": lambda _: self._set_items(self._pop(2)),
-            "SETITEMS": lambda _: self._set_items(self._since_mark()),
-            "ADDITEMS": lambda _: self._add_items(self._since_mark()),
+            "SETITEMS": lambda _: self._set_items(self._pop_to_mark()),
+            "ADDITEMS": lambda _: self._add_items(self._pop_to_mark()),
             "GLOBAL": self._global,
             "STACK_GLOBAL": lambda _: self._stack_global(*self._pop(2)),
             "REDUCE": lambda _: self._call(*self._pop(2)),
@@ -111,33 +118,35 @@ class _Machine:
         }
 
     def step(self, name: str, argument: Any) -> None:
-        if name in _ARGUMENT:
+        if name in _PUSH_ARGUMENT:
             self.stack.append(argument)
-        elif name in _CONSTANT:
-            self.stack.append(_CONSTANT[name])
-        elif name in _EMPTY:
-            self.stack.append(_EMPTY[name]())
-        elif name in _SHORT_TUPLE:
-            self.stack.append(tuple(self._pop(_SHORT_TUPLE[name])))
-        elif name in self.effects:
-            self.effects[name](argument)
-        elif name not in _NO_EFFECT:
-            raise WeightsError(f"pickle opcode {name}, which no weights file has")
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _CONTAINERS:
+            self.stack.append(_CONTAINERS[name]())
+        elif name in _TUPLES:
+            self.stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name in self.opcodes:
+            self.opcodes[name](argument)
+        elif name not in _IGNORED:
+            raise WeightsError(f"pickle opcode {name} is not used by weights files")
 
     def result(self) -> Any:
         if len(self.stack) != 1 or self.marks:
-            raise WeightsError(f"damaged pickle: {len(self.stack)} values left at its end, expected 1")
+            raise WeightsError(f"damaged pickle: {len(self.stack)} values at its end, expected 1")
         return self.stack[0]
 
+    # Stack. Values below the last mark are out of reach.
+
     def _pop(self, count: int) -> list[Any]:
-        floor = self.marks[-1] if self.marks else 0
-        if len(self.stack) - floor < count:
+        bottom = self.marks[-1] if self.marks else 0
+        if len(self.stack) - bottom < count:
             raise WeightsError("damaged pickle: a value is missing")
         values = self.stack[-count:]
         del self.stack[-count:]
         return values
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
         if not self.marks:
             raise WeightsError("damaged pickle: a mark is missing")
         start = self.marks.pop()
@@ -145,10 +154,10 @@ class _Machine:
         del self.stack[start:]
         return values
 
-    def _top(self, kind: type | tuple[type, ...]) -> Any:
+    def _top(self, kind: type) -> Any:
         (value,) = self._pop(1)
         if not isinstance(value, kind):
-            raise WeightsError(f"damaged pickle: a {type(value).__name__} where it changes another kind of value")
+            raise WeightsError(f"damaged pickle: expected a {kind.__name__}, got {type(value).__name__}")
         self.stack.append(value)
         return value
 
@@ -156,67 +165,65 @@ class _Machine:
         if not 2 <= version <= 5:
             raise WeightsError(f"pickle protocol {version}, expected 2 to 5")
 
-    def _remember(self, index: int) -> None:
+    # Memo.
+
+    def _store(self, index: int) -> None:
         self.memo[index] = self._top(object)
 
-    def _recall(self, index: int) -> None:
+    def _load(self, index: int) -> None:
         if index not in self.memo:
-            raise WeightsError(f"damaged pickle: value {index} is used before it is there")
+            raise WeightsError(f"damaged pickle: value {index} is used before it is stored")
         self.stack.append(self.memo[index])
+
+    # Containers.
 
     def _append(self, values: list[Any]) -> None:
         self._top(list).extend(values)
 
-    def _set_items(self, flat: list[Any]) -> None:
-        if len(flat) % 2:
-            raise WeightsError("damaged pickle: a dict entry without a value")
-        self._top(dict).update(zip(map(_key, flat[::2]), flat[1::2], strict=True))
+    def _set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise WeightsError("damaged pickle: a dict key without a value")
+        self._top(dict).update(zip(map(_check_key, items[::2]), items[1::2], strict=True))
 
     def _add_items(self, values: list[Any]) -> None:
-        self._top(set).update(map(_key, values))
+        self._top(set).update(map(_check_key, values))
+
+    # Globals, calls and instances.
 
     def _stack_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise WeightsError("damaged pickle: a global whose name is no text")
+            raise WeightsError("damaged pickle: the name of a global is not a string")
         self._global(f"{module} {name}")
 
     def _global(self, name: str) -> None:
         meaning = self.lookup(name)
         if meaning is None:
             dotted = name.replace(" ", ".")
-            raise WeightsError(f"names {dotted!r:.200}, which is not allowed in weights files")
+            raise WeightsError(f"refers to {dotted!r:.200}, which is not allowed in weights files")
         self.stack.append(Global(name, meaning))
 
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Global) or not callable(function.meaning) or not isinstance(arguments, tuple):
-            raise WeightsError("damaged pickle: a call of something that is no function")
+            raise WeightsError("damaged pickle: call of something other than a function")
         try:
             self.stack.append(function.meaning(*arguments))
         except WeightsError:
             raise
-        except (
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            RuntimeError,
-            struct.error,
-        ) as error:
-            # The table's functions take what writers of such files give them; anything else is the file's fault.
-            raise WeightsError(f"arguments that {function.name.replace(' ', '.')} does not take ({error})") from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, struct.error) as e:
+            # The table's functions accept all that valid files contain, so any error is caused by the file.
+            raise WeightsError(f"invalid arguments of {function.name.replace(' ', '.')} ({e})") from None
 
     def _build(self, state: Any) -> None:
         self._top(Record).state.update(state if isinstance(state, dict) else {SETSTATE: state})
 
     def _persistent_id(self, value: Any) -> None:
         if self.persistent is None:
-            raise WeightsError("a reference to data outside the file")
+            raise WeightsError("reference to data outside the file")
         self.stack.append(self.persistent(value))
 
 
-def _key(value: Any) -> Any:
-    # Nested tuples are left out: hashing a deep one recurses without limit in C.
+def _check_key(value: Any) -> Any:
+    # No tuples, because hashing deeply nested ones overflows the C stack.
     if not isinstance(value, str | int | float | bytes | None):
-        raise WeightsError(f"damaged pickle: a {type(value).__name__} as key")
+        raise WeightsError(f"damaged pickle: {type(value).__name__} as key")
     return value

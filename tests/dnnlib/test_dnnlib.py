@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from paths import ROOT
 
 from dnnlib.cli import Command
-from dnnlib.util import Logger, atomic_write, default_cache_dir, format_time, open_url
+from dnnlib.util import atomic_write, default_cache_dir, format_time, log_to_file, open_url
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB: more than one read
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -218,7 +218,7 @@ def test_both_streams_are_written_to_the_log_and_the_console(tmp_path, capsys):
     path = tmp_path / "log.txt"
     before = sys.stdout, sys.stderr
     for text in ("first", "second"):
-        with Logger(path):
+        with log_to_file(path):
             print(text)
             print(f"{text} error", file=sys.stderr)
             assert path.read_text().endswith(f"{text} error\n"), "the file is line buffered"
@@ -230,7 +230,7 @@ def test_both_streams_are_written_to_the_log_and_the_console(tmp_path, capsys):
 
 def test_the_console_is_restored_after_an_error_and_logging_handlers_created_inside_still_write(tmp_path, capsys):
     before = sys.stdout
-    with contextlib.suppress(KeyboardInterrupt), Logger(tmp_path / "log.txt"):
+    with contextlib.suppress(KeyboardInterrupt), log_to_file(tmp_path / "log.txt"):
         handler = logging.StreamHandler()  # keeps a reference to the current stream
         raise KeyboardInterrupt
     assert sys.stdout is before
@@ -240,8 +240,8 @@ def test_the_console_is_restored_after_an_error_and_logging_handlers_created_ins
 
 
 WITHOUT_TERMINAL = """
-import sys; from dnnlib.util import Logger
-with Logger(sys.argv[1]):
+import sys; from dnnlib.util import log_to_file
+with log_to_file(sys.argv[1]):
     print("before", flush=True)
     sys.stdin.read()
     print("after", flush=True)

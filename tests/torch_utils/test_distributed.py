@@ -151,7 +151,7 @@ def test_more_processes_than_devices_are_rejected(device, available):
 def test_a_core_runs_at_most_four_processes(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     check_processes("cpu", 4)
-    with pytest.raises(ValueError, match="5: 5 processes .* has 1 CPU cores; at most 4 processes per core"):
+    with pytest.raises(ValueError, match=r"5: 5 processes .* has 1 CPU cores; at most 4 processes per core"):
         check_processes("cpu", 5)
 
 

@@ -11,19 +11,25 @@ from torch_utils.ops.build import stream_handle, use_kernel
 
 
 class Activation(NamedTuple):
-    """One row of ACTIVATIONS."""
+    """Row of ACTIVATIONS.
 
-    function: Callable[[Tensor, float], Tensor]  # (x, alpha) -> act(x); alpha is the slope below zero, lrelu only
-    alpha: float  # default
-    gain: float  # default: keeps the variance of the activations that halve it
-    # Linear on each side of zero: a positive gain may come first, the output tells the derivative, and the function
-    # may write into its argument.
+    Args:
+        function: (x, alpha) -> act(x), any shape; alpha is the slope of lrelu below zero, unused by others.
+        alpha: default.
+        gain: default; compensates the loss of variance by the activation.
+        in_place: the same function, which may write into x. Only for activations that are linear on both sides of
+            zero: a positive gain may be applied before them, and their output determines their derivative.
+    """
+
+    function: Callable[[Tensor, float], Tensor]
+    alpha: float
+    gain: float
     in_place: Callable[[Tensor, float], Tensor] | None = None
 
 
 _SQRT2 = 2**0.5
 
-# Activation in bias_act.h names them in the same order.
+# Same order as enum Activation in bias_act.h.
 ACTIVATIONS = {
     "linear": Activation(lambda x, _: x, 0.0, 1.0, lambda x, _: x),
     "relu": Activation(lambda x, _: F.relu(x), 0.0, _SQRT2, lambda x, _: F.relu_(x)),
@@ -38,7 +44,7 @@ ACTIVATIONS = {
 
 
 class _Spec(NamedTuple):
-    """Everything about one call that is not a tensor, defaults filled in."""
+    """Arguments of a call that are not tensors, with defaults filled in."""
 
     dim: int
     act: str
@@ -61,22 +67,23 @@ def bias_act(
     clamp: float | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """clamp(gain * act(x + b)).
+    """Compute clamp(gain * act(x + b)).
 
     Args:
-        x: any shape, any float type; memory format is kept.
-        b: as many values as x has along `dim`, or None.
-        dim: axis of x that b runs along.
-        act: a key of ACTIVATIONS.
-        alpha: slope of lrelu below zero; None = the activation's default.
-        gain: factor after the activation; None = the activation's default.
-        clamp: limit of the result's magnitude, 0 or more; None = no limit.
+        x: any shape, usually N,C,H,W or N,F; any floating point type; the memory format is kept.
+        b: C values, one for each index of x along `dim`, or None.
+        dim: axis of x.
+        act: key of ACTIVATIONS.
+        alpha: slope of lrelu below zero; None = default of the activation.
+        gain: factor after the activation; None = default of the activation.
+        clamp: maximum magnitude of the result, 0 or more; None = no limit.
         impl: see `build.use_kernel`.
     Returns:
-        The shape and type of x; x itself where nothing is asked.
+        Shape and type of x; x itself if there is nothing to compute.
     Raises:
-        ValueError: an unknown activation, a bias that does not fit, a negative clamp.
-    Gradients of any order reach x and b; they are zero where the clamp cuts. The kernel gives orders 1 and 2.
+        ValueError: unknown activation, wrong shape of b, negative clamp.
+    Gradients reach x and b, and are zero where the result is clamped: orders 1 and 2 of the kernel, any of the
+    reference.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"act: expected one of {', '.join(ACTIVATIONS)}, got {act!r}")
@@ -84,24 +91,36 @@ def bias_act(
         raise ValueError(f"b: expected one value for each along axis {dim} of {tuple(x.shape)}, got {tuple(b.shape)}")
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp: expected 0 or more, or None, got {clamp}")
-    row = ACTIVATIONS[act]
-    spec = _Spec(dim, act, row.alpha if alpha is None else alpha, row.gain if gain is None else gain, clamp)
+
+    default = ACTIVATIONS[act]
+    alpha = default.alpha if alpha is None else alpha
+    gain = default.gain if gain is None else gain
+    spec = _Spec(dim, act, alpha, gain, clamp)
     b = None if b is None else b.to(x.dtype)
     if use_kernel(impl, x.device):
         return _BiasAct.apply(x, b, spec)
     return _bias_act_ref(x, b, spec)
 
 
+# --------------------------------------------------------------------------- reference
+
+
 def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
-    """The definition, in as few passes over memory as PyTorch's operators allow."""
-    row, gain = ACTIVATIONS[spec.act], spec.gain
+    """Reference, with as few passes over memory as PyTorch's operators allow; x of any shape, b C or None."""
+    activation = ACTIVATIONS[spec.act]
     if b is not None:
-        b = b.view([-1 if i == spec.dim else 1 for i in range(x.ndim)])
+        b = b.view([-1 if i == spec.dim else 1 for i in range(x.ndim)])  # broadcasts to x
+
+    # Bias, activation and gain.
     if b is not None and spec.piecewise_linear:
-        y = row.in_place(torch.add(b * gain, x, alpha=gain), spec.alpha)  # gain and bias in one pass; the sum is ours
+        # Gain and bias in one pass, then in place, since the sum is a new tensor.
+        y = activation.in_place(torch.add(b * spec.gain, x, alpha=spec.gain), spec.alpha)
     else:
-        y = row.function(x if b is None else x + b, spec.alpha)
-        y = y if gain == 1 else y * gain
+        y = activation.function(x if b is None else x + b, spec.alpha)
+        if spec.gain != 1:
+            y = y * spec.gain
+
+    # Clamp, in place unless y is needed for gradients or belongs to the caller.
     if spec.clamp is None:
         return y
     if y.requires_grad or y is x:
@@ -109,9 +128,15 @@ def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
     return y.clamp_(-spec.clamp, spec.clamp)
 
 
+# --------------------------------------------------------------------------- kernel
+
+
 def _launch(source, is_output, b, dy, ddx, order, spec: _Spec) -> Tensor:
-    """One kernel launch; all tensors are brought into the layout of `source`, which must be dense."""
-    dy, ddx = (None if t is None else _in_layout_of(source, t) for t in (dy, ddx))
+    """Launch the kernel for a derivative order (see bias_act.h); all tensors get the dense layout of `source`."""
+    if dy is not None:
+        dy = _in_layout_of(source, dy)
+    if ddx is not None:
+        ddx = _in_layout_of(source, ddx)
     act = list(ACTIVATIONS).index(spec.act)
     clamp = -1.0 if spec.clamp is None else spec.clamp
     with torch.cuda.device_of(source):
@@ -130,7 +155,11 @@ def _sum_to_bias(t: Tensor, dim: int) -> Tensor:
 
 
 class _BiasAct(torch.autograd.Function):
-    """The kernel. Saves the output instead of the input where it suffices: the next convolution saves it anyway."""
+    """Kernel with autograd.
+
+    Where the output determines the derivative, it is saved instead of the input, since the next convolution saves it
+    anyway.
+    """
 
     @staticmethod
     def forward(ctx, x, b, spec):
@@ -139,17 +168,21 @@ class _BiasAct(torch.autograd.Function):
         b = None if b is None else b.contiguous()
         y = _launch(x, False, b, None, None, 0, spec)
         ctx.spec = spec
-        ctx.save_for_backward(*((y, None) if spec.piecewise_linear else (x, b)))
+        if spec.piecewise_linear:
+            ctx.save_for_backward(y, None)
+        else:
+            ctx.save_for_backward(x, b)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         dx = _BiasActGradient.apply(dy, *ctx.saved_tensors, ctx.spec)
-        return dx, _sum_to_bias(dx, ctx.spec.dim) if ctx.needs_input_grad[1] else None, None
+        db = _sum_to_bias(dx, ctx.spec.dim) if ctx.needs_input_grad[1] else None
+        return dx, db, None
 
 
 class _BiasActGradient(torch.autograd.Function):
-    """dx of dy; itself differentiable once in the saved tensors and any number of times in dy."""
+    """Gradient of the input; differentiable once in the saved tensors and any number of times in dy."""
 
     @staticmethod
     def forward(ctx, dy, source, b, spec):
@@ -161,7 +194,9 @@ class _BiasActGradient(torch.autograd.Function):
     def backward(ctx, ddx):
         dy, source, b = ctx.saved_tensors
         ddy = _BiasActGradient.apply(ddx, source, b, ctx.spec) if ctx.needs_input_grad[0] else None
-        if ctx.spec.piecewise_linear or not any(ctx.needs_input_grad[1:3]):  # no curvature
+        # The second derivative is zero or unused.
+        if ctx.spec.piecewise_linear or not any(ctx.needs_input_grad[1:3]):
             return ddy, None, None, None
         d2x = _launch(source, False, b, dy, ddx, 2, ctx.spec)
-        return ddy, d2x, _sum_to_bias(d2x, ctx.spec.dim) if ctx.needs_input_grad[2] else None, None
+        d2b = _sum_to_bias(d2x, ctx.spec.dim) if ctx.needs_input_grad[2] else None
+        return ddy, d2x, d2b, None

@@ -79,7 +79,8 @@ def _library_path() -> Path:
 
 def _compile_and_load(path: Path) -> None:
     """Compile in a temporary directory and rename, so that processes starting together do not read partial files."""
-    from torch.utils import cpp_extension  # searches for a compiler when imported
+    # Searches for a compiler when imported.
+    from torch.utils import cpp_extension
 
     print(f"Building CUDA kernels (once, about a minute): {path}", file=sys.stderr, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)

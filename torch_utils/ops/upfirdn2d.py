@@ -1,4 +1,4 @@
-"""Resampling of images: insert zeros, pad or crop, FIR filter, keep every n-th pixel."""
+"""Resampling of images: upsample with zeros, pad or crop, FIR filter, downsample."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,14 @@ from torch import Tensor
 
 from torch_utils.ops.build import stream_handle, use_kernel
 
-# A list of taps stays a 1-D (separable) filter from this length on; a shorter one becomes its outer product, which is
-# how [1, 3, 3, 1] is stored in published weights.
+# From this length on, a list of taps stays a 1-D (separable) filter. A shorter one becomes its outer product, as
+# [1, 3, 3, 1] is stored in published weights.
 SEPARABLE_FROM_TAPS = 8
 
 Ints = int | Sequence[int]
+
+
+# --------------------------------------------------------------------------- arguments
 
 
 def setup_filter(
@@ -26,34 +29,41 @@ def setup_filter(
     """Prepare a FIR filter for `upfirdn2d`.
 
     Args:
-        f: taps as a list (separable) or a kh,kw table; one number or None (= 1) is a single tap.
-        normalize: make the taps add up to 1.
-        gain: of a constant image, after normalization.
-        separable: keep a list as it is; None = from SEPARABLE_FROM_TAPS taps on.
+        f: list of taps or kh,kw table; a number or None (= 1) is a single tap.
+        device: of the result.
+        normalize: divide by the sum of the taps.
+        flip_filter: reverse the filter.
+        gain: factor that filtering applies to the brightness, after normalization.
+        separable: keep a list 1-D; None = from SEPARABLE_FROM_TAPS taps on.
     Returns:
-        float32, taps (separable) or kh,kw.
+        float32, shape taps (separable) or kh,kw.
     Raises:
-        ValueError: no taps, more than two axes, or a table asked to be separable.
+        ValueError: no taps, more than two axes, or a separable kh,kw table.
     """
     f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"f: expected a number, a list of taps or a kh,kw table, got shape {tuple(f.shape)}")
-    f = f.reshape(1) if f.ndim == 0 else f
+    if f.ndim == 0:
+        f = f.reshape(1)
+
+    # One or two axes.
     if separable is None:
         separable = f.ndim == 1 and f.numel() >= SEPARABLE_FROM_TAPS
     if separable and f.ndim == 2:
         raise ValueError(f"f: a separable filter is a list of taps, got shape {tuple(f.shape)}")
     if f.ndim == 1 and not separable:
         f = torch.outer(f, f)
+
+    # Gain; a 1-D filter is applied twice, so it gets the square root.
     if normalize:
         f = f / f.sum()
     if flip_filter:
         f = f.flip(list(range(f.ndim)))
-    return (f * gain ** (f.ndim / 2)).to(device)  # a 1-D filter runs twice: half the gain each
+    return (f * gain ** (f.ndim / 2)).to(device)
 
 
 def parse_pair(value: Ints, name: str) -> tuple[int, int]:
-    """(x, y) from one positive integer or two."""
+    """Return (x, y) for a positive integer or two."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"{name}: expected a positive integer or two (x, y), got {value}")
@@ -61,13 +71,13 @@ def parse_pair(value: Ints, name: str) -> tuple[int, int]:
 
 
 def parse_padding(padding: Ints) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) from one integer, two (x, y) or all four."""
-    p = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
-    if len(p) == 2:
-        p = (p[0], p[0], p[1], p[1])
-    if len(p) != 4:
+    """Return (left, right, top, bottom) for one integer, two (x, y) or four."""
+    sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+    if len(sides) == 2:
+        sides = (sides[0], sides[0], sides[1], sides[1])
+    if len(sides) != 4:
         raise ValueError(f"padding: expected 1, 2 or 4 integers, got {padding}")
-    return p
+    return sides
 
 
 def check_image(x: Tensor, name: str = "x") -> None:
@@ -77,25 +87,35 @@ def check_image(x: Tensor, name: str = "x") -> None:
 
 
 def filter_size(f: Tensor | None) -> tuple[int, int]:
-    """(width, height) of a filter in taps; None is a single tap.
+    """Return (kw, kh) of a filter of shape taps or kh,kw; None is a single tap.
 
     Raises:
-        ValueError: not taps or kh,kw, or empty.
+        ValueError: any other shape, or empty.
     """
     if f is None:
         return 1, 1
     if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"f: expected taps or kh,kw as setup_filter gives them, got {tuple(f.shape)}")
+        raise ValueError(f"f: expected taps or kh,kw as setup_filter returns, got {tuple(f.shape)}")
     return f.shape[-1], f.shape[0]
 
 
 def resample_padding(f: Tensor | None, up: tuple[int, int], down: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Padding with which filtering by `f` changes the size by exactly up/down and keeps the image in its place."""
+    """Return the padding with which resampling scales the size by exactly up/down and does not shift the image.
+
+    Args:
+        f: shape taps or kh,kw, or None.
+        up, down: factors (x, y).
+    """
     padding = []
-    for taps, u, d in zip(filter_size(f), up, down, strict=True):
-        before, after = (taps + u - 1, taps - u) if u > 1 else (taps - d + 1, taps - d)
-        padding += [before // 2, after // 2]
+    for taps, axis_up, axis_down in zip(filter_size(f), up, down, strict=True):
+        if axis_up > 1:
+            padding += [(taps + axis_up - 1) // 2, (taps - axis_up) // 2]
+        else:
+            padding += [(taps - axis_down + 1) // 2, (taps - axis_down) // 2]
     return tuple(padding)
+
+
+# --------------------------------------------------------------------------- operators
 
 
 def upfirdn2d(
@@ -111,28 +131,39 @@ def upfirdn2d(
     """Insert `up`-1 zeros after each pixel, pad, convolve with `f`, keep every `down`-th pixel.
 
     Args:
-        x: N,C,H,W, any float type; memory format is kept (by the kernel always, else unless up and down both exceed 1).
+        x: N,C,H,W, any floating point type; the memory format is kept, unless up and down both exceed 1 without the
+            kernel.
         f: from `setup_filter`: taps (applied along x, then along y) or kh,kw; None = a single tap of 1.
-        up, down: factors, one or (x, y).
-        padding: upsampled pixels, negative crops: one, (x, y) or (left, right, top, bottom).
-        flip_filter: correlate instead of convolve.
+        up, down: factors, one number or (x, y).
+        padding: upsampled pixels: one number, (x, y) or (left, right, top, bottom); negative crops.
+        flip_filter: correlate instead of convolving.
         gain: factor of the result.
         impl: see `build.use_kernel`.
     Returns:
-        N,C,H',W' with W' = (W*up + left + right - taps) // down + 1, H' alike.
+        N,C,H',W' with W' = (W*up + left + right - kw) // down + 1, and H' accordingly.
     Raises:
-        ValueError: not an image or a filter, or the padding leaves no pixel or less than the filter covers.
+        ValueError: wrong shapes, or an empty result.
     Gradients of any order reach x, none f.
     """
     check_image(x)
-    up, down, padding = parse_pair(up, "up"), parse_pair(down, "down"), parse_padding(padding)
-    (fw, fh), (left, right, top, bottom) = filter_size(f), padding
-    for size, taps, before, after in (x.shape[3] * up[0], fw, left, right), (x.shape[2] * up[1], fh, top, bottom):
+    up = parse_pair(up, "up")
+    down = parse_pair(down, "down")
+    padding = parse_padding(padding)
+    left, right, top, bottom = padding
+    kw, kh = filter_size(f)
+
+    # Each axis must keep a pixel of the image, and enough pixels for the filter.
+    axes = ((x.shape[3] * up[0], kw, left, right), (x.shape[2] * up[1], kh, top, bottom))
+    for size, taps, before, after in axes:
         if size + before + after < taps or min(before, after) <= -size:
-            raise ValueError(f"x: {tuple(x.shape)}, up {up}, padding {padding} is too small for {fh} x {fw} taps")
+            raise ValueError(f"x: {tuple(x.shape)}, up {up}, padding {padding} is too small for {kh} x {kw} taps")
+
+    # Implementation.
     f = torch.ones(1, 1, device=x.device) if f is None else f.detach()
-    plain = _upfirdn2d_ref if impl == "ref" else _upfirdn2d_conv
-    run = _Upfirdn2d.apply if use_kernel(impl, x.device) else plain
+    without_kernel = _upfirdn2d_ref if impl == "ref" else _upfirdn2d_conv
+    run = _Upfirdn2d.apply if use_kernel(impl, x.device) else without_kernel
+
+    # A separable filter is applied along x, then along y.
     if f.ndim == 2:
         return run(x, f, up, down, padding, flip_filter, gain)
     x = run(x, f[None, :], (up[0], 1), (down[0], 1), (left, right, 0, 0), flip_filter, 1.0)
@@ -142,7 +173,7 @@ def upfirdn2d(
 def filter2d(
     x: Tensor, f: Tensor | None, padding: Ints = 0, flip_filter: bool = False, gain: float = 1, impl: str = "auto"
 ) -> Tensor:
-    """Filter N,C,H,W at its size; `padding` enlarges (negative: crops) the result. See `upfirdn2d`."""
+    """Filter x N,C,H,W without changing its size; `padding` enlarges the result, negative crops. See `upfirdn2d`."""
     return _resample(x, f, 1, 1, padding, flip_filter, gain, impl)
 
 
@@ -155,9 +186,10 @@ def upsample2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> Tensor:
-    """Enlarge N,C,H,W by `up`, brightness kept; `padding` counts pixels of the result. See `upfirdn2d`."""
-    ux, uy = parse_pair(up, "up")
-    return _resample(x, f, up, 1, padding, flip_filter, gain * ux * uy, impl)  # zeros thin the image by ux*uy
+    """Upsample x N,C,H,W, keeping its brightness; `padding` is in pixels of the result. See `upfirdn2d`."""
+    up_x, up_y = parse_pair(up, "up")
+    # Makes up for the inserted zeros.
+    return _resample(x, f, up, 1, padding, flip_filter, gain * up_x * up_y, impl)
 
 
 def downsample2d(
@@ -169,69 +201,96 @@ def downsample2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> Tensor:
-    """Reduce N,C,H,W by `down`; `padding` counts pixels of x. See `upfirdn2d`."""
+    """Downsample x N,C,H,W; `padding` is in pixels of x. See `upfirdn2d`."""
     return _resample(x, f, 1, down, padding, flip_filter, gain, impl)
 
 
 def _resample(x, f, up, down, padding, flip_filter, gain, impl):
-    own = resample_padding(f, parse_pair(up, "up"), parse_pair(down, "down"))
-    padding = [p + q for p, q in zip(parse_padding(padding), own, strict=True)]
+    """Call `upfirdn2d` with the padding that does not shift the image, plus the caller's."""
+    centered = resample_padding(f, parse_pair(up, "up"), parse_pair(down, "down"))
+    padding = [a + b for a, b in zip(parse_padding(padding), centered, strict=True)]
     return upfirdn2d(x, f, up, down, padding, flip_filter, gain, impl)
 
 
+# --------------------------------------------------------------------------- reference
+
+
 def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
-    """The definition, step by step."""
+    """Reference: the definition step by step; x N,C,H,W, f kh,kw."""
     n, c, h, w = x.shape
+
+    # Insert zeros and pad.
     spaced = x.new_zeros(n, c, h, up[1], w, up[0])
     spaced[:, :, :, 0, :, 0] = x
     x = F.pad(spaced.reshape(n, c, h * up[1], w * up[0]), padding)
+
+    # Filter each channel, and drop pixels.
     f = f if flip_filter else f.flip([0, 1])
     x = F.conv2d(x, (f * gain).to(x.dtype).expand(c, 1, *f.shape), groups=c)
     return x[:, :, :: down[1], :: down[0]]
 
 
 def _upfirdn2d_conv(x, f, up, down, padding, flip_filter, gain):
-    """The same as one depthwise convolution, which leaves out the inserted zeros and keeps the memory format."""
+    """Compute `_upfirdn2d_ref` as one depthwise convolution, which skips inserted zeros and keeps the memory format."""
     x, padding = _crop(x, up, padding)
+    left, right, top, bottom = padding
+    channels = x.shape[1]
+    kh, kw = f.shape
+
+    # Single tap.
     if f.numel() == 1 and up == (1, 1) and not any(padding):
         return x[:, :, :: down[1], :: down[0]] * (f * gain).to(x.dtype)
-    c, (fh, fw), (left, right, top, bottom) = x.shape[1], f.shape, padding
+
+    # Without upsampling: a convolution, which can pad only symmetrically.
     if up == (1, 1):
         f = f if flip_filter else f.flip([0, 1])
         if left != right or top != bottom:
-            x, left, top = F.pad(x, padding), 0, 0
-        return F.conv2d(x, _depthwise(f * gain, x), stride=down[::-1], padding=(top, left), groups=c)
+            x = F.pad(x, padding)
+            left = 0
+            top = 0
+        return F.conv2d(x, _depthwise(f * gain, x), stride=down[::-1], padding=(top, left), groups=channels)
+
+    # With upsampling: a transposed convolution. Its result begins with pixels that only the first tap of the filter
+    # reaches; those beyond the padding are cut, as many as on both sides by the convolution itself.
     f = f.flip([0, 1]) if flip_filter else f
-    # The transposed convolution starts where only the first tap sees the first pixel, and ends likewise. Cut what the
-    # padding does not reach (both sides alike inside the convolution, the rest after it), or add zeros.
-    cut = [fw - 1 - left, fw - up[0] - right, fh - 1 - top, fh - up[1] - bottom]
-    inside = [max(0, min(cut[:2])), max(0, min(cut[2:]))]
-    x = F.conv_transpose2d(x, _depthwise(f * gain, x), stride=up[::-1], padding=inside[::-1], groups=c)
-    rest = [inside[0] - cut[0], inside[0] - cut[1], inside[1] - cut[2], inside[1] - cut[3]]
-    x = F.pad(x, rest) if any(rest) else x
+    cut = [kw - 1 - left, kw - up[0] - right, kh - 1 - top, kh - up[1] - bottom]
+    cut_x = max(0, min(cut[:2]))
+    cut_y = max(0, min(cut[2:]))
+    x = F.conv_transpose2d(x, _depthwise(f * gain, x), stride=up[::-1], padding=(cut_y, cut_x), groups=channels)
+
+    # Cut the remaining pixels, or add zeros, where one side has more padding.
+    remaining = [cut_x - cut[0], cut_x - cut[1], cut_y - cut[2], cut_y - cut[3]]
+    x = F.pad(x, remaining) if any(remaining) else x
     return x if down == (1, 1) else x[:, :, :: down[1], :: down[0]]
 
 
 def _depthwise(f: Tensor, x: Tensor) -> Tensor:
+    """Return f kh,kw as C,1,kh,kw in the type of x N,C,H,W."""
     return f.to(x.dtype).expand(x.shape[1], 1, *f.shape)
 
 
 def _crop(x: Tensor, up: tuple[int, int], padding: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
-    """Cut the pixels off that a negative padding drops; what remains of it is above -up and drops zeros only."""
-    padding = list(padding)
-    for axis, u in ((0, up[0]), (1, up[1])):
-        dim, size = 3 - axis, x.shape[3 - axis]
+    """Crop x N,C,H,W where padding is negative; the returned padding is above -up, so it crops only inserted zeros."""
+    remaining = []
+    for axis in (0, 1):  # x, y
+        dim = 3 - axis
+        size = x.shape[dim]
         before, after = padding[2 * axis : 2 * axis + 2]
-        first = -(before // u) if before < 0 else 0  # the first pixel still inside
-        last = -((-size * u - after) // u) if after < 0 else size  # one past the last one
+        # First pixel that is kept.
+        first = -(before // up[axis]) if before < 0 else 0
+        # One past the last one.
+        last = -((-size * up[axis] - after) // up[axis]) if after < 0 else size
         if first or last < size:
             x = x.narrow(dim, first, last - first)
-        padding[2 * axis : 2 * axis + 2] = [before + first * u, after + (size - last) * u]
-    return x, tuple(padding)
+        remaining += [before + first * up[axis], after + (size - last) * up[axis]]
+    return x, tuple(remaining)
+
+
+# --------------------------------------------------------------------------- kernel
 
 
 class _Upfirdn2d(torch.autograd.Function):
-    """The kernel. The gradient is the same operator with up and down exchanged and the filter turned."""
+    """Kernel with autograd. The gradient is the same operator with up and down exchanged and the filter reversed."""
 
     @staticmethod
     def forward(ctx, x, f, up, down, padding, flip_filter, gain):
@@ -246,11 +305,11 @@ class _Upfirdn2d(torch.autograd.Function):
     def backward(ctx, dy):
         (f,) = ctx.saved_tensors
         shape, up, down, (left, _, top, _), flip_filter, gain = ctx.call
-        fh, fw = f.shape
+        kh, kw = f.shape
         padding = (
-            fw - 1 - left,
+            kw - 1 - left,
             (shape[3] - 1) * up[0] - dy.shape[3] * down[0] + 1 + left,
-            fh - 1 - top,
+            kh - 1 - top,
             (shape[2] - 1) * up[1] - dy.shape[2] * down[1] + 1 + top,
         )
         dx = _Upfirdn2d.apply(dy, f, down, up, padding, not flip_filter, gain)

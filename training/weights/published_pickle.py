@@ -155,7 +155,8 @@ def read_storage(data: bytes) -> Tensor:
         return torch.empty(0, dtype=dtype)
     values = bytearray(memoryview(data)[start:])
     if dtype == torch.bool:
-        return torch.frombuffer(values, dtype=torch.uint8).bool()  # bytes other than 0 and 1 are not valid bools
+        # Bytes other than 0 and 1 are not valid bools.
+        return torch.frombuffer(values, dtype=torch.uint8).bool()
     return torch.frombuffer(values, dtype=dtype)
 
 

@@ -201,7 +201,8 @@ def _construct(record: NetworkRecord) -> nn.Module:
 
     # Arguments.
     for number in _numbers(record.init_kwargs):
-        if not abs(number) <= MAX_NUMBER:  # true for NaN too
+        # True for NaN too.
+        if not abs(number) <= MAX_NUMBER:
             raise WeightsError(f"{record.class_name!r}: argument {number} is too large, {MAX_NUMBER} is allowed")
 
     # Elements in the file; storages shared by several tensors count once.

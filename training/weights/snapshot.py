@@ -204,7 +204,8 @@ def _load_torch(file: BinaryIO) -> Any:
     except pickle.UnpicklingError:
         raise WeightsError("a PyTorch file with more than plain data and tensors; expected a snapshot") from None
     except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]  # the following lines are a C++ stack trace
+        # The following lines are a C++ stack trace.
+        reason = str(error).partition("\n")[0]
         raise WeightsError(f"damaged, truncated, or a zip archive not written by PyTorch ({reason})") from None
 
 

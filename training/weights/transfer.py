@@ -52,7 +52,8 @@ def copy_by_name(source: nn.Module, destination: nn.Module) -> CopyReport:
     left unchanged, as are tensors of another shape.
     """
     source_state = source.state_dict()
-    destination_state = destination.state_dict()  # the module's own tensors, detached: copying into them is enough
+    # The module's own tensors, detached: copying into them is enough.
+    destination_state = destination.state_dict()
     sources: dict[str, str | None] = dict.fromkeys(destination_state)
     reasons = {}
     for name, tensor in destination_state.items():
