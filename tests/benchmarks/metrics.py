@@ -1,4 +1,4 @@
-"""What metrics cost beside rendering the pictures that they look at.
+"""Benchmark of the cost of metrics relative to rendering.
 
 python tests/benchmarks/metrics.py [--cfg seg2cat] [--extractor FILE] [--samples 4] [--cpu-time]
 """
@@ -19,10 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 from metric_data import noise_data
 
-from metrics.evaluation import Choices, Evaluation, Tools
-from metrics.extractors import load_extractor
-from metrics.generated import Generator, Samples
-from metrics.names import parse_metrics
+from metrics.data import Samples
+from metrics.evaluation import Evaluator, SamplingOptions
+from metrics.generators import NetworkGenerator
+from metrics.image_features import load_extractor
+from metrics.registry import parse_metrics
+from metrics.resources import Resources
 from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
 from training.networks.configs import CONFIGS, RAW_RESOLUTION
@@ -30,53 +32,57 @@ from training.networks.registry import construct
 
 
 @torch.inference_mode()
-def render_alone(source: Generator, samples: list[Samples]) -> None:
-    """The same pictures, their label maps read before."""
-    for one in samples:
-        scenes = source.scenes(one.label_map, one.pose, one.seeds)
-        source.look(scenes, one.pose)["image"].sum().item()  # waits for the device
+def render_only(generator: NetworkGenerator, batches: list[Samples]) -> None:
+    """Render samples that were read before."""
+    for samples in batches:
+        scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        generator.render(scenes, samples.pose)["image"].sum().item()  # waits for the device
 
 
 @click.command()
-@click.option("--cfg", default="seg2cat", type=click.Choice(list(CONFIGS)))
-@click.option("--extractor", default="metric_data:Thumbnails", show_default=True, help="As of calc_metrics.py.")
-@click.option("--samples", default=4, show_default=True)
-@click.option("--cpu-time", is_flag=True, help="Processor time of one thread, for a machine with other work to do.")
-@click.option("--device", default=None)
+@click.option("--cfg", default="seg2cat", type=click.Choice(list(CONFIGS)), help="Network and type of label maps.")
+@click.option("--extractor", default="metric_data:Thumbnails", show_default=True, help="As for calc_metrics.py.")
+@click.option("--samples", default=4, show_default=True, help="Number of images.")
+@click.option("--cpu-time", is_flag=True, help="Measure processor time of one thread, on a machine that is not idle.")
+@click.option("--device", default=None, help="Device.  [default: the first available]")
 def main(cfg: str, extractor: str, samples: int, cpu_time: bool, device: str | None) -> None:
-    """Print seconds of rendering alone, and with fid, kid and label metrics, for a full-size untrained network."""
-    chosen, options = choose_device(device), CONFIGS[cfg]
+    """Print the time of rendering alone and with fid, kid and label metrics, for a full-size untrained network."""
+    chosen = choose_device(device)
+    options = CONFIGS[cfg]
     keep_freed_memory()
     clock = time.process_time if cpu_time else time.perf_counter
     if cpu_time:
         torch.set_num_threads(1)
     G = construct(options.class_name, options.kwargs()).eval().requires_grad_(False).to(chosen)
     G.neural_rendering_resolution = RAW_RESOLUTION[cfg]
-    source = Generator(G)
+    generator = NetworkGenerator(G)
 
     def seconds(work: Callable[[], object]) -> float:
-        started = clock()
+        start = clock()
         work()
-        return clock() - started
+        return clock() - start
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["PIX2PIX3D_CACHE"] = folder  # so that features are computed, not found
-        dataset = noise_data(Path(folder), options.resolution, options.data_type, samples)
-        network = load_extractor(extractor, chosen, options.resolution)
-        evaluation = Evaluation(dataset, Tools(network), Choices(batch=1), chosen, G.semantic_channels)
-        metrics = parse_metrics([*(["miou", "acc"] if options.data_type == "seg" else ["ap"]), "fid", "kid"])
-        read = list(evaluation.batches(samples, 1, "pictures"))
-        real = seconds(lambda: evaluation.real(metrics[-1]))
-        render_alone(source, read[:1])  # whatever is made at the first call
-        alone = seconds(lambda: render_alone(source, read))
-        running = evaluation(source, metrics)
-        drawn = seconds(lambda: next(running))  # the label metric comes first, as soon as all is drawn
-        arithmetic = seconds(lambda: list(running))
-    click.echo(f"rendering alone                {alone / samples:9.3f} s a picture")
-    click.echo(f"with reading, features, labels {drawn / samples:9.3f} s a picture")
-    click.echo(f"overhead                       {100 * (drawn / alone - 1):9.1f} %")
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["PIX2PIX3D_CACHE"] = directory  # an empty cache of features
+        dataset = noise_data(Path(directory), options.resolution, options.data_type, samples)
+        resources = Resources(load_extractor(extractor, chosen, options.resolution))
+        evaluator = Evaluator(dataset, resources, SamplingOptions(batch=1), chosen, G.semantic_channels)
+        label_metrics = ["miou", "acc"] if options.data_type == "seg" else ["ap"]
+        metrics = parse_metrics([*label_metrics, "fid", "kid"])
+        batches = list(evaluator.batches(samples, 1, "images"))
+
+        real = seconds(lambda: evaluator.real_features(metrics[-1]))
+        render_only(generator, batches[:1])  # warm up
+        alone = seconds(lambda: render_only(generator, batches))
+        results = evaluator.evaluate(generator, metrics)
+        rendering = seconds(lambda: next(results))  # a label metric, known as soon as all images are rendered
+        arithmetic = seconds(lambda: list(results))
+
+    click.echo(f"rendering alone                {alone / samples:9.3f} s per image")
+    click.echo(f"with reading, features, labels {rendering / samples:9.3f} s per image")
+    click.echo(f"overhead                       {100 * (rendering / alone - 1):9.1f} %")
     click.echo(f"arithmetic of fid and kid      {arithmetic:9.3f} s, once")
-    click.echo(f"features of real pictures      {real / samples:9.3f} s a picture, once for a data set")
+    click.echo(f"features of real images        {real / samples:9.3f} s per image, once per data set")
 
 
 if __name__ == "__main__":
