@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -72,74 +72,45 @@ class Directory(click.Path):
 
 # --------------------------------------------------------------------------- options
 
-outdir_option = click.option(
-    "--outdir", required=True, metavar="DIR", type=Directory(), help="Directory to write to; created if missing."
-)
-model_options = option_group(
-    "Model",
-    click.option(
-        "--network",
-        required=True,
-        metavar="FILE|URL",
-        help="Weights: a .pt or .safetensors file of this project, or a published pickle.",
-    ),
-    click.option(
-        "--cfg",
-        type=click.Choice(list(CONFIGS)),
-        help="Configuration that the network was trained with.  [default: read from the weights]",
-    ),
-)
-device_options = option_group(
-    "Device",
-    click.option(
-        "--device", metavar="NAME", help="cuda, cuda:1, mps or cpu.  [default: the first available of cuda, mps, cpu]"
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(PRECISIONS),
-        default="auto",
-        show_default=True,
-        help="Number type of convolutions. auto: float16 on CUDA where the weights' own settings ask for it, float32 "
-        "elsewhere.",
-    ),
-)
-input_options = option_group(
-    "Input",
-    click.option(
-        "--input",
-        "input_file",
-        metavar="FILE",
-        help="Label map: a PNG of class ids or palette colors; for networks of edges a drawing, dark on white.",
-    ),
-    click.option(
-        "--input_id",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Label map and camera pose of sample N of a data set, in place of --input.",
-    ),
-    click.option(
-        "--data_dir",
-        metavar="DIR",
-        help="Directory that holds the published data set of --cfg, for --input_id.  [default: data/]",
-    ),
-    click.option("--data", metavar="ZIP|DIR", help="Images and poses of another data set, for --input_id."),
-    click.option("--mask_data", metavar="ZIP|DIR", help="Label maps that belong to --data."),
-)
+
+def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Callable:
+    """Declare an option that shows its default in --help, unless that is None."""
+    return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
 def seeds_option(result: str) -> Callable:
-    """Return the option of several seeds; `result` names what is made for each."""
-    return click.option(
-        "--random_seed",
-        "seeds",
-        type=Seeds(),
-        callback=unique_seeds,
-        multiple=True,
-        default=["0"],
-        show_default=True,
-        help=f"Seeds of the latent code, numbers and ranges such as 0 1 5-8; one {result} for each.",
-    )
+    """Declare the option of several seeds; `result` names what is made for each."""
+    return click.option("--random_seed", "seeds", type=Seeds(), callback=unique_seeds, multiple=True, default=["0"],
+                        show_default=True, help="Seeds of the latent code, numbers and ranges such as 0 1 5-8; one "
+                        f"{result} for each.")  # fmt: skip
 
+
+outdir_option = click.option("--outdir", required=True, metavar="DIR", type=Directory(),
+                             help="Directory to write to; created if missing.")  # fmt: skip
+NETWORK_HELP = "Weights: a .pt or .safetensors file of this project, or a published pickle."
+cfg_option = option("cfg", click.Choice(list(CONFIGS)), None, "Configuration that the network was trained with.  "
+                    "[default: read from the weights]")  # fmt: skip
+model_options = option_group(
+    "Model", click.option("--network", required=True, metavar="FILE|URL", help=NETWORK_HELP), cfg_option
+)
+device_options = option_group(
+    "Device",
+    option("device", str, None, "cuda, cuda:1, mps or cpu.  [default: the first available of cuda, mps, cpu]",
+           metavar="NAME"),
+    option("precision", click.Choice(PRECISIONS), "auto", "Number type of convolutions. auto: float16 on CUDA where "
+           "the weights' own settings ask for it, float32 elsewhere."),
+)  # fmt: skip
+input_options = option_group(
+    "Input",
+    click.option("--input", "input_file", metavar="FILE", help="Label map: a PNG of class ids or palette colors; for "
+                 "networks of edges a drawing, dark on white."),
+    option("input_id", click.IntRange(0), None, "Label map and camera pose of sample N of a data set, in place of "
+           "--input.", metavar="N"),
+    option("data_dir", str, None, "Directory that holds the published data set of --cfg, for --input_id.  "
+           "[default: data/]", metavar="DIR"),
+    option("data", str, None, "Images and poses of another data set, for --input_id.", metavar="ZIP|DIR"),
+    option("mask_data", str, None, "Label maps that belong to --data.", metavar="ZIP|DIR"),
+)  # fmt: skip
 
 # --------------------------------------------------------------------------- label maps
 

@@ -29,7 +29,7 @@ FRAMES = 24
 FPS = 12
 MESH_FRAMES = 12
 CELL = 160  # pixels of an image on the overview
-VIDEOS = {"": "color", "_label": "label", "_side_by_side": "side_by_side"}  # what is shown, by suffix of the file name
+VIDEOS = {"color": "", "label": "_label", "side_by_side": "_side_by_side"}  # suffixes of file names, by what is shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Example:
         cfg: configuration of the network.
         network: path of its weights.
         label_map: file name in the assets.
-        seeds: of the scenes; the mesh is of the first.
+        seeds: of the scenes; videos and mesh are of the first.
         sides: frames of the video that look from the two ends of the camera's path.
         mesh_name: file name of the mesh.
         mesh: arguments of `Scene.mesh`.
@@ -60,20 +60,24 @@ class Example:
         G = cli.load_generator(str(self.network), self.cfg, cli.check_places(None, outdir), "auto")
         label_map = to_label_map(cli.ASSETS / self.label_map, G)
         scenes = list(Scene.from_seeds(G, label_map, self.seeds))
+        first = scenes[0]
 
-        # Label map, and the front view and videos of each scene.
+        # Label map, and the front view of each scene.
         prefix = outdir / f"{self.cfg}_{Path(self.label_map).stem}"
-        write_png(f"{prefix}_input.png", draw_label_map(label_map, G.data_type)[0])
+        for path in (outdir / f"{self.cfg}_input.png", f"{prefix}_input.png"):
+            write_png(path, draw_label_map(label_map, G.data_type)[0])
         for seed, scene in zip(self.seeds, scenes, strict=True):
             front = scene.render()
             write_png(f"{prefix}_{seed}_color.png", front.image)
             write_png(f"{prefix}_{seed}_label.png", front.label_image)
-            views = scene.views(scene.path("orbit", FRAMES), {"image", "semantic"})
-            frames = ({show: view.frame(show) for show in VIDEOS.values()} for view in views)
-            write_videos(frames, {outdir / f"{self.cfg}_{seed}{end}.gif": show for end, show in VIDEOS.items()}, FPS)
 
-        # Mesh and its video.
-        mesh = scenes[0].mesh(largest=True, **self.mesh)
+        # Videos of the first scene.
+        views = first.views(first.path("orbit", FRAMES), {"image", "semantic"})
+        frames = ({show: view.frame(show) for show in VIDEOS} for view in views)
+        write_videos(frames, {self.video(outdir, show): show for show in VIDEOS}, FPS)
+
+        # Mesh of the first scene, and its video.
+        mesh = first.mesh(largest=True, **self.mesh)
         for ending in ("ply", "glb"):
             mesh.export(outdir / f"{self.mesh_name}.{ending}")
         with closing(orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=click.echo)) as images:
@@ -83,18 +87,22 @@ class Example:
         """Open one of the images that were written."""
         return Image.open(outdir / f"{self.cfg}_{Path(self.label_map).stem}_{ending}.png")
 
+    def video(self, outdir: Path, show: str) -> Path:
+        """Return the path of a video of the first scene."""
+        return outdir / f"{self.cfg}_{self.seeds[0]}{VIDEOS[show]}.gif"
+
     def overview(self, outdir: Path) -> list[CaptionedImage]:
         """Return images of the first seed: input, front view, views from both sides."""
         first = self.seeds[0]
         left, right = self.sides
-        video = outdir / f"{self.cfg}_{first}.gif"
+        video = self.video(outdir, "color")
         return [
             ("given", self.image(outdir, "input")),
             ("image", self.image(outdir, f"{first}_color")),
             ("its label map", self.image(outdir, f"{first}_label")),
             ("image, one side", read_frame(video, left)),
             ("image, other side", read_frame(video, right)),
-            ("label map, one side", read_frame(outdir / f"{self.cfg}_{first}_label.gif", left)),
+            ("label map, one side", read_frame(self.video(outdir, "label"), left)),
         ]
 
 
@@ -157,7 +165,7 @@ def main(outdir: Path) -> None:
         CARS.write_files(cars)
         with atomic_write(outdir / "demo.png") as file:
             image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
-        with atomic_write(outdir / "demo.gif") as file, (cats / f"{CATS.cfg}_0_side_by_side.gif").open("rb") as video:
+        with atomic_write(outdir / "demo.gif") as file, CATS.video(cats, "side_by_side").open("rb") as video:
             shutil.copyfileobj(video, file)
     click.echo(f"Look at {outdir}/demo.png first")
 

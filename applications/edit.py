@@ -13,7 +13,6 @@ from applications.editor.classes import class_names
 from dnnlib.cli import Command, InputError, option_group, user_errors
 from inference.generator import config_of
 from torch_utils.devices import choose_device
-from training.networks.configs import CONFIGS
 from training.weights.snapshot import CLASS_NAMES, read_weights
 
 EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings that the page opens with
@@ -32,34 +31,14 @@ def example(network: str, cfg: str) -> bytes | None:
 @click.command(cls=Command)
 @option_group(
     "Model",
-    click.option(
-        "--network",
-        metavar="FILE|URL",
-        default=str(cli.DEFAULT_NETWORK),
-        help="Weights: a .pt or .safetensors file of this project, or a published pickle.  [default: the toy cats of "
-        "this repository]",
-    ),
-    click.option(
-        "--cfg",
-        type=click.Choice(list(CONFIGS)),
-        help="Configuration that the network was trained with.  [default: read from the weights]",
-    ),
-)
+    click.option("--network", metavar="FILE|URL", default=str(cli.DEFAULT_NETWORK),
+                 help=f"{cli.NETWORK_HELP}  [default: the toy cats of this repository]"),
+    cli.cfg_option,
+)  # fmt: skip
 @option_group(
     "Server",
-    click.option(
-        "--host",
-        default="127.0.0.1",
-        show_default=True,
-        help="Address to serve at. 0.0.0.0 serves every machine that reaches this one.",
-    ),
-    click.option(
-        "--port",
-        default=7860,
-        show_default=True,
-        type=click.IntRange(0, 65535),
-        help="Port to serve at; 0: any free one.",
-    ),
+    cli.option("host", str, "127.0.0.1", "Address to serve at; 0.0.0.0 serves every machine that reaches this one."),
+    cli.option("port", click.IntRange(0, 65535), 7860, "Port to serve at; 0: any free one."),
 )
 @cli.device_options
 def main(network: str, cfg: str | None, host: str, port: int, device: str | None, precision: str) -> None:
@@ -71,9 +50,9 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
       python applications/edit.py --network checkpoints/pix2pix3d_seg2face.pkl --cfg seg2face
     """
     try:
-        from applications.editor.guard import Place, listen
+        from applications.editor.model import EditorModel
+        from applications.editor.security import ServerAddress, listen
         from applications.editor.server import create_app, make_server
-        from applications.editor.studio import Studio
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
 
@@ -90,14 +69,14 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
     with listening:
         G = cli.load_generator(network, cfg, torch_device, precision)
         cfg = cfg or config_of(G)
-        studio = Studio(G, cfg)
+        model = EditorModel(G, cfg)
         stored_names = read_weights(network).extra.get(CLASS_NAMES)
-        names = class_names(cfg, G.data_type, studio.bounds.classes, stored_names)
-        place = Place(host, listening.getsockname()[0])
-        app = create_app(studio, names, place, example(network, cfg))
-        if place.is_open_to_others:
+        names = class_names(cfg, G.data_type, model.limits.classes, stored_names)
+        address = ServerAddress(host, listening.getsockname()[0])
+        app = create_app(model, names, address, example(network, cfg))
+        if address.is_public:
             click.echo("Every machine that reaches this one can use the editor: there is no password.")
-        click.echo(f"Open {' or '.join(place.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")
+        click.echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")
         make_server(app).run(sockets=[listening])
 
 

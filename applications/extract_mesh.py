@@ -99,99 +99,43 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 @cli.input_options
 @option_group(
     "Input",
-    click.option(
-        "--random_seed",
-        "seed",
-        type=click.IntRange(0, cli.MAX_SEED),
-        default=0,
-        show_default=True,
-        help="Seed of the latent code.",
-    ),
-)
+    click.option("--random_seed", "seed", type=click.IntRange(0, cli.MAX_SEED), default=0, show_default=True,
+                 help="Seed of the latent code."),
+)  # fmt: skip
 @cli.model_options
 @option_group(
     "Mesh",
-    click.option(
-        "--resolution",
-        type=click.IntRange(8, MAX_RESOLUTION),
-        default=512,
-        show_default=True,
-        help="Points of the density grid on a side.",
-    ),
-    click.option(
-        "--threshold",
-        type=Threshold(),
-        default=PUBLISHED_THRESHOLD,
-        show_default=True,
-        metavar="DENSITY|auto",
-        help="Raw density of the surface. auto: the density that best separates this scene from empty space.",
-    ),
-    click.option(
-        "--color",
-        type=click.Choice([*COLORS, "none"]),
-        help="Vertex colors. label: label at the vertex itself, as published. shown_label, image: label or color that "
-        "a rendered view shows there, blended from what lies beneath the surface.  [default: label; for edges none]",
-    ),
-    click.option("--largest", is_flag=True, help="Keep the largest connected component only."),
-    click.option("--closed", is_flag=True, help="Close the surface where the scene's box cuts it (watertight mesh)."),
-    click.option(
-        "--smooth",
-        type=click.IntRange(0, MAX_SMOOTHING),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Rounds of smoothing; fewer where the volume of a closed mesh would change by more than 1 %.",
-    ),
-    click.option(
-        "--without",
-        type=click.IntRange(0, 31),
-        metavar="CLASS",
-        help="Remove what belongs to a class, such as a background (0) that the network models as solid.",
-    ),
-)
+    cli.option("resolution", click.IntRange(8, MAX_RESOLUTION), 512, "Points of the density grid on a side."),
+    cli.option("threshold", Threshold(), PUBLISHED_THRESHOLD, "Raw density of the surface. auto: the density that best "
+               "separates this scene from empty space.", metavar="DENSITY|auto"),
+    cli.option("color", click.Choice([*COLORS, "none"]), None, "Vertex colors. label: label at the vertex itself, as "
+               "published. shown_label, image: label or color that a rendered view shows there, blended from what lies "
+               "beneath the surface.  [default: label; for edges none]"),
+    cli.option("largest", bool, False, "Keep the largest connected component only.", is_flag=True),
+    cli.option("closed", bool, False, "Close the surface where the scene's box cuts it (watertight mesh).",
+               is_flag=True),
+    cli.option("smooth", click.IntRange(0, MAX_SMOOTHING), 0, "Rounds of smoothing; fewer where the volume of a closed "
+               "mesh would change by more than 1 %.", metavar="N"),
+    cli.option("without", click.IntRange(0, 31), None, "Remove what belongs to a class, such as a background (0) that "
+               "the network models as solid.", metavar="CLASS"),
+)  # fmt: skip
 @option_group(
     "Output",
     cli.outdir_option,
-    click.option(
-        "--format",
-        "formats",
-        type=ChoiceList(ending.removeprefix(".") for ending in MESH_WRITERS),
-        default="ply",
-        show_default=True,
-        metavar="ply,obj,glb",
-        help="File formats of the mesh, one or more.",
-    ),
-    click.option(
-        "--film/--no-film", "video", default=True, show_default=True, help="Also write a video, rendered_mesh.gif."
-    ),
-    click.option("--frames", type=click.IntRange(1, 100_000), help=f"Frames of the video.  [default: {PATH_FRAMES}]"),
-    click.option(
-        "--fps",
-        type=click.IntRange(1, 240),
-        help=f"Frames per second of the video, shown at 50 at most.  [default: {FPS}]",
-    ),
-)
+    click.option("--format", "formats", type=ChoiceList(name.removeprefix(".") for name in MESH_WRITERS), default="ply",
+                 show_default=True, metavar="ply,obj,glb", help="File formats of the mesh, one or more."),
+    click.option("--film/--no-film", "video", default=True, show_default=True,
+                 help="Also write a video, rendered_mesh.gif."),
+    cli.option("frames", click.IntRange(1, 100_000), None, f"Frames of the video.  [default: {PATH_FRAMES}]"),
+    cli.option("fps", click.IntRange(1, 240), None, "Frames per second of the video; a gif has 50 at most.  "
+               f"[default: {FPS}]"),
+)  # fmt: skip
 @cli.device_options
 def main(
-    network: str,
-    outdir: Path,
-    cfg: str | None,
-    device: str | None,
-    precision: str,
-    seed: int,
-    formats: list[str],
-    color: str | None,
-    without: int | None,
-    resolution: int,
-    threshold: float | str,
-    largest: bool,
-    closed: bool,
-    smooth: int,
-    video: bool,
-    frames: int | None,
-    fps: int | None,
-    **source: Any,
-) -> None:
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seed: int, formats: list[str],
+    color: str | None, without: int | None, resolution: int, threshold: float | str, largest: bool, closed: bool,
+    smooth: int, video: bool, frames: int | None, fps: int | None, **source: Any,
+) -> None:  # fmt: skip
     """Extract a colored triangle mesh of the scene of a label map.
 
     Writes CFG_NAME_input.png, semantic_mesh.ply (networks of edges: CFG_mesh.ply) and rendered_mesh.gif.
@@ -219,17 +163,9 @@ def main(
     # Extract the mesh.
     label_map = to_label_map(label_input.label_map, G)
     scene = Scene.from_label_map(G, label_map, seed, label_input.pose, cfg)
-    color = color or ("label" if G.data_type == "seg" else "none")
-    mesh = extract(
-        scene,
-        resolution,
-        threshold,
-        smooth,
-        color=None if color == "none" else color,
-        largest=largest,
-        closed=closed,
-        without=without,
-    )
+    color = {None: "label" if G.data_type == "seg" else None, "none": None}.get(color, color)
+    cleaning = {"largest": largest, "closed": closed, "smooth": smooth}
+    mesh = extract(scene, resolution, threshold, color=color, without=without, **cleaning)
 
     # Write the files.
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"

@@ -108,78 +108,35 @@ def videos(
 @cli.input_options
 @option_group(
     "Input",
-    click.option(
-        "--interpolate", is_flag=True, help="Make one video that goes from the first seed through all others."
-    ),
-    click.option(
-        "--to",
-        metavar="FILE",
-        help="Label map at the end of an --interpolate video, which begins with that of --input.",
-    ),
-)
+    cli.option("interpolate", bool, False, "Make one video that goes from the first seed to the last.", is_flag=True),
+    cli.option("to", str, None, "Label map at the end of an --interpolate video, which begins with --input.",
+               metavar="FILE"),
+)  # fmt: skip
 @cli.model_options
 @option_group(
     "Camera",
-    click.option(
-        "--path",
-        default="orbit",
-        show_default=True,
-        metavar="orbit|turn|FILE.json",
-        help="orbit: the published swing around the front (cars: all around). turn: once around. FILE.json: a list of "
-        "poses, 25 numbers each, or the dataset.json of a data set.",
-    ),
-    click.option(
-        "--frames",
-        type=click.IntRange(1, 100_000),
-        help=f"Number of frames.  [default: {PATH_FRAMES}, or as many as FILE.json has]",
-    ),
-)
+    cli.option("path", str, "orbit", "orbit: the published swing around the front (cars: all around). turn: once "
+               "around. FILE.json: a list of poses, 25 numbers each, or the dataset.json of a data set.",
+               metavar="orbit|turn|FILE.json"),
+    cli.option("frames", click.IntRange(1, 100_000), None, f"Number of frames.  [default: {PATH_FRAMES}, or as many as "
+               "FILE.json has]"),
+)  # fmt: skip
 @option_group(
     "Output",
     cli.outdir_option,
     cli.seeds_option("video"),
-    click.option(
-        "--show",
-        type=ChoiceList(SHOWS),
-        default="color,label",
-        show_default=True,
-        metavar=",".join(SHOWS),
-        help="What the videos show, one video for each.",
-    ),
-    click.option(
-        "--format",
-        "formats",
-        type=ChoiceList(ENCODERS),
-        default="gif",
-        show_default=True,
-        metavar="gif,mp4",
-        help='File formats, one or both. mp4 needs pip install -e ".[video]".',
-    ),
-    click.option(
-        "--fps",
-        type=click.IntRange(1, 240),
-        default=FPS,
-        show_default=True,
-        help="Frames per second. A gif has delays in steps of 10 ms and 50 frames per second at most.",
-    ),
-)
+    cli.option("show", ChoiceList(SHOWS), "color,label", "What the videos show, one video for each.",
+               metavar=",".join(SHOWS)),
+    click.option("--format", "formats", type=ChoiceList(ENCODERS), default="gif", show_default=True, metavar="gif,mp4",
+                 help='File formats, one or both. mp4 needs pip install -e ".[video]".'),
+    cli.option("fps", click.IntRange(1, 240), FPS, "Frames per second. A gif has delays in steps of 10 ms and 50 "
+               "frames per second at most."),
+)  # fmt: skip
 @cli.device_options
 def main(
-    network: str,
-    outdir: Path,
-    cfg: str | None,
-    device: str | None,
-    precision: str,
-    seeds: list[int],
-    path: str,
-    frames: int | None,
-    fps: int,
-    formats: list[str],
-    show: list[str],
-    interpolate: bool,
-    to: str | None,
-    **source: Any,
-) -> None:
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int], path: str,
+    frames: int | None, fps: int, formats: list[str], show: list[str], interpolate: bool, to: str | None, **source: Any,
+) -> None:  # fmt: skip
     """Make videos of the scene of a label map, and of its label map; without --input of sample 0 of the data set.
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with

@@ -22,7 +22,7 @@ from inference.generator import config_front_pose, config_of
 from inference.latents import scene_planes, scene_ws
 from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
-from inference.video import FPS, VideoWriter, render_views
+from inference.video import FPS, open_video, render_views
 from inference.view import SHOWS, View
 from training.data.label_maps import read_label_map, resize_label_map
 from training.networks.generator import TriPlane
@@ -144,9 +144,9 @@ class Scene:
         if show not in SHOWS:
             raise ConfigError("show", show, ", ".join(SHOWS))
         poses = self.path(trajectory, frames) if isinstance(trajectory, str) else trajectory
-        with VideoWriter(path, fps) as writer:
+        with open_video(path, fps) as write:
             for view in self.views(poses, SHOWS[show]):
-                writer.write(view.frame(show))
+                write(view.frame(show))
 
     def mesh(
         self,

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -34,7 +34,7 @@ H264_QUALITY = "18"  # constant rate factor; compression is hardly visible
 BT709 = 1  # number in ITU-T H.273, of primaries, transfer and matrix alike
 LIMITED_RANGE = 1  # libav's number for luma from 16 to 235
 
-Append = Callable[[np.ndarray], None]
+Append = Callable[[np.ndarray], None]  # adds a frame H,W,3 uint8
 
 # --------------------------------------------------------------------------- scene to frames
 
@@ -100,14 +100,15 @@ def write_videos(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path
         fps: frames per second.
     """
     with ExitStack() as stack:
-        writers = [(shown, stack.enter_context(VideoWriter(path, fps))) for path, shown in paths.items()]
+        writers = [(stack.enter_context(open_video(path, fps)), shown) for path, shown in paths.items()]
         for images in frames:
-            for shown, writer in writers:
-                writer.write(images[shown])
+            for write, shown in writers:
+                write(images[shown])
 
 
-class VideoWriter:
-    """Context manager that writes a video frame by frame; memory does not grow with their number.
+@contextmanager
+def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
+    """Open a video for writing frame by frame; memory does not grow with their number.
 
     The file appears when the block ends without an exception; otherwise nothing is left.
 
@@ -115,44 +116,30 @@ class VideoWriter:
         path: ends in .gif (256 colors per frame, delays in steps of 10 ms and at least 20 ms: 50 frames per second at
             most) or .mp4 (H.264; odd sizes are made even by repeating the last row or column).
         fps: frames per second.
+    Yields:
+        Function that encodes a frame, H,W,3 uint8, and raises ValueError for another type, or another shape than that
+        of the first frame.
     Raises:
-        ValueError: another suffix, or .mp4 without PyAV.
+        ValueError: another suffix, .mp4 without PyAV, or no frame was written.
     """
+    path = Path(path)
+    suffix = path.suffix.removeprefix(".")
+    check_video_format(suffix)
+    first_shape = None
 
-    def __init__(self, path: str | os.PathLike[str], fps: int):
-        self.path = Path(path)
-        self.fps = fps
-        check_video_format(self.path.suffix.removeprefix("."))
-        self._shape: tuple[int, ...] | None = None
-
-    def __enter__(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            file = stack.enter_context(atomic_write(self.path))
-            self._append = stack.enter_context(ENCODERS[self.path.suffix.removeprefix(".")](file, self.fps))
-            stack.push(self._refuse_empty)
-            self._unwind = stack.pop_all()
-        return self
-
-    def write(self, frame: np.ndarray) -> None:
-        """Encode a frame, H,W,3 uint8.
-
-        Raises:
-            ValueError: another type or shape, or not the shape of the first frame.
-        """
-        expected = frame.shape if self._shape is None else self._shape
+    def write(frame: np.ndarray) -> None:
+        nonlocal first_shape
+        expected = first_shape or frame.shape
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != expected:
-            shape = "H,W,3" if self._shape is None else self._shape
-            raise ValueError(f"frame: expected uint8 {shape}, got {frame.dtype} {frame.shape}")
-        self._shape = frame.shape
-        self._append(frame)
+            raise ValueError(f"frame: expected uint8 {first_shape or 'H,W,3'}, got {frame.dtype} {frame.shape}")
+        first_shape = frame.shape
+        append(frame)
 
-    def __exit__(self, *exception: object) -> bool | None:
-        return self._unwind.__exit__(*exception)
-
-    def _refuse_empty(self, kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        if kind is None and self._shape is None:
-            raise ValueError(f"{self.path}: no frame was written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file, ENCODERS[suffix](file, fps) as append:
+        yield write
+        if first_shape is None:
+            raise ValueError(f"{path}: no frame was written")
 
 
 def check_video_format(name: str) -> None:

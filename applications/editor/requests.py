@@ -1,215 +1,221 @@
-"""What each message of a page asks for, as jobs for the worker."""
+"""Handlers of the messages of a page, which run as jobs of the worker."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from applications.editor.classes import paint
-from applications.editor.protocol import Message, MessageError, View, pack
-from applications.editor.session_file import (
-    Session,
-    drawing_png,
-    read_drawing_file,
-    read_session,
-    write_session,
-)
-from applications.editor.studio import Picture, Studio
-from applications.editor.worker import FILE, LONG_FILE, LOOK, SCENE, Job, Page, Task
-from camera_utils import orbit_positions, path_poses
-from inference.mesh.extraction import extraction_steps
-from inference.mesh.triangles import check_libraries
-from inference.video import VideoWriter, check_video_format, render_views
+from applications.editor.classes import colorize_ids
+from applications.editor.model import EditorModel
+from applications.editor.protocol import CameraView, Message, MessageError, Reply, pack
+from applications.editor.session_file import Session, drawing_png, read_drawing_file, read_session, write_session
+from applications.editor.worker import Client, Job, Task
+from camera_utils import PATH_FRAMES
+from inference.mesh.triangles import Mesh, check_libraries
+from inference.scene import MESH_RESOLUTION
+from inference.video import FPS, check_video_format, open_video
 from training.data.image_io import encode_png
-from training.data.label_maps import draw_image
 
-FRONT = View(np.pi / 2, np.pi / 2)
-FILM_FRAMES = 120  # of the published film
-FILM_FPS = 60
-PROGRESS_FRAMES = 5  # a page hears of a film this often
-MESH_RESOLUTION = 256  # samples along an edge of the box; the published 512 takes minutes on a CPU
-
-LANES = {"edit": SCENE, "blend": SCENE, "look": LOOK, "save_film": LONG_FILE, "save_mesh": LONG_FILE}  # others: FILE
+FRONT = CameraView(np.pi / 2, np.pi / 2)
+FRAMES_PER_PROGRESS = 5  # of a video
+# Queue of the worker for each message type; all others belong to "file".
+QUEUE_OF = {"edit": "scene", "blend": "scene", "render": "view", "save_video": "slow_file", "save_mesh": "slow_file"}
 
 
-class Requests:
-    """Jobs of one studio. A job runs in the worker's thread, piece by piece."""
+class RequestHandler:
+    """Jobs for the messages of pages: one method per message type, with the message's fields as arguments.
 
-    def __init__(self, studio: Studio):
-        self.studio = studio
-        self.data_type = studio.G.data_type
+    Args:
+        model: the network to edit with.
+    """
 
-    def task(self, page: Page, message: Message) -> tuple[str, Task]:
-        """Lane and task of a message; nothing of its job has run."""
-        make: Callable[..., Job] = getattr(self, message.kind)
-        job = make(page, message.id, **message.values)
-        return LANES.get(message.kind, FILE), Task(message.id, job, message.size)
+    def __init__(self, model: EditorModel):
+        self.model = model
+        self.data_type = model.G.data_type
 
-    def greeting(self, names: list[str], example: bytes | None) -> bytes:
-        """What a page must know before anything else, and the drawing that it opens with."""
-        bounds = self.studio.bounds
-        drawing = b"" if example is None else read_drawing_file(example, self.data_type, bounds).tobytes()
-        colors = paint(np.arange(bounds.classes), self.data_type).tolist()
+    def create_task(self, client: Client, message: Message) -> tuple[str, Task]:
+        """Return the queue and the task of a message; nothing is computed yet."""
+        job = getattr(self, message.kind)(client, **message.values)
+        return QUEUE_OF.get(message.kind, "file"), Task(message.id, job, message.size)
+
+    def hello(self, class_names: list[str], example: bytes | None) -> bytes:
+        """Encode the first message to a page: the network, its limits, and the drawing to start with."""
+        limits = self.model.limits
+        drawing = b"" if example is None else read_drawing_file(example, self.data_type, limits).tobytes()
+        colors = colorize_ids(np.arange(limits.classes), self.data_type).tolist()
         return pack(
             drawing,
             type="hello",
-            cfg=self.studio.cfg,
-            network=self.studio.network_name,
+            cfg=self.model.cfg,
+            network=self.model.digest,
             data_type=self.data_type,
-            resolution=bounds.resolution,
-            classes=[{"name": name, "color": color} for name, color in zip(names, colors, strict=True)],
-            orbit=asdict(bounds.orbit),
+            resolution=limits.resolution,
+            classes=[{"name": name, "color": color} for name, color in zip(class_names, colors, strict=True)],
+            limits=asdict(limits.orbit),
             front=asdict(FRONT),
         )
 
-    # ----------------------------------------------------------------------- pictures
+    # ----------------------------------------------------------------------- images
 
     def edit(
         self,
-        page: Page,
-        id: int,
-        place: View,
+        client: Client,
+        drawing_view: CameraView,
         seed: int,
         style: str | None,
         geometry: str | None,
-        view: View,
+        view: CameraView,
         quality: str,
         drawing: np.ndarray,
     ) -> Job:
+        """Make the scene of a drawing (R,R uint8 class ids) and render it."""
         start = time.perf_counter()
-        scene = self.studio.edit(drawing, place, seed, style, geometry)
-        yield self._picture(page, id, scene, view, quality, start)
+        scene = self.model.edit(drawing, drawing_view, seed, style, geometry)
+        yield self._image(client, scene, view, quality, start)
 
-    def look(self, page: Page, id: int, scene: str | None, view: View, quality: str) -> Job:
-        start = time.perf_counter()
-        yield self._picture(page, id, self._scene(page, scene), view, quality, start)
+    def render(self, client: Client, scene: str | None, view: CameraView, quality: str) -> Job:
+        """Render a scene."""
+        yield self._image(client, self._scene_name(client, scene), view, quality, time.perf_counter())
 
     def blend(
-        self, page: Page, id: int, first: str, second: str, share: float, place: View, view: View, quality: str
+        self,
+        client: Client,
+        first: str,
+        second: str,
+        weight: float,
+        drawing_view: CameraView,
+        view: CameraView,
+        quality: str,
     ) -> Job:
-        """After a full picture come the class ids that the blend shows to who stands where the drawing is made."""
+        """Blend two scenes and render the result; a full image is followed by the class ids from `drawing_view`."""
         start = time.perf_counter()
-        scene = self.studio.blend(first, second, share)
-        seen_from_place = self.studio.picture(scene, place, "full") if quality == "full" else None
-        yield self._picture(page, id, scene, view, quality, start, seen_from_place)
+        scene = self.model.blend(first, second, weight)
+        drawing = self.model.render(scene, drawing_view, "full")[1].tobytes() if quality == "full" else b""
+        yield self._image(client, scene, view, quality, start, drawing)
 
-    def _picture(
-        self, page: Page, id: int, scene: str, view: View, quality: str, start: float, extra: Picture | None = None
-    ) -> bytes:
-        picture = self.studio.picture(scene, view, quality)
-        page.scene = scene
+    def _image(
+        self, client: Client, scene: str, view: CameraView, quality: str, start: float, drawing: bytes = b""
+    ) -> Reply:
+        colors, ids = self.model.render(scene, view, quality)
+        client.scene = scene
         ms = round(1e3 * (time.perf_counter() - start), 1)
-        header = {"type": "picture", "id": id, "scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
-        ids = [picture.ids] if extra is None else [picture.ids, extra.ids]
-        return pack(picture.colors.tobytes() + b"".join(x.tobytes() for x in ids), **header)
+        fields = {"scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
+        return Reply("image", fields, colors.tobytes() + ids.tobytes() + drawing)
 
     @staticmethod
-    def _scene(page: Page, scene: str | None) -> str:
-        found = scene or page.scene
-        if found is None:
-            raise MessageError("there is nothing to look at yet: draw something first")
-        return found
+    def _scene_name(client: Client, scene: str | None) -> str:
+        name = scene or client.scene
+        if name is None:
+            raise MessageError("There is nothing to render yet. Draw something first.")
+        return name
 
     # ----------------------------------------------------------------------- opening
 
-    def open_drawing(self, page: Page, id: int, content: bytes) -> Job:
-        drawing = read_drawing_file(content, self.data_type, self.studio.bounds)
-        yield pack(drawing.tobytes(), type="drawing", id=id)
+    def open_drawing(self, _client: Client, content: bytes) -> Job:
+        """Read a label map from an image file."""
+        yield Reply("drawing", payload=read_drawing_file(content, self.data_type, self.model.limits).tobytes())
 
-    def open_session(self, page: Page, id: int, content: bytes) -> Job:
-        session = read_session(content, self.studio.cfg, self.data_type, self.studio.bounds)
-        same = session.network == self.studio.network_name
-        if same and session.ws.shape[1:] != self.studio.ws_shape:
-            raise MessageError("damaged session: its scene does not fit this network")
-        header: dict[str, Any] = {
-            "scene": self.studio.add(session.ws) if same else None,  # None: to be made anew from the drawing
-            "place": asdict(session.place),
+    def open_session(self, _client: Client, content: bytes) -> Job:
+        """Read a session file; its scene is available if it was made with the same weights."""
+        session = read_session(content, self.model.cfg, self.data_type, self.model.limits)
+        scene = None  # the page requests it from the drawing
+        if session.network == self.model.digest:
+            if session.ws.shape[1:] != self.model.ws_shape:
+                raise MessageError("damaged session: ws_shape is not that of this network")
+            scene = self.model.add(session.ws)
+
+        fields = {
+            "scene": scene,
+            "drawing_view": asdict(session.drawing_view),
             "view": asdict(session.view),
             "seed": session.seed,
             "keep_style": session.keep_style,
         }
-        yield pack(session.drawing.tobytes(), type="session", id=id, **header)
+        yield Reply("session", fields, session.drawing.tobytes())
 
     # ----------------------------------------------------------------------- saving
 
     def save_session(
         self,
-        page: Page,
-        id: int,
+        client: Client,
         scene: str | None,
-        place: View,
+        drawing_view: CameraView,
         seed: int,
         keep_style: bool,
-        view: View,
+        view: CameraView,
         drawing: np.ndarray,
     ) -> Job:
-        ws = self.studio.ws(self._scene(page, scene))
-        session = Session(self.studio.cfg, self.studio.network_name, drawing, place, seed, keep_style, view, ws)
-        yield self._file(id, "session.json", write_session(session, self.data_type))
+        """Write a session file; the drawing is R,R uint8 class ids."""
+        ws = self.model.ws(self._scene_name(client, scene))
+        session = Session(self.model.cfg, self.model.digest, drawing, drawing_view, seed, keep_style, view, ws)
+        yield self._file("session.json", write_session(session, self.data_type))
 
-    def save_image(self, page: Page, id: int, scene: str | None, view: View) -> Job:
-        picture = self.studio.picture(self._scene(page, scene), view, "full")
-        yield self._file(id, "color.png", encode_png(picture.colors))
+    def save_image(self, client: Client, scene: str | None, view: CameraView) -> Job:
+        """Write the full image of a view."""
+        colors, _ = self.model.render(self._scene_name(client, scene), view, "full")
+        yield self._file("color.png", encode_png(colors))
 
-    def save_labels(self, page: Page, id: int, scene: str | None, view: View, png_form: str) -> Job:
-        picture = self.studio.picture(self._scene(page, scene), view, "full")
-        yield from self.save_drawing(page, id, png_form, picture.ids)
+    def save_labels(self, client: Client, scene: str | None, view: CameraView, png_format: str) -> Job:
+        """Write the rendered label map of a view."""
+        _, ids = self.model.render(self._scene_name(client, scene), view, "full")
+        yield from self.save_drawing(client, png_format, ids)
 
-    def save_drawing(self, page: Page, id: int, png_form: str, drawing: np.ndarray) -> Job:
-        if png_form == "ids":
-            yield self._file(id, "label_ids.png", drawing_png(drawing, self.data_type))
+    def save_drawing(self, _client: Client, png_format: str, drawing: np.ndarray) -> Job:
+        """Write a drawing, R,R uint8 class ids."""
+        if png_format == "ids":
+            yield self._file("label_ids.png", drawing_png(drawing, self.data_type))
         else:
-            yield self._file(id, "label.png", encode_png(paint(drawing, self.data_type)))
+            yield self._file("label.png", encode_png(colorize_ids(drawing, self.data_type)))
 
-    def save_film(self, page: Page, id: int, scene: str | None, film_form: str) -> Job:
-        with _said_to_page():
-            check_video_format(film_form)
-        studio, name = self.studio, self._scene(page, scene)
-        poses = path_poses("orbit", studio.preset, FILM_FRAMES, **studio.G.orbit, device=studio.device)
-        views = render_views(studio.G, studio.ws(name).to(studio.device), studio.scene_planes(name), poses)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"film.{film_form}"
-            with VideoWriter(path, FILM_FPS) as film:
-                for number, out in enumerate(views, 1):
-                    film.write(draw_image(out["image"])[0])
-                    report = number % PROGRESS_FRAMES == 0
-                    yield pack(type="progress", id=id, done=number / FILM_FRAMES) if report else None
-            yield self._file(id, path.name, path.read_bytes())
+    def save_video(self, client: Client, scene: str | None, video_format: str) -> Job:
+        """Write the camera path of the published videos; other clients run after each frame."""
+        with _errors_for_user():
+            check_video_format(video_format)
+        model_scene = self.model.scene(self._scene_name(client, scene))
+        views = model_scene.views(model_scene.path(), ("image",))
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / f"video.{video_format}"
+            with open_video(path, FPS) as write:
+                for number, view in enumerate(views, 1):
+                    write(view.image)
+                    is_due = number % FRAMES_PER_PROGRESS == 0
+                    yield Reply("progress", {"done": number / PATH_FRAMES}) if is_due else None
+            yield self._file(path.name, path.read_bytes())
 
-    def save_mesh(self, page: Page, id: int, scene: str | None, mesh_form: str) -> Job:
-        with _said_to_page():
-            check_libraries()
-        G, planes = self.studio.G, self.studio.scene_planes(self._scene(page, scene))
+    def save_mesh(self, client: Client, scene: str | None, mesh_format: str) -> Job:
+        """Write a mesh; other clients run after each step of its extraction."""
         color = "shown_label" if self.data_type == "seg" else "image"
-        cameras = orbit_positions(self.studio.preset, **G.orbit)
-        steps = extraction_steps(G, planes, MESH_RESOLUTION, threshold="auto", color=color, cameras=cameras)
-        mesh = None
-        while mesh is None:
-            with _said_to_page():
-                try:
-                    done = next(steps)
-                except StopIteration as end:
-                    mesh = end.value
-            yield pack(type="progress", id=id, done=done)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"mesh.{mesh_form}"
+        model_scene = self.model.scene(self._scene_name(client, scene))
+        with _errors_for_user():
+            check_libraries()
+            mesh = yield from _with_progress(model_scene.mesh_steps(MESH_RESOLUTION, "auto", color))
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / f"mesh.{mesh_format}"
             mesh.export(path)
-            yield self._file(id, path.name, path.read_bytes())
+            yield self._file(path.name, path.read_bytes())
 
-    def _file(self, id: int, name: str, content: bytes) -> bytes:
-        return pack(content, type="file", id=id, name=f"{self.studio.cfg}_{name}")
+    def _file(self, name: str, content: bytes) -> Reply:
+        return Reply("file", {"name": f"{self.model.cfg}_{name}"}, content)
+
+
+def _with_progress(steps: Generator[float, None, Mesh]) -> Generator[Reply, None, Mesh]:
+    """Run a mesh extraction, report the share of the work that is done after each step, and return the mesh."""
+    try:
+        while True:
+            yield Reply("progress", {"done": next(steps)})
+    except StopIteration as end:
+        return end.value
 
 
 @contextmanager
-def _said_to_page() -> Iterator[None]:
-    """What cannot be done (an extra that is not installed, a scene without surface) goes to the page as it is."""
+def _errors_for_user() -> Iterator[None]:
+    """Show a ValueError (a missing optional dependency, a scene without surface) to the user as it is."""
     try:
         yield
     except ValueError as error:

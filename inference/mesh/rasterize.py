@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -27,21 +25,9 @@ MARGIN = 1.05  # of an image about the mesh
 CANDIDATES_PER_CHUNK = 2**20  # pairs of a triangle and a pixel in its bounding box that are tested at a time
 
 
-@dataclass(frozen=True)
-class OrbitView:
-    """Camera of a mesh video, as in the published script.
-
-    Args:
-        radius: of the camera's path about the origin, world units; with the pivot it sets the direction.
-        half_width: of the image, as a share of the scene's cube.
-    """
-
-    radius: float
-    half_width: float
-
-
-HEAD_VIEW = OrbitView(radius=1.0, half_width=0.3)
-ORBIT_VIEWS = {CATS: HEAD_VIEW, FACES: HEAD_VIEW, CARS: OrbitView(radius=1.2, half_width=0.375)}
+# Cameras of the published mesh videos: radius of their path in world units (with the pivot it sets the direction), and
+# half the width of the image as a share of the scene's cube.
+ORBIT_VIEWS = {CATS: (1.0, 0.3), FACES: (1.0, 0.3), CARS: (1.2, 0.375)}
 
 
 def orbit_frames(
@@ -62,9 +48,9 @@ def orbit_frames(
     Yields:
         SIZE,SIZE,3 uint8.
     """
-    view = ORBIT_VIEWS[CAMERAS[cfg]]
-    poses = path_poses("orbit", CAMERAS[cfg], frames, view.radius, pivot)
-    half_width = max(view.half_width * mesh.box_warp, fitting_half_width(mesh, poses))
+    radius, half_width_share = ORBIT_VIEWS[CAMERAS[cfg]]
+    poses = path_poses("orbit", CAMERAS[cfg], frames, radius, pivot)
+    half_width = max(half_width_share * mesh.box_warp, fitting_half_width(mesh, poses))
     problem = gl_problem()
     if problem:
         notify(f"No off-screen OpenGL ({problem}): numpy renders the video of the mesh, which takes longer.")
@@ -77,13 +63,6 @@ def fitting_half_width(mesh: Mesh, poses: Tensor) -> float:
     vertices = mesh.vertices[:: max(1, len(mesh.vertices) // SIZING_VERTICES)]
     reach = max(abs((vertices - pose[:, 3]) @ pose[:, :2]).max() for pose in cameras)
     return float(reach) * MARGIN
-
-
-class _Camera(NamedTuple):
-    """World to image: right, down and forward axes as rows (3,3), and the camera's position (3)."""
-
-    axes: np.ndarray
-    position: np.ndarray
 
 
 def render_mesh(
@@ -105,9 +84,8 @@ def render_mesh(
     """
     if impl not in _RENDERERS:
         raise ValueError(f"impl: expected {' or '.join(_RENDERERS)}, got {impl!r}")
-    cam2world = split_pose(poses)[0].cpu().double().numpy()
-    cameras = [_Camera(matrix[:3, :3].T, matrix[:3, 3]) for matrix in cam2world]
-    return _RENDERERS[impl](mesh, cameras, size, half_width)
+    cam2world = split_pose(poses)[0].cpu().double().numpy()  # F,4,4
+    return _RENDERERS[impl](mesh, cam2world, size, half_width)
 
 
 def _vertex_colors(mesh: Mesh) -> np.ndarray:
@@ -150,7 +128,7 @@ def gl_problem() -> str | None:
     return None
 
 
-def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float) -> Generator[np.ndarray, None, None]:
+def _render_gl(mesh: Mesh, cam2world: np.ndarray, size: int, half_width: float) -> Generator[np.ndarray, None, None]:
     import moderngl
 
     context = moderngl.create_standalone_context(backend="egl")
@@ -174,9 +152,9 @@ def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float)
         program["ambient"] = AMBIENT
         program["depth_range"] = float(np.linalg.norm(mesh.vertices, axis=1).max()) * 1.01  # includes all vertices
 
-        for camera in cameras:
-            program["axes"] = tuple(camera.axes.T.ravel())  # OpenGL stores columns
-            program["position"] = tuple(camera.position)
+        for camera in cam2world:
+            program["axes"] = tuple(camera[:3, :3].ravel())  # world to camera; OpenGL stores columns
+            program["position"] = tuple(camera[:3, 3])
             multisampled.use()
             multisampled.clear(*[BACKGROUND / 255] * 3)
             triangles.render()
@@ -190,14 +168,13 @@ def _render_gl(mesh: Mesh, cameras: list[_Camera], size: int, half_width: float)
 # --------------------------------------------------------------------------- z-buffer
 
 
-def _render_plain(
-    mesh: Mesh, cameras: list[_Camera], size: int, half_width: float
-) -> Generator[np.ndarray, None, None]:
+def _render_plain(mesh: Mesh, cam2world: np.ndarray, size: int, half_width: float) -> Generator[np.ndarray, None, None]:
     normals = mesh.normals()
     colors = _vertex_colors(mesh)
-    for camera in cameras:
+    for camera in cam2world:
         # Project.
-        seen = (mesh.vertices - camera.position) @ camera.axes.T  # K,3 right, down, forward
+        axes = camera[:3, :3].T
+        seen = (mesh.vertices - camera[:3, 3]) @ axes.T  # K,3 right, down, forward
         pixels = (seen[:, :2] / half_width + 1) * (size / 2)  # K,2; the center of the first pixel is at 0.5
         face, shares = _visible_faces(pixels[mesh.faces], seen[:, 2][mesh.faces], size)
 
@@ -206,7 +183,7 @@ def _render_plain(
         corners = mesh.faces[face[hit]]  # n,3
         shares = shares[hit][..., None]  # n,3,1
         normal = (normals[corners] * shares).sum(1)
-        cosine = abs(normal @ camera.axes[2]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
+        cosine = abs(normal @ axes[2]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
         color = (colors[corners] * shares).sum(1) * (AMBIENT + (1 - AMBIENT) * cosine)[:, None]
 
         image = np.full((size * size, 3), BACKGROUND, np.uint8)
