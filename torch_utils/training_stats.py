@@ -26,6 +26,7 @@ class Collector:
 
     def report(self, name: str, value: Tensor | float | Sequence[float]) -> None:
         """Add every element of `value`, of any shape; an empty one adds nothing."""
+        # Number, sum and sum of squares.
         values = torch.as_tensor(value).detach().to(self.device, self.dtype).flatten()
         moments = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
         self._moments[name] = self._moments[name] + moments if name in self._moments else moments
@@ -36,6 +37,7 @@ class Collector:
         All processes must call this; they need not have reported the same names. Names without values are left out; a
         reported NaN makes mean and std NaN.
         """
+        # Start anew, also if nothing was reported.
         local = self._moments
         self._moments = {}
 
@@ -43,6 +45,8 @@ class Collector:
         names = sorted(set().union(*distributed.gather_objects(list(local))))
         if not names:
             return {}
+
+        # Sums over all processes.
         zeros = torch.zeros(3, dtype=self.dtype, device=self.device)
         total = torch.stack([local.get(name, zeros) for name in names])  # names,3
         distributed.all_reduce(total)
@@ -54,6 +58,8 @@ class Collector:
 def _summary(num: float, total: float, squares: float) -> dict[str, float]:
     mean = total / num
     variance = squares / num - mean * mean
+
+    # Rounding errors can make it negative.
     if not math.isnan(variance):
-        variance = max(variance, 0.0)  # rounding errors can make it negative
+        variance = max(variance, 0.0)
     return {"num": int(num), "mean": mean, "std": math.sqrt(variance)}

@@ -19,29 +19,38 @@ from dnnlib.cli import Command, InputError
 from training.data.image_io import write_png
 from training.run_dir import STATS_FILE
 
+# Names in stats.jsonl.
 DEFAULT_NAMES = (
     "Loss/G/loss,Loss/G/loss_img_reconstruction,Loss/G/loss_semantic_reconstruction,Loss/D/loss,Loss/D/loss_semantic"
 )
+# Thousands of images in the name of a weights file.
 SNAPSHOT_KIMG = re.compile(r"(\d{6,})\.\w+$")
 
 # Size of a panel in pixels, panels in a row, margins around its axes.
 WIDTH, HEIGHT, COLUMNS = 320, 200, 3
 LEFT, TOP, RIGHT, BOTTOM = 52, 22, 12, 20
-LEGEND_HEIGHT = 16  # of one run
-DOT = 2  # radius in pixels, for a curve of one point
-COLORS = ("#1f5fbf", "#c03028", "#2e8b57", "#8b5fbf")  # of the runs in turn
 
-Points = list[tuple[float, float]]  # kimg, value
+# Height of a run's line in the legend; radius of a curve of one point.
+LEGEND_HEIGHT = 16
+DOT = 2
+
+# Colors of the runs in turn.
+COLORS = ("#1f5fbf", "#c03028", "#2e8b57", "#8b5fbf")
+
+# Pairs of kimg and value.
+Points = list[tuple[float, float]]
 
 
 def read_curves(run_dir: Path, names: list[str]) -> dict[str, Points]:
     """Read the named statistics and all metrics of a run, without non-finite values; missing ones are left out."""
+    # Statistics of each tick.
     curves: dict[str, Points] = {}
     for line in _read_lines(run_dir / STATS_FILE):
         for name in names:
             if name in line:
                 curves.setdefault(name, []).append((line["Progress/kimg"]["mean"], line[name]["mean"]))
 
+    # Metrics of each snapshot; null stands for a value that is not finite.
     for path in sorted(run_dir.glob("metric-*.jsonl")):
         for line in _read_lines(path):
             if kimg := SNAPSHOT_KIMG.search(line["snapshot_pkl"]):
@@ -66,9 +75,12 @@ def draw_curves(runs: dict[str, dict[str, Points]]) -> Image.Image:
     image = Image.new("RGB", (WIDTH * COLUMNS, HEIGHT * rows + LEGEND_HEIGHT * len(runs)), "white")
     draw = ImageDraw.Draw(image)
 
+    # All runs share a panel.
     for number, name in enumerate(names):
         corner = (number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT)
         _draw_panel(draw, corner, name, [curves.get(name, []) for curves in runs.values()])
+
+    # Legend.
     for number, run in enumerate(runs):
         draw.text((LEFT, HEIGHT * rows + LEGEND_HEIGHT * number), run, fill=COLORS[number % len(COLORS)])
     return image
@@ -83,18 +95,19 @@ def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, c
 
     # Axes in data units: kimg from 0, values over their range.
     points = np.array([point for curve in curves for point in curve])  # K,2
-    last_kimg = points[:, 0].max()
+    kimg_range = points[:, 0].max() or 1
     low = points[:, 1].min()
     high = points[:, 1].max()
-    kimg_range = last_kimg or 1
     value_range = high - low or 1
 
+    # Frame, title, and the ends of both axes.
     draw.rectangle([x0, y1, x1, y0], outline="#cccccc")
     draw.text((x0, y1 - 16), name, fill="black")
     draw.text((x0 - 4, y1), f"{high:.3g}", fill="#666666", anchor="ra")
     draw.text((x0 - 4, y0 - 10), f"{low:.3g}", fill="#666666", anchor="ra")
     draw.text((x1, y0 + 4), f"{kimg_range:.3g} kimg", fill="#666666", anchor="ra")
 
+    # Curves; a single point becomes a dot.
     for number, curve in enumerate(curves):
         color = COLORS[number % len(COLORS)]
         pixels = [

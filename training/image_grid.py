@@ -13,11 +13,15 @@ from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
 
+# Views of an orbit, and samples of the grid's first row that are shown in one.
 ORBIT_VIEWS = 6
-ORBIT_SAMPLES = 4  # of the grid's first row
-GRID_SEED = 0  # independent of the run's seed, so that grids of several runs show the same samples
+ORBIT_SAMPLES = 4
 
-Images = dict[str, np.ndarray]  # H,W or H,W,3 uint8 by file name without extension
+# Independent of the run's seed, so that grids of several runs show the same samples.
+GRID_SEED = 0
+
+# H,W or H,W,3 uint8 by file name without extension.
+Images = dict[str, np.ndarray]
 
 
 class ImageGrid:
@@ -32,15 +36,18 @@ class ImageGrid:
     """
 
     def __init__(self, dataset: PosedImageDataset, size: tuple[int, int], cfg: str, device: torch.device, batch: int):
-        self.columns, self.rows = size
+        self.columns, rows = size
         self.preset = CAMERAS[cfg]
         self.data_type = dataset.data_type
         self.device = device
         self.batch = batch
 
+        # Random samples, repeated if there are too few.
         order = np.arange(len(dataset))
         np.random.RandomState(GRID_SEED).shuffle(order)
-        samples = [dataset[int(i)] for i in np.resize(order, self.columns * self.rows)]
+        samples = [dataset[int(i)] for i in np.resize(order, self.columns * rows)]
+
+        # Kept as stored, 8 bits per pixel.
         self.images = np.stack([sample["image"] for sample in samples]).transpose(0, 2, 3, 1)  # N,H,W,3
         self.masks = np.stack([sample["mask"] for sample in samples])  # N,1,H,W as stored
         self.poses = torch.from_numpy(np.stack([sample["pose"] for sample in samples]))  # N,25
@@ -58,12 +65,14 @@ class ImageGrid:
         Returns:
             Grids "fakesNNNNNN" and "fakes_frontNNNNNN", each with suffixes (_raw, _depth, ...); "fakes_turnNNNNNN".
         """
+        # Latent codes, cameras, and settings without randomness.
         z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))  # N,z_dim
         front = front_pose(self.preset, **G.orbit, device=self.device)  # 1,25
         orbit = path_poses("orbit", self.preset, ORBIT_VIEWS, **G.orbit, device=self.device).split(1)
         orbit_samples = min(ORBIT_SAMPLES, self.columns)
         render = partial(G.synthesis, noise_mode="const", jitter=False)
 
+        # Outputs of each batch.
         own_views = []
         front_views = []
         orbit_views = []
@@ -89,11 +98,14 @@ class ImageGrid:
                     views.append(draw_image(out["image"]))
                 orbit_views.append(np.stack(views, axis=1))  # n,ORBIT_VIEWS,H,W,3
 
+        # One grid per output; opacity is shown from the samples' own poses only.
         images = {}
         for suffix in own_views[0]:
             images[f"fakes{kimg:06d}{suffix}"] = self._join(own_views, suffix)
             if suffix != "_weight":
                 images[f"fakes_front{kimg:06d}{suffix}"] = self._join(front_views, suffix)
+
+        # One row per sample of the orbit.
         orbits = np.concatenate(orbit_views)
         images[f"fakes_turn{kimg:06d}"] = _tile(orbits.reshape(-1, *orbits.shape[2:]), ORBIT_VIEWS)
         return images
@@ -106,6 +118,8 @@ class ImageGrid:
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     """Tile N,H,W or N,H,W,3 into one image, row by row."""
     n, height, width, *colors = images.shape
+
+    # rows,columns,H,W to rows,H,columns,W.
     grid = images.reshape(n // columns, columns, height, width, *colors).swapaxes(1, 2)
     return grid.reshape(n // columns * height, columns * width, *colors)
 
@@ -117,9 +131,11 @@ def _to_images(out: dict[str, Tensor], data_type: str) -> Images:
         "_raw": draw_image(out["image_raw"]),
         "_depth": -out["image_depth"][:, 0].float().cpu().numpy(),  # near is bright
     }
+    # Label maps, if the generator renders them.
     if "semantic" in out:
         images["_semantic"] = draw_semantic(out["semantic"], data_type)
         images["_semantic_raw"] = draw_semantic(out["semantic_raw"], data_type)
+    # Opacity of the foreground, if there is a background model.
     if "weight" in out:
         images["_weight"] = (out["weight"][:, 0].clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
     return images

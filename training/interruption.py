@@ -12,7 +12,9 @@ from torch_utils.distributed import rank
 from torch_utils.launch import STOP_SIGNALS
 
 STOP_MESSAGE = "Finishing this iteration, then saving the state; signal again to stop at once.\n"
-STDERR = 2  # file descriptor; print is not safe in a signal handler, which may interrupt another print
+
+# File descriptor: print is not safe in a signal handler, which may interrupt another print.
+STDERR = 2
 
 
 class Interrupted(Exception):
@@ -20,12 +22,13 @@ class Interrupted(Exception):
 
     def __init__(self, number: int):
         super().__init__(number)
-        self.exit_code = 128 + number  # convention of shells
+        # Convention of shells.
+        self.exit_code = 128 + number
 
 
 @contextmanager
 def defer_signals() -> Iterator[list[signal.Signals]]:
-    """Defer SIGTERM, SIGHUP and Ctrl-C to the end of the iteration; a second signal has its usual effect at once.
+    """Defer SIGTERM, SIGHUP and Ctrl-C to the end of the iteration; a second signal takes effect at once.
 
     Signals that are ignored, such as SIGHUP under nohup, stay ignored. Rank 0 acknowledges the signal on stderr.
 
@@ -42,10 +45,13 @@ def defer_signals() -> Iterator[list[signal.Signals]]:
     def defer(number: int, _frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
         restore()
+
+        # After SIGHUP the terminal may be closed.
         if rank() == 0:
-            with suppress(OSError):  # after SIGHUP the terminal may be closed
+            with suppress(OSError):
                 os.write(STDERR, STOP_MESSAGE.encode())
 
+    # Under nohup, SIGHUP is ignored.
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             handlers[number] = signal.signal(number, defer)
