@@ -34,18 +34,18 @@ class Precision:
     clamps: bool
     setting: str = "auto"
 
-    def dtype(self, device: torch.device, force_fp32: bool = False) -> torch.dtype:
+    def dtype(self, device: torch.device) -> torch.dtype:
         """Return the data type on a device."""
-        if force_fp32 or self.setting == "fp32":
+        if self.setting == "fp32":
             return torch.float32
         if self.setting == "bf16":
             return torch.bfloat16
         half = self.clamps if self.setting == "fp16" else self.use_fp16 and device.type == "cuda"
         return torch.float16 if half else torch.float32
 
-    def format(self, device: torch.device, force_fp32: bool = False) -> dict:
+    def format(self, device: torch.device) -> dict:
         """Return arguments of `Tensor.to` for the block's input."""
-        return working_format(device, self.dtype(device, force_fp32))
+        return working_format(device, self.dtype(device))
 
 
 def set_precision(module: nn.Module, setting: str) -> None:

@@ -434,14 +434,10 @@ def _margins(to_source: Tensor, height: int, width: int) -> tuple[int, int, int,
     # Extent beyond the border, plus that of the upsampling filter and of bilinear interpolation.
     extent = torch.cat([-in_source.amin(dim=(0, 2)), in_source.amax(dim=(0, 2))])  # left, top, right, bottom
     margin = extent - torch.tensor([x, y, x, y], device=to_source.device) + REACH + 1
+    limit = torch.tensor([width, height, width, height], dtype=torch.int32, device=to_source.device) - 1
     # This waits for the device: tensor sizes depend on the result.
-    left, top, right, bottom = margin.ceil().int().tolist()
-    return (
-        min(max(left, 0), width - 1),
-        min(max(right, 0), width - 1),
-        min(max(top, 0), height - 1),
-        min(max(bottom, 0), height - 1),
-    )
+    left, top, right, bottom = margin.ceil().int().clamp(min=0).minimum(limit).tolist()
+    return left, right, top, bottom
 
 
 class _GridSample(torch.autograd.Function):

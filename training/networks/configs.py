@@ -92,6 +92,7 @@ class GeneratorOptions:
         Options that the published code does not have are included only where they differ from their defaults, so that
         published models are described by published arguments.
         """
+        # Arguments that the backbone shares with super-resolution.
         backbone = {
             "channel_base": self.channel_base,
             "channel_max": self.channel_max,
@@ -113,6 +114,7 @@ class GeneratorOptions:
             "sr_kwargs": dict(backbone),
             "rendering_kwargs": self._rendering_kwargs(),
         }
+        # Unpublished options.
         if self.sr_width != 1:
             kwargs["sr_kwargs"]["width"] = self.sr_width
         if self.plane_resolution != PUBLISHED_PLANE_RESOLUTION:
@@ -133,6 +135,7 @@ class GeneratorOptions:
                 kwargs["encoder_width"] = self.encoder_width
             kwargs["geometry_layer"] = self.geometry_layer
             return kwargs
+        # The published command records geometry_layer for edges only.
         if self.data_type == "edge":
             kwargs["geometry_layer"] = self.geometry_layer
         kwargs["class_name"] = f"training.triplane_cond.{MAPPING_CLASSES[self.data_type]}"
@@ -165,13 +168,15 @@ class GeneratorOptions:
         return kwargs
 
 
+# Options of the published models, by application.
 CONFIGS = {
     "seg2cat": GeneratorOptions("afhq", 512, semantic_channels=6, pose_conditioning=True),
     "seg2face": GeneratorOptions("celeba", 512, semantic_channels=19, pose_conditioning=True),
     "edge2car": GeneratorOptions("shapenet", 128, data_type="edge"),
     "edge2cat": GeneratorOptions("afhq", 512, data_type="edge", pose_conditioning=True),
 }
-RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}  # r, pixels before super-resolution
+# Raw rendering resolution r, before super-resolution.
+RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}
 
 
 def generator_kwargs(cfg: str, **changes: Any) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Decoder(nn.Module):
                 f"{class_name}: semantic_channels must be 1 to {self.output_dim}, got {self.semantic_channels}"
             )
 
+        # One MLP per head.
         lr_multiplier = options.get("decoder_lr_mul", 1)
         for spec in self.specs:
             net = nn.Sequential(
@@ -114,7 +115,13 @@ class Decoder(nn.Module):
         return {"rgb": rgb, "sigma": sigma}
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode the mean of the plane features (...,C) to features ...,F and raw density ...,1."""
+        """Decode plane features.
+
+        Args:
+            features: mean over the planes, shape ...,C.
+        Returns:
+            Features ...,F, the heads' outputs in order; raw density ...,1.
+        """
         outputs = []
         for spec in self.specs:
             out = self.get_submodule(spec.name)(features)  # ...,1+output_dim
@@ -156,7 +163,13 @@ class DecoderPair:
     semantic: Decoder
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode the mean of the plane features (...,C) to features ...,F (color, then labels) and density ...,1."""
+        """Decode plane features.
+
+        Args:
+            features: mean over the joined planes, shape ...,C.
+        Returns:
+            Features ...,F, color first, then labels; raw density ...,1.
+        """
         color, _ = self.texture.decode(features)
         labels, sigma = self.semantic.decode(features[..., features.shape[-1] // 2 :])
         return torch.cat([color, labels], dim=-1), sigma
@@ -194,7 +207,7 @@ class HeadWeights(NamedTuple):
 
 
 def decode_sigma(heads: Sequence[HeadWeights], features: Tensor) -> Tensor:
-    """Decode the raw density ...,1 alone from features ...,C: one output of the last head."""
+    """Decode the raw density alone, one output of the last head: shape ...,1 from features of shape ...,C."""
     head = heads[-1]
     sigma = torch.addmm(head.bias1[:1], head.hidden(features.flatten(0, -2)), head.weight1[:, :1])
     return sigma.unflatten(0, features.shape[:-1])
@@ -204,7 +217,7 @@ def decode_deferred(heads: Sequence[HeadWeights], features: Tensor) -> tuple[tup
     """Decode what has to be computed at every sample (see the module's docstring).
 
     Args:
-        features: ...,C mean of the planes.
+        features: mean over the planes, shape ...,C.
     Returns:
         One tensor per head: ...,hidden where the last layer is deferred, else ...,output_dim; raw density ...,1.
     """
@@ -214,14 +227,17 @@ def decode_deferred(heads: Sequence[HeadWeights], features: Tensor) -> tuple[tup
         hidden = head.hidden(flat)
         has_density = head is heads[-1]
         if head.is_linear:
+            # Composite the hidden values; only the density is needed at every sample.
             deferred.append(hidden)
             if has_density:
                 sigma = torch.addmm(head.bias1[:1], hidden, head.weight1[:, :1])
         elif has_density:
+            # All outputs at every sample.
             out = torch.addmm(head.bias1, hidden, head.weight1)
             sigma = out[:, :1]
             deferred.append(_activate(out[:, 1:], head.logits))
         else:
+            # All outputs but the density, which is not used.
             out = torch.addmm(head.bias1[1:], hidden, head.weight1[:, 1:])
             deferred.append(_activate(out, head.logits))
 
@@ -233,13 +249,14 @@ def finish_features(heads: Sequence[HeadWeights], composited: Sequence[Tensor], 
     """Apply the deferred last layers.
 
     Args:
-        composited: per head, the weighted sum over samples of what `decode_deferred` gave: ...,any.
+        composited: per head, the weighted sum over samples of the result of `decode_deferred`, shape ...,any.
         weight_sum: ...,1 sum of those weights.
     Returns:
         Composited features ...,F.
     """
     features = []
     for head, x in zip(heads, composited, strict=True):
+        # sum_t w_t (A h_t + b) = A sum_t w_t h_t + b sum_t w_t
         if head.is_linear:
             x = x @ head.weight1[:, 1:] + weight_sum * head.bias1[1:]
         features.append(x)

@@ -58,12 +58,12 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         check_architecture(architecture)
         self.in_channels = in_channels
-        self.resolution = resolution
         self.architecture = architecture
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
         self.num_layers = 0
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
+        # Layers, in the order of the published weights; all of them count for freezing.
         def layer(n_in: int, n_out: int, kernel_size: int, **overrides) -> Conv2dLayer:
             trainable = first_layer_idx + self.num_layers >= freeze_layers
             self.num_layers += 1
@@ -77,7 +77,7 @@ class DiscriminatorBlock(nn.Module):
         if architecture == "resnet":
             self.skip = layer(tmp_channels, out_channels, 1, down=2, conv_clamp=None, activation="linear", bias=False)
 
-    def forward(self, x: Tensor | None, img: Tensor | None, force_fp32: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor | None, img: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Compute features at half the resolution.
 
         Args:
@@ -86,7 +86,7 @@ class DiscriminatorBlock(nn.Module):
         Returns:
             Features N,out_channels,H/2,W/2; image N,img_channels,H/2,W/2 for the skip architecture, else None.
         """
-        number_format = self.precision.format((img if x is None else x).device, force_fp32)
+        number_format = self.precision.format((img if x is None else x).device)
         if x is not None:
             x = x.to(**number_format)
 
@@ -131,8 +131,10 @@ class MinibatchStdLayer(nn.Module):
             raise ValueError(
                 f"minibatch std: {n} samples are not a multiple of {group}, or {c} channels of {self.num_channels}"
             )
+        # Standard deviation over the samples of a group, averaged over pixels and over the channels of each statistic.
         y = x.reshape(group, n // group, self.num_channels, c // self.num_channels, h, w)
         std = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # N/group,num_channels
+        # Append it to every sample of its group, as constant channels.
         return torch.cat([x, std.repeat(group, 1)[:, :, None, None].expand(-1, -1, h, w)], dim=1)
 
 
@@ -170,12 +172,15 @@ class DiscriminatorEpilogue(nn.Module):
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
         """Compute logits N,1 from features (N,C,4,4), the image (skip only) and the mapped condition (N,cmap_dim)."""
+        # The epilogue always runs in float32.
         x = x.to(**working_format(x.device))
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(torch.float32))
         if self.mbstd is not None:
             x = self.mbstd(x)
         x = self.out(self.fc(self.conv(x).flatten(1)))  # N,max(cmap_dim,1)
+
+        # Conditional discriminators project on the mapped condition.
         if self.cmap_dim > 0:
             x = (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
         return x
@@ -210,8 +215,6 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
         common = {"architecture": architecture, "conv_clamp": conv_clamp}
@@ -241,11 +244,11 @@ class Discriminator(nn.Module):
             cmap_dim = 0
         self.b4 = DiscriminatorEpilogue(width[4], cmap_dim, 4, img_channels, **common, **(epilogue_kwargs or {}))
 
-    def forward(self, img: Tensor, c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: Tensor, c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img (N,img_channels,R,R) and c (N,c_dim)."""
         x = None
         for res in self.resolutions:
-            x, img = getattr(self, f"b{res}")(x, img, force_fp32=force_fp32)
+            x, img = getattr(self, f"b{res}")(x, img)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None  # N,cmap_dim
         return self.b4(x, img, cmap)
 
@@ -256,9 +259,9 @@ class Discriminator(nn.Module):
 class SingleDiscriminator(Discriminator):
     """Discriminator of the final image alone."""
 
-    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img["image"] (N,C,R,R) and c (N,c_dim)."""
-        return super().forward(img["image"], c, force_fp32=force_fp32)
+        return super().forward(img["image"], c)
 
 
 class DualDiscriminator(Discriminator):
@@ -285,23 +288,26 @@ class DualDiscriminator(Discriminator):
         self.raw_weight = 1.0
         self.register_buffer("resample_filter", setup_filter(FIR))
 
-    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img["image"] (N,C,R,R), img["image_raw"] (N,C,r,r) and c (N,c_dim)."""
+        # Resize the raw image to the final resolution.
         image = img["image"]
         raw = filtered_resizing(img["image_raw"], image.shape[-1], self.resample_filter)
+
+        # Noise on the pose keeps the discriminator from overfitting to it; the caller's tensor is not changed.
         if self.disc_c_noise > 0 and self.c_dim > 0:
             std = c.std(dim=0) if len(c) > 1 else torch.zeros_like(c)  # undefined for a single pose
             c = c + torch.randn_like(c) * std * self.disc_c_noise
-        return super().forward(torch.cat([image, raw * self.raw_weight], dim=1), c, force_fp32=force_fp32)
+        return super().forward(torch.cat([image, raw * self.raw_weight], dim=1), c)
 
 
 class DummyDualDiscriminator(DualDiscriminator):
     """Dual discriminator whose raw image fades to zero over DUMMY_FADE_IMAGES calls (a published variant)."""
 
-    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, force_fp32: bool = False) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None) -> Tensor:
         """Compute logits N,1 as DualDiscriminator does, with a smaller weight of the raw image at every call."""
         self.raw_weight = max(0.0, self.raw_weight - 1 / DUMMY_FADE_IMAGES)
-        return super().forward(img, c, force_fp32=force_fp32)
+        return super().forward(img, c)
 
 
 def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | float = "antialiased") -> Tensor:
@@ -314,10 +320,12 @@ def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | fl
     Raises:
         ValueError: unknown filter_mode.
     """
+    # A number blends the two modes.
     if isinstance(filter_mode, float | int) and 0 <= filter_mode <= 1:
         filtered = filtered_resizing(image, size, f, "antialiased")
         plain = filtered_resizing(image, size, f, "none")
         return plain.lerp(filtered, filter_mode)
+    # Upsample, sample bilinearly with a margin, downsample and crop the margin.
     if filter_mode == "classic":
         image = upsample2d(image, f, up=2)
         image = _bilinear(image, 2 * size + 2, antialias=False)

@@ -165,10 +165,13 @@ class TriPlane(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: an option is missing or invalid.
         """
+        # Rendering and super-resolution.
         options = self.rendering_kwargs
         self.ray_options()
         if options["superresolution_noise_mode"] not in NOISE_MODES:
             raise ValueError(f"superresolution_noise_mode: got {options['superresolution_noise_mode']!r}")
+
+        # Cameras and pose conditioning.
         x, y, z = options.get("avg_camera_pivot", (0, 0, 0))
         if not all(math.isfinite(number) for number in (x, y, z, options.get("c_scale", 0))):
             raise ValueError("avg_camera_pivot, c_scale: expected finite numbers")
@@ -209,15 +212,19 @@ class TriPlane(nn.Module):
         Raises:
             ValueError: a conditional generator without a label map, or a batch that is not a dict.
         """
+        # Pose to condition on.
         c = c * self.rendering_kwargs.get("c_scale", 0)
         if self.rendering_kwargs.get("c_gen_conditioning_zero"):
             c = torch.zeros_like(c)
         if batch is not None and not isinstance(batch, Mapping):
             raise ValueError(f"batch: expected a dict with the label map as mask, or None, got {batch!r}")
         options = (truncation_psi, truncation_cutoff, update_emas)
+
+        # Unconditional generators (EG3D).
         if not self.conditional:
             return self.backbone.mapping(z, c, *options)
 
+        # Conditional generators.
         if encoded is None and (batch is None or "mask" not in batch):
             raise ValueError('batch: expected a dict with "mask", the label map; this generator is conditional')
         if not self.architecture.split:
@@ -228,7 +235,7 @@ class TriPlane(nn.Module):
 
     # ----------------------------------------------------------------------- scene
 
-    def planes(self, ws: Tensor, noise_mode: str = "random", force_fp32: bool = False) -> Tensor:
+    def planes(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
         """Generate the tri-planes, which do not depend on the camera.
 
         Args:
@@ -236,10 +243,9 @@ class TriPlane(nn.Module):
         Returns:
             N,3,32,P,P; N,3,64,P,P for split backbones, color first.
         """
-        options = {"noise_mode": noise_mode, "force_fp32": force_fp32}
-        images = [self.backbone.synthesis(ws[..., : self.w_dim], **options)]  # N,96,P,P
+        images = [self.backbone.synthesis(ws[..., : self.w_dim], noise_mode)]  # N,96,P,P
         if self.architecture.split:
-            images.append(self.backbone_semantic.synthesis(ws[..., self.w_dim :], **options))
+            images.append(self.backbone_semantic.synthesis(ws[..., self.w_dim :], noise_mode))
         return torch.cat([x.unflatten(1, (3, FEATURES)) for x in images], dim=2)
 
     def field(self, planes: Tensor) -> TriplaneField:
@@ -259,7 +265,6 @@ class TriPlane(nn.Module):
         planes: Tensor | None = None,
         jitter: bool = True,
         rays_per_chunk: int | None = None,
-        force_fp32: bool = False,
         outputs: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Render images and label maps of the scene.
@@ -286,14 +291,14 @@ class TriPlane(nn.Module):
 
         # Render features, and blend them with the background's.
         if planes is None:
-            planes = self.planes(ws, noise_mode, force_fp32)
+            planes = self.planes(ws, noise_mode)
         c = c.to(planes.dtype)
         cam2world = c[:, :16].unflatten(1, (4, 4))
         intrinsics = c[:, 16:].unflatten(1, (3, 3))
         origins, directions = sample_rays(cam2world, intrinsics, r)  # N,M,3 with M = r*r
         features, depth, weight = self._render(planes, origins, directions, jitter, rays_per_chunk)
         if self.architecture.background:
-            features = features + (1 - weight) * self._background(ws, directions, noise_mode, force_fp32)
+            features = features + (1 - weight) * self._background(ws, directions, noise_mode)
             depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
 
         # Rays to raw images.
@@ -303,17 +308,16 @@ class TriPlane(nn.Module):
         # Super-resolution.
         ws = ws.expand(len(c), -1, -1)
         color_ws, label_ws = ws.chunk(2, dim=-1) if self.architecture.split else (ws, ws)
-        options = {"noise_mode": self.rendering_kwargs["superresolution_noise_mode"], "force_fp32": force_fp32}
+        sr_noise_mode = self.rendering_kwargs["superresolution_noise_mode"]
         if "image" in outputs:
             color_features = features[:, :FEATURES]
-            images["image"] = self.superresolution(images["image_raw"], color_features, color_ws, **options)
+            images["image"] = self.superresolution(images["image_raw"], color_features, color_ws, sr_noise_mode)
         if self.architecture.labels:
             images["semantic_raw"] = features[:, FEATURES : FEATURES + self.semantic_channels]
         if "semantic" in outputs:
             label_features = features[:, FEATURES:]
-            images["semantic"] = self.superresolution_semantic(
-                images["semantic_raw"], label_features, label_ws, **options
-            )
+            semantic_raw = images["semantic_raw"]
+            images["semantic"] = self.superresolution_semantic(semantic_raw, label_features, label_ws, sr_noise_mode)
         return {name: image for name, image in images.items() if name in outputs}
 
     def _check_outputs(self, outputs: Collection[str] | None) -> Collection[str]:
@@ -333,7 +337,8 @@ class TriPlane(nn.Module):
         """Render rays N,M,3; the planes' batch size is N or 1."""
         views, rays = origins.shape[:2]
         shared_scene = len(planes) == 1 and views > 1
-        if shared_scene:  # one list of rays, so that the planes are not copied
+        # Join the rays of several cameras on one scene, so that its planes are not copied.
+        if shared_scene:
             origins = origins.reshape(1, -1, 3)
             directions = directions.reshape(1, -1, 3)
         field = self.field(planes)
@@ -342,10 +347,11 @@ class TriPlane(nn.Module):
             out = Rendering(*(x.reshape(views, rays, -1) for x in out))
         return out
 
-    def _background(self, ws: Tensor, directions: Tensor, noise_mode: str, force_fp32: bool) -> Tensor:
+    def _background(self, ws: Tensor, directions: Tensor, noise_mode: str) -> Tensor:
         """Features N,M,64 of the background in directions N,M,3: a texture on the sphere."""
+        # Texture, from the last style vector alone.
         ws = ws[:, -1:].expand(-1, self.backbone_bg.num_ws, -1)
-        texture = self.backbone_bg.synthesis(ws, noise_mode=noise_mode, force_fp32=force_fp32)  # N,64,P,P
+        texture = self.backbone_bg.synthesis(ws, noise_mode)  # N,64,P,P
 
         # Sample the texture at spherical coordinates.
         x, y, z = directions.unbind(dim=-1)
@@ -408,7 +414,6 @@ class TriPlane(nn.Module):
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         planes: Tensor | None = None,
-        force_fp32: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate the field at points.
 
@@ -422,7 +427,7 @@ class TriPlane(nn.Module):
             {"rgb": N,K,F features in [0, 1] (labels raw), "sigma": N,K,1 raw density}.
         """
         if planes is None:
-            planes = self.planes(ws, noise_mode, force_fp32)
+            planes = self.planes(ws, noise_mode)
         features, sigma = self.field(planes)(coordinates)
         return {"rgb": features, "sigma": sigma}
 
@@ -450,6 +455,7 @@ def _superresolution(class_name: str, **kwargs) -> nn.Module:
     return build(**kwargs)
 
 
+# Architectures of the published classes: EG3D or color alone; pix2pix3D; the same with background; separate backbones.
 LABELED = Architecture("OSGDecoder_semantic_lateSeparate", labels=True)
 GENERATORS = {
     "TriPlaneGenerator": partial(TriPlane, Architecture("OSGDecoder")),

@@ -48,6 +48,7 @@ class Encoder(nn.Module):
         self.num_vectors = self.num_ws if output_mode == "W+" else 1
         self.register_buffer("alpha", torch.tensor(-1.0))  # unused, but present in published weights
 
+        # Discriminator blocks down to 4x4, always in float32 and without clamping.
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         for res in self.resolutions:
             width = channels_at(res, channel_base * PUBLISHED_CHANNEL_BASE, channel_max)
@@ -57,6 +58,8 @@ class Encoder(nn.Module):
                 in_channels, width, next_width, res, img_channels, first_layer_idx=0, architecture=architecture
             )
             self.add_module(f"b{res}", block)
+
+        # Linear projection of the 4x4 features to all style vectors.
         self.projector = EqualConv2d(next_width, self.w_dim * self.num_vectors, 4, bias=False)
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,6 +154,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         Raises:
             ValueError: the mask is not N,1,H,W (one_hot), or its class ids are out of range (checked on CPU only).
         """
+        # One-hot classes.
         label_map = batch["mask"]
         if self.one_hot:
             if label_map.ndim != 4 or label_map.shape[1] != 1:
@@ -162,6 +166,8 @@ class ConditionalMappingNetwork(MappingNetwork):
                     f"mask: expected class ids 0 to {self.in_channels - 1}, got {ids.min()} to {ids.max()}"
                 )
             label_map = F.one_hot(ids, self.in_channels).permute(0, 3, 1, 2)  # N,in_channels,H,W
+
+        # Style vectors; a single one is normalized like z, with which it is concatenated.
         encoder = getattr(self, self.encoder_name)
         vectors = encoder(label_map.to(torch.float32))["ws"]
         return vectors if self.disentangle else normalize_2nd_moment(vectors[:, 0])
@@ -193,14 +199,15 @@ class ConditionalMappingNetwork(MappingNetwork):
             texture = self.map_to_w(z, c)
             texture_ws = texture.unsqueeze(1).expand(-1, self.num_ws - self.geometry_layer, -1)
             ws = torch.cat([encoded.expand(len(texture), -1, -1), texture_ws], dim=1)
-            tracked = ws  # the average has one vector per layer
         else:
-            sizes = [len(x) for x in (z, c) if x is not None] or [-1]
-            w = self.map_to_w(z, c, encoded.expand(sizes[0], -1))
+            # One w from all inputs; the batch size is that of z or c.
+            batch_size = next((len(x) for x in (z, c) if x is not None), -1)
+            w = self.map_to_w(z, c, encoded.expand(batch_size, -1))
             ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
-            tracked = ws[:, 0]
+
+        # The disentangled average has one vector per layer.
         if update_emas:
-            self.update_w_avg(tracked)
+            self.update_w_avg(ws if self.disentangle else ws[:, 0])
         return self.truncate(ws, truncation_psi, truncation_cutoff)
 
 
@@ -219,6 +226,7 @@ def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMapping
     return build
 
 
+# Mapping networks with label maps, by class name. The published classes differ in options and in the encoder's name.
 MAPPINGS = {
     "ConditionalMappingNetwork": ConditionalMappingNetwork,
     "MaskMappingNetwork": _published(seg=True, disentangle=False),

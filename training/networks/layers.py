@@ -91,15 +91,18 @@ class FullyConnectedLayer(nn.Module):
     ):
         super().__init__()
         self.activation = activation
+        # Adam's steps do not depend on the scale of the gradients, so weights stored larger by 1 / lr_multiplier learn
+        # slower by lr_multiplier.
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (...,in_features) to ...,out_features."""
+        """Map x of shape ...,in_features to ...,out_features."""
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
+        # Without an activation, the bias is fused into the matrix product.
         if self.activation == "linear":
             return F.linear(x, weight, bias)
         return bias_act(F.linear(x, weight), bias, dim=x.ndim - 1, act=self.activation)
@@ -137,6 +140,7 @@ class Conv2dLayer(nn.Module):
         self.act_gain = ACTIVATIONS[activation].gain
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
+        # Frozen layers store buffers, so that optimizers do not see them.
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
         initial_bias = torch.zeros(out_channels) if bias else None
         if trainable:
@@ -150,9 +154,11 @@ class Conv2dLayer(nn.Module):
         """Map x (N,in_channels,H,W) to N,out_channels,H*up/down,W*up/down."""
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        flip_weight = self.up == 1  # upsampling layers store kernels of a true convolution, all others of a correlation
+        # Published upsampling layers store kernels of a true convolution, all others of a correlation.
+        flip_weight = self.up == 1
         resampling = {"f": self.resample_filter, "up": self.up, "down": self.down}
         x = conv2d_resample(x, weight, **resampling, padding=self.padding, flip_weight=flip_weight)
+        # A gain on the output scales its bound too.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 

@@ -99,6 +99,7 @@ class MappingNetwork(nn.Module):
                 raise ValueError(f"c: expected N,{self.c_dim}, got {None if c is None else tuple(c.shape)}")
             inputs.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
 
+        # Fully connected layers.
         x = torch.cat(inputs, dim=1)  # N,z_dim+extra_features+embed_features
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
@@ -106,6 +107,7 @@ class MappingNetwork(nn.Module):
 
     def update_w_avg(self, w: Tensor) -> None:
         """Move the average, if one is tracked, towards the mean over the batch of w (N,w_dim or N,num_ws,w_dim)."""
+        # w_avg = beta w_avg + (1 - beta) mean(w)
         if hasattr(self, "w_avg"):
             self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
 

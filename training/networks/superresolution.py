@@ -88,6 +88,7 @@ class SuperResolution(nn.Module):
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
 
+        # Two blocks, of which the second always doubles the resolution.
         use_fp16 = sr_num_fp16_res > 0
         common = {
             "w_dim": W_DIM,
@@ -102,15 +103,7 @@ class SuperResolution(nn.Module):
         )
         self.block1 = SynthesisBlock(first_width, second_width, resolution=layout.output, is_last=True, **common)
 
-    def forward(
-        self,
-        rgb: Tensor,
-        x: Tensor,
-        ws: Tensor,
-        noise_mode: str = "random",
-        fused_modconv: bool | None = None,
-        force_fp32: bool = False,
-    ) -> Tensor:
+    def forward(self, rgb: Tensor, x: Tensor, ws: Tensor, noise_mode: str = "random") -> Tensor:
         """Compute the final image.
 
         Args:
@@ -129,8 +122,8 @@ class SuperResolution(nn.Module):
 
         # Both blocks are driven by the last style vector.
         ws = ws[:, -1:].expand(-1, self.block0.num_conv + self.block0.num_torgb, -1).to(torch.float32)
-        x, rgb = self.block0(x, rgb, ws, noise_mode, fused_modconv, force_fp32)
-        x, rgb = self.block1(x, rgb, ws, noise_mode, fused_modconv, force_fp32)
+        x, rgb = self.block0(x, rgb, ws, noise_mode)
+        x, rgb = self.block1(x, rgb, ws, noise_mode)
         return rgb
 
 

@@ -64,8 +64,12 @@ class SynthesisLayer(nn.Module):
         self.padding = kernel_size // 2
         self.act_gain = ACTIVATIONS[activation].gain
         self.register_buffer("resample_filter", setup_filter(resample_filter))
+
+        # Modulated convolution; a style of 1, the initial value of the affine layer's bias, modulates nothing.
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+
+        # Per-pixel noise with a learned strength (Karras et al. 2019, section 3.2).
         if use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
             self.noise_strength = nn.Parameter(torch.zeros([]))
@@ -86,10 +90,11 @@ class SynthesisLayer(nn.Module):
         self, x: Tensor, w: Tensor, noise_mode: str = "random", fused_modconv: bool = True, gain: float = 1
     ) -> Tensor:
         """Map x (N,in_channels,H/up,W/up) with styles from w (N,w_dim) to N,out_channels,H,W."""
+        # Convolution with the weights w' of Karras et al. 2020, eq. 1 (modulation) and eq. 3 (demodulation).
         x = modulated_conv2d(
             x,
             self.weight,
-            self.affine(w),
+            self.affine(w),  # styles N,in_channels
             noise=self.noise(len(x), noise_mode),
             up=self.up,
             padding=self.padding,
@@ -97,6 +102,7 @@ class SynthesisLayer(nn.Module):
             flip_weight=self.up == 1,  # see Conv2dLayer
             fused_modconv=fused_modconv,
         )
+        # A gain on the output scales its bound too.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
 
@@ -116,6 +122,7 @@ class ToRGBLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True) -> Tensor:
         """Map x (N,in_channels,H,W) with styles from w (N,w_dim) to N,out_channels,H,W."""
+        # Without demodulation, the equalized learning rate needs the weight gain; it is applied to the styles.
         styles = self.affine(w) * self.weight_gain  # N,in_channels
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
@@ -130,7 +137,8 @@ class SynthesisBlock(nn.Module):
         architecture: skip (images summed over resolutions), resnet (residual features) or orig (neither).
         conv_clamp: bound of the outputs' magnitude, which keeps float16 from overflowing; None for no bound.
         use_fp16: compute in float16 on CUDA, unless the block's `precision` is set otherwise.
-        fused_modconv_default: True, False, or "inference_only" (True in eval mode alone).
+        fused_modconv_default: whether styles scale the weights, in one grouped convolution, instead of the
+            activations: True, False, or "inference_only" (in eval mode alone).
         layer_kwargs: further arguments of SynthesisLayer: use_noise, activation.
     """
 
@@ -158,10 +166,13 @@ class SynthesisBlock(nn.Module):
         self.architecture = architecture
         self.fused_modconv_default = fused_modconv_default
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
-        self.num_conv = 1 if in_channels == 0 else 2
-        self.num_torgb = int(is_last or architecture == "skip")
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
+        # Number of style vectors that the block takes.
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.num_torgb = int(is_last or architecture == "skip")
+
+        # Layers, in the order of the published weights.
         layer_kwargs = {"conv_clamp": conv_clamp, "resample_filter": resample_filter, **layer_kwargs}
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
@@ -179,8 +190,6 @@ class SynthesisBlock(nn.Module):
         img: Tensor | None,
         ws: Tensor,
         noise_mode: str = "random",
-        fused_modconv: bool | None = None,
-        force_fp32: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute features and image at this block's resolution.
 
@@ -189,7 +198,6 @@ class SynthesisBlock(nn.Module):
             img: image N,img_channels,H/up,W/up in float32, or None.
             ws: N,num_conv+num_torgb,w_dim.
             noise_mode: random, const or none.
-            fused_modconv: one grouped convolution instead of scaling activations; None for the block's default.
         Returns:
             Features N,out_channels,H,W; image N,img_channels,H,W in float32, or None.
         Raises:
@@ -197,14 +205,14 @@ class SynthesisBlock(nn.Module):
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_conv + self.num_torgb, self.w_dim):
             raise ValueError(f"ws: expected N,{self.num_conv + self.num_torgb},{self.w_dim}, got {tuple(ws.shape)}")
-        if fused_modconv is None:
-            default = self.fused_modconv_default
-            fused_modconv = not self.training if default == "inference_only" else bool(default)
-        number_format = self.precision.format(ws.device, force_fp32)
+        number_format = self.precision.format(ws.device)
+        fused_modconv = self.fused_modconv_default
+        if fused_modconv == "inference_only":
+            fused_modconv = not self.training
         options = {"noise_mode": noise_mode, "fused_modconv": fused_modconv}
         w = iter(ws.unbind(dim=1))
 
-        # Features.
+        # Features N,out_channels,H,W.
         if self.in_channels == 0:
             x = self.const.expand(len(ws), *self.const.shape).to(**number_format)
             x = self.conv1(x, next(w), **options)
@@ -217,7 +225,7 @@ class SynthesisBlock(nn.Module):
             x = self.conv0(x.to(**number_format), next(w), **options)
             x = self.conv1(x, next(w), **options)
 
-        # Image: upsample the previous resolution's and add this one's.
+        # Image N,img_channels,H,W: upsample the previous resolution's and add this one's, in float32.
         if img is not None and self.up > 1:
             img = upsample2d(img, self.resample_filter, up=self.up)
         if self.num_torgb:
@@ -262,9 +270,7 @@ class SynthesisNetwork(nn.Module):
             self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
             in_channels = out_channels
 
-    def forward(
-        self, ws: Tensor, noise_mode: str = "random", fused_modconv: bool | None = None, force_fp32: bool = False
-    ) -> Tensor:
+    def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
         """Generate an image N,img_channels,R,R in float32 from ws (N,num_ws,w_dim).
 
         Raises:
@@ -279,7 +285,7 @@ class SynthesisNetwork(nn.Module):
             block = getattr(self, f"b{res}")
             # A block's to-RGB layer shares its style vector with the first convolution of the next block.
             block_ws = ws.narrow(1, first, block.num_conv + block.num_torgb)
-            x, img = block(x, img, block_ws, noise_mode, fused_modconv, force_fp32)
+            x, img = block(x, img, block_ws, noise_mode)
             first += block.num_conv
         return img
 
@@ -306,6 +312,7 @@ class Generator(nn.Module):
         **synthesis_kwargs,
     ):
         super().__init__()
+        # The synthesis network comes first in published weights.
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
 

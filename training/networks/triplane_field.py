@@ -40,7 +40,8 @@ class TriplaneField:
         return self.finish_features(deferred, torch.ones_like(sigma)), sigma
 
     def reference(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the same as `__call__` in the plain form: sample all planes, apply the decoder's modules."""
+        """Compute `__call__` by definition, N,K,F and N,K,1: sample all planes at points N,K,3, apply the decoder."""
+        # The published decoders take the mean of the three samples, where EG3D's paper has their sum.
         sampled = sample_planes(self.planes, points, self.box_warp, self.axes)  # N,3,K,C
         return self.decoder.decode(sampled.mean(dim=1))
 
@@ -50,6 +51,7 @@ class TriplaneField:
 
     def labels(self, points: Tensor) -> Tensor:
         """Features N,K,F of the last head at points N,K,3, label channels first, without colors."""
+        # The last head has density and labels; of a decoder without labels it is the only one.
         heads = self.heads[-1:]
         deferred, sigma = decode_deferred(heads, sample_planes_mean(self.folded, points, self.box_warp))
         return finish_features(heads, deferred, torch.ones_like(sigma))

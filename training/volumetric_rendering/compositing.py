@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TRANSMITTANCE_EPS = 1e-10  # keeps the product, and its gradient, from becoming exactly 0
-DepthRange = tuple[Tensor, Tensor]  # smallest and largest depth, scalars
+# Keeps the product of transmittances, and its gradient, from becoming exactly 0.
+TRANSMITTANCE_EPS = 1e-10
+# Smallest and largest depth, scalars.
+DepthRange = tuple[Tensor, Tensor]
 
 
 def interval_weights(sigma: Tensor, depths: Tensor) -> Tensor:
@@ -23,7 +25,10 @@ def interval_weights(sigma: Tensor, depths: Tensor) -> Tensor:
     Returns:
         N,M,T-1, each in [0, 1], sum <= 1.
     """
+    # Density at the midpoints of the intervals.
     density = F.softplus((sigma[..., :-1] + sigma[..., 1:]) / 2 - 1)  # N,M,T-1
+
+    # Opacity, and the transmittance behind and before each interval.
     alpha = 1 - torch.exp(-density * depths.diff(dim=-1))
     transmittance_after = torch.cumprod(1 - alpha + TRANSMITTANCE_EPS, dim=-1)
     transmittance = F.pad(transmittance_after[..., :-1], (1, 0), value=1.0)
@@ -42,9 +47,12 @@ def sample_weights(sigma: Tensor, depths: Tensor) -> Tensor:
     Returns:
         N,M,T in the order of the samples.
     """
+    # Weights of the intervals between sorted samples.
     depths, order = depths.sort(dim=-1)
     half = interval_weights(sigma.gather(-1, order), depths) / 2  # N,M,T-1
-    weights = F.pad(half, (1, 0)) + F.pad(half, (0, 1))  # N,M,T sorted
+
+    # Each sample is the end of one interval and the start of the next; back to the given order.
+    weights = F.pad(half, (1, 0)) + F.pad(half, (0, 1))  # N,M,T
     return torch.zeros_like(weights).scatter(-1, order, weights)
 
 
@@ -65,6 +73,7 @@ def expected_depth(weighted: Tensor, weight_sum: Tensor, limits: DepthRange) -> 
     Returns:
         N,M,1 world units.
     """
+    # Dividing by 1 instead of 0 keeps NaN out of the gradients; the infinite depth of empty rays is then clamped.
     empty = weight_sum == 0
     mean = weighted / weight_sum.masked_fill(empty, 1)
     return mean.masked_fill(empty, torch.inf).clamp(*limits)
@@ -79,6 +88,7 @@ def to_output_range(features: Tensor, weight_sum: Tensor, white_back: bool) -> T
     Returns:
         N,M,F.
     """
+    # White adds 1 to all features, label channels included, as in the published code.
     if white_back:
         features = features + (1 - weight_sum)
     return features * 2 - 1
@@ -110,5 +120,6 @@ def composite(
     blended = (weights * (features[:, :, :-1] + features[:, :, 1:]) / 2).sum(dim=2)  # N,M,F
     weighted_depth = (weights * (depths[:, :, :-1] + depths[:, :, 1:]) / 2).sum(dim=2)  # N,M,1
     weight_sum = weights.sum(dim=2)  # N,M,1
+
     depth = expected_depth(weighted_depth, weight_sum, limits or depth_range(depths))
     return to_output_range(blended, weight_sum, white_back), depth, weights

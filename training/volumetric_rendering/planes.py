@@ -61,6 +61,7 @@ def project(points: Tensor, axes: Tensor) -> Tensor:
     Returns:
         N,3,K,2 column and row coordinates, in the units of the points.
     """
+    # Coordinates along the axes, of which the third is the distance from the plane.
     projection = torch.linalg.inv(axes.to(points))[..., :2]  # 3,3,2
     return points[:, None] @ projection
 
@@ -81,6 +82,7 @@ def sample_planes(planes: Tensor, points: Tensor, box_warp: float, axes: str = "
     _check_planes(planes)
     _check_points(points, planes.shape[0])
     grid = project(points * (2 / box_warp), PLANE_AXES[axes]).flatten(0, 1)[:, None]  # N*3,1,K,2 in [-1, 1]
+    # Each plane is an image with its own points.
     sampled = F.grid_sample(planes.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[:, :, 0].mT.unflatten(0, planes.shape[:2])
 
@@ -133,6 +135,8 @@ def fold_planes(planes: Tensor, axes: str = "published") -> FoldedPlanes:
     # Store channels last, so that the channels of a neighbor are contiguous.
     maps = torch.stack(list(folded.values()), dim=1)  # N,J,C,P,P
     maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)
+
+    # On a CPU, also a table for `_sample_table`.
     table = None
     if planes.device.type == "cpu":
         border = (0, 0, BORDER_BEFORE, BORDER_AFTER, BORDER_BEFORE, BORDER_AFTER)
@@ -189,6 +193,7 @@ def _sample_table(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tens
         rows += [top_left, top_left + 1, top_left + width, top_left + (width + 1)]
         weights += [before[v] * before[u], before[v] * after[u], after[v] * before[u], after[v] * after[u]]
 
+    # Weighted sum of 4 J rows for each point.
     sampled = F.embedding_bag(
         torch.stack(rows, dim=-1).flatten(0, 1),
         planes.table,

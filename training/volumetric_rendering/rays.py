@@ -88,9 +88,12 @@ def auto_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tenso
     """
     start, end = box_limits(origins, directions, side)
     hit = end > start
-    nearest = start.masked_fill(~hit, torch.inf).amin()  # scalar
+
+    # Range of starts of the rays that hit, scalars.
+    nearest = start.masked_fill(~hit, torch.inf).amin()
     farthest = start.masked_fill(~hit, -torch.inf).amax()
 
+    # Without any hit the range is [0, side]; torch.where avoids waiting for the device.
     any_hit = hit.any()
     nearest = torch.where(any_hit, nearest, torch.zeros_like(nearest))
     farthest = torch.where(any_hit, farthest, torch.full_like(farthest, side))

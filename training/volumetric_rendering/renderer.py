@@ -139,12 +139,15 @@ class RenderOptions:
         Raises:
             ValueError: a missing key, or a clamp_mode other than softplus.
         """
+        # Required options.
         required = ("ray_start", "ray_end", "depth_resolution", "depth_resolution_importance", "box_warp")
         missing = [name for name in required if name not in kwargs]
         if missing:
             raise ValueError(f"rendering options lack {', '.join(missing)}")
         if kwargs.get("clamp_mode", "softplus") != "softplus":
             raise ValueError(f"clamp_mode: expected softplus, got {kwargs['clamp_mode']!r}")
+
+        # The published names, with the published defaults of the optional ones.
         return cls(
             start=kwargs["ray_start"],
             end=kwargs["ray_end"],
@@ -210,6 +213,7 @@ def render(
         ValueError: other shapes, rays_per_chunk below 1, or an unknown impl.
     No gradient passes through the choice of depths.
     """
+    # Check the arguments.
     if origins.ndim != 3 or origins.shape[-1] != 3 or origins.shape != directions.shape:
         raise ValueError(
             f"origins, directions: expected N,M,3 twice, got {tuple(origins.shape)}, {tuple(directions.shape)}"
@@ -218,6 +222,7 @@ def render(
         raise ValueError(f"rays_per_chunk: expected 1 or more, got {rays_per_chunk}")
     if impl not in ("fast", "ref"):
         raise ValueError(f"impl: expected fast or ref, got {impl!r}")
+    # Functions are fields without deferred features.
     if not hasattr(field, "deferred_features"):
         field = FunctionField(field)
 
@@ -245,6 +250,7 @@ def _default_chunk(device: torch.device, options: RenderOptions) -> int:
 
 def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions, jitter: bool) -> _Rays:
     """Choose the coarse depths, and generate all random numbers of a call, each kind in one tensor."""
+    # Shapes of both passes.
     shape = (*origins.shape[:2], options.samples, 1)
     fine_shape = (*origins.shape[:2], options.fine_samples)
     like = {"dtype": origins.dtype, "device": origins.device}
@@ -263,10 +269,12 @@ def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions,
         if options.fine_samples:
             fine_noise = torch.randn((*fine_shape, 1), **like) * options.density_noise
 
-    # Depths.
-    start, end = options.start, options.end  # world units
+    # Depths between the limits, numbers or N,M,1 in world units.
     if options.auto:
-        start, end = auto_limits(origins, directions, options.box_warp)  # N,M,1
+        start, end = auto_limits(origins, directions, options.box_warp)
+    else:
+        start = options.start
+        end = options.end
     depths = stratified_depths(start, end, offsets, options.disparity)
     return _Rays(origins, directions, depths, quantiles, noise, fine_noise)
 
@@ -290,6 +298,7 @@ def _add_noise(sigma: Tensor, noise: Tensor | None, depths: Tensor) -> Tensor:
 
 def _fine_depths(rays: _Rays, sigma: Tensor) -> Tensor:
     """Depths N,M,fine_samples,1 of the fine pass, by importance sampling; sigma N,M,T,1 of the coarse samples."""
+    # No gradient: moving samples would let the density escape its own loss.
     weights = interval_weights(sigma.detach()[..., 0], rays.depths[..., 0])  # N,M,T-1
     return importance_depths(rays.depths, weights[..., None], rays.quantiles)
 
@@ -311,7 +320,7 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
         depths = torch.cat([depths, fine_depths], dim=2)
 
     # Weights of all samples of both passes.
-    depths = depths[..., 0]  # N,M,T, T from here on the samples of both passes
+    depths = depths[..., 0]  # N,M,T where T counts the samples of both passes
     weights = sample_weights(sigma[..., 0], depths)  # N,M,T
     weight_sum = weights.sum(dim=-1, keepdim=True)  # N,M,1
 
@@ -322,6 +331,7 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
         sums = [_weighted_sum(w, x) for w, x in zip(weights_of_pass, tensors, strict=True)]
         composited.append(sum(sums))
 
+    # Decode once per ray.
     features = field.finish_features(composited, weight_sum)
     depth = expected_depth((weights * depths).sum(dim=-1, keepdim=True), weight_sum, limits)
     return Rendering(to_output_range(features, weight_sum, options.white_back), depth, weight_sum)
@@ -329,6 +339,7 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
 
 def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
     """Sum over samples of weights N,M,T times x N,M*T,F, as a batched matrix product: N,M,F."""
+    # One matrix product per ray, of a row of weights and a T,F matrix.
     rays, samples = weights.flatten(0, 1).shape
     summed = torch.bmm(weights.reshape(rays, 1, samples), x.reshape(rays, samples, -1))  # N*M,1,F
     return summed.view(*weights.shape[:2], -1)
@@ -352,5 +363,6 @@ def _render_ref(field: Field, rays: _Rays, options: RenderOptions, limits: Depth
             torch.cat([sigma, _add_noise(fine_sigma, rays.fine_noise, fine_depths)], dim=2),
         )
 
+    # Blend the sorted samples.
     features, depth, weights = composite(features, sigma, depths, options.white_back, limits)
     return Rendering(features, depth, weights.sum(dim=2))

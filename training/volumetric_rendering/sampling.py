@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PDF_EPS = 1e-5  # added to every weight of a histogram; also the smallest step of its distribution to divide by
-WEIGHT_FLOOR = 0.01  # makes every part of a ray reachable (Barron et al. 2021, eq. 18)
+# Added to every weight of a histogram; also the smallest step of its distribution to divide by.
+PDF_EPS = 1e-5
+# Makes every part of a ray reachable (alpha in Barron et al. 2021, eq. 18).
+WEIGHT_FLOOR = 0.01
 
 
 def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tensor, disparity: bool = False) -> Tensor:
@@ -33,8 +35,10 @@ def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tenso
     if isinstance(end, Tensor):
         end = end[..., None]
 
+    # T points divide the interval into T - 1 steps.
     steps = torch.arange(samples, dtype=offsets.dtype, device=offsets.device).view(1, 1, -1, 1)
     position = (steps + offsets) / (samples - 1)  # N,M,T,1; 0 at start, 1 at end
+    # Interpolate the depth or its inverse.
     if disparity:
         return 1 / (1 / start * (1 - position) + 1 / end * position)
     return start + (end - start) * position
@@ -97,6 +101,7 @@ def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Ten
     blurred = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)  # N*M,1,T
     blurred = F.avg_pool1d(blurred, kernel_size=2, stride=1)[:, 0] + WEIGHT_FLOOR  # N*M,T-1
 
+    # Sample, in the published alignment of edges and weights.
     midpoints = (depths[:, :-1] + depths[:, 1:]) / 2  # N*M,T-1
     samples = sample_pdf(midpoints[:, :-1], blurred[:, 1:-1], quantiles.flatten(0, 1))
     return samples.view_as(quantiles)[..., None]

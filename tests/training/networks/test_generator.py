@@ -228,7 +228,8 @@ def test_half_precision_is_close_to_float32(precision):
         plain = network(ws, noise_mode="const")
         set_precision(network, precision)
         half = network(ws, noise_mode="const")
-        forced = network(ws, noise_mode="const", force_fp32=True)
+        set_precision(network, "fp32")
+        forced = network(ws, noise_mode="const")
     assert torch.equal(forced, plain)
     assert not torch.equal(half, plain)
     assert (half - plain).abs().mean() < 0.02 * plain.abs().mean()  # 8 bits of mantissa, summed over 4 resolutions
@@ -244,7 +245,6 @@ def test_precision_depends_on_device_module_and_setting():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     row = {setting: Precision(use_fp16=True, clamps=True, setting=setting) for setting in ("auto", "fp32", "bf16")}
     assert row["auto"].dtype(cuda) is torch.float16 and row["auto"].dtype(cpu) is torch.float32
-    assert row["auto"].dtype(cuda, force_fp32=True) is torch.float32
     assert row["fp32"].dtype(cuda) is torch.float32 and row["bf16"].dtype(cpu) is torch.bfloat16
     assert Precision(use_fp16=True, clamps=False, setting="fp16").dtype(cuda) is torch.float32  # it could overflow
     with pytest.raises(ValueError, match="expected one of auto, fp32, fp16, bf16, got 'half'"):
