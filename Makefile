@@ -1,4 +1,4 @@
-# Everything lives in this folder: the environment in .venv, downloads and built kernels in .cache, pictures in out.
+# All files stay in this directory: the environment in .venv, downloads and compiled kernels in .cache, images in out.
 PYTHON ?= python3
 VENV   := .venv
 READY  := $(VENV)/ready
@@ -7,25 +7,25 @@ DEMO   := out/demo
 export XDG_CACHE_HOME  := $(CURDIR)/.cache
 export PIP_CACHE_DIR   ?= $(CURDIR)/.cache/pip
 export PIX2PIX3D_CACHE := $(CURDIR)/.cache/pix2pix3d
-export OMP_WAIT_POLICY ?= passive# threads that wait do not keep a busy machine busier
+export OMP_WAIT_POLICY ?= passive# waiting threads leave the cores to other programs
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
-# One process for each core with one thread each: on small tensors two threads are hardly faster than one.
+# One process with one thread per core: on small tensors, two threads are hardly faster than one.
 PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.cache/pytest \
     --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo pictures test test-all lint format
 .DELETE_ON_ERROR:
 
-demo: $(READY)  ## a label map in; pictures, films and a mesh out, by the trained model in checkpoints/
+demo: $(READY)  ## images, videos and meshes from label maps, by the models in checkpoints/
 	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
 
-pictures: demo  ## those of the README
+pictures: demo  ## images for the README
 	cp $(DEMO)/demo.png $(DEMO)/demo.gif docs/images/
 
-test: $(READY)  ## the quick tests
+test: $(READY)  ## fast tests
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)  ## every test
+test-all: $(READY)  ## all tests
 	$(PYTEST)
 
 lint: $(READY)

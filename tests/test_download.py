@@ -1,4 +1,4 @@
-"""The script that fetches released models, against a server on this machine."""
+"""checkpoints/download_models.sh, with a local server."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ CONTENT = b"\x80" + bytes(range(256)) * 400  # a pickle's first byte
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serves server.files, from the byte that Range asks for if server.ranges; breaks off after server.cut bytes."""
+    """Serves server.files, with ranges if server.ranges, and closes the connection after server.cut bytes."""
 
     def do_GET(self):
         content = self.server.files.get(self.path)
@@ -44,12 +44,14 @@ class Files(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as found:
-        found.files, found.cut, found.starts = {"/pix2pix3d_seg2cat.pkl": CONTENT}, None, []
-        found.ranges = True
-        threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True).start()
-        yield found
-        found.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        server.files = {"/pix2pix3d_seg2cat.pkl": CONTENT}
+        server.cut = None
+        server.starts = []
+        server.ranges = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture
@@ -63,15 +65,15 @@ def fetch(server, tmp_path):
     return call
 
 
-def test_a_model_arrives_whole_and_its_digest_is_remembered(fetch, tmp_path):
+def test_a_model_is_downloaded_and_its_digest_stored(fetch, tmp_path):
     assert fetch("seg2cat").returncode == 0
     assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == CONTENT
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert (tmp_path / "download.sha256").read_text() == f"{digest}  pix2pix3d_seg2cat.pkl\n"
-    assert "is here" in fetch("seg2cat").stdout
+    assert "exists" in fetch("seg2cat").stdout
 
 
-def test_a_cut_download_goes_on_where_it_stopped(fetch, server, tmp_path):
+def test_an_interrupted_download_is_resumed(fetch, server, tmp_path):
     server.cut = 30_000
     assert fetch("seg2cat").returncode == 2
     assert not (tmp_path / "pix2pix3d_seg2cat.pkl").exists()
@@ -81,25 +83,25 @@ def test_a_cut_download_goes_on_where_it_stopped(fetch, server, tmp_path):
     assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == CONTENT
 
 
-def test_a_download_that_was_stopped_after_its_last_byte_is_complete(fetch, server, tmp_path):
+def test_a_download_interrupted_after_its_last_byte_is_completed(fetch, server, tmp_path):
     (tmp_path / "pix2pix3d_seg2cat.pkl.part").write_bytes(CONTENT)
-    assert fetch("seg2cat").returncode == 0  # the server answers 416, so it is fetched once more
+    assert fetch("seg2cat").returncode == 0  # the server answers 416, so it is downloaded again
     assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == CONTENT
     (tmp_path / "pix2pix3d_seg2cat.pkl").rename(tmp_path / "pix2pix3d_seg2cat.pkl.part")
     server.starts.clear()
-    assert fetch("seg2cat").returncode == 0 and server.starts == []  # its digest is known: nothing to ask for
+    assert fetch("seg2cat").returncode == 0 and server.starts == []  # its digest is stored, so there is no request
 
 
-def test_a_server_that_cannot_go_on_begins_again(fetch, server, tmp_path):
+def test_a_download_starts_again_if_the_server_cannot_resume(fetch, server, tmp_path):
     (tmp_path / "pix2pix3d_seg2cat.pkl.part").write_bytes(CONTENT[:30_000])
     server.ranges = False
     result = fetch("seg2cat")
-    assert result.returncode == 0 and "from the start" in result.stdout
+    assert result.returncode == 0 and "starting again" in result.stdout
     assert server.starts == [30_000, 0]
     assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == CONTENT
 
 
-def test_a_server_that_is_down_costs_nothing_that_was_fetched(fetch, server, tmp_path):
+def test_a_failed_request_keeps_the_partial_download(fetch, server, tmp_path):
     part = tmp_path / "pix2pix3d_seg2cat.pkl.part"
     part.write_bytes(CONTENT[:30_000])
     server.files.clear()
@@ -107,32 +109,32 @@ def test_a_server_that_is_down_costs_nothing_that_was_fetched(fetch, server, tmp
     assert part.read_bytes() == CONTENT[:30_000]
 
 
-def test_a_web_page_in_the_place_of_a_model_is_refused_and_forgotten(fetch, server, tmp_path):
+def test_a_web_page_instead_of_a_model_is_rejected_and_removed(fetch, server, tmp_path):
     server.files["/pix2pix3d_seg2cat.pkl"] = b"<!doctype html>"
     result = fetch("seg2cat")
-    assert result.returncode == 2 and "is no pickle" in result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "expected a pickle" in result.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["download_models.sh"]
 
 
-def test_a_file_that_is_here_must_be_what_was_downloaded(fetch, tmp_path):
+def test_an_existing_file_must_have_the_stored_digest(fetch, tmp_path):
     fetch("seg2cat")
     (tmp_path / "pix2pix3d_seg2cat.pkl").write_bytes(b"\x80 another")
     result = fetch("seg2cat")
-    assert result.returncode == 2 and "not what was downloaded first" in result.stderr
+    assert result.returncode == 2 and "differs from the first download" in result.stderr
     assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == b"\x80 another"
 
 
-def test_a_file_that_changed_since_the_first_download_is_not_taken(fetch, server, tmp_path):
+def test_a_download_with_another_digest_is_rejected(fetch, server, tmp_path):
     fetch("seg2cat")
     (tmp_path / "pix2pix3d_seg2cat.pkl").unlink()
     server.files["/pix2pix3d_seg2cat.pkl"] = CONTENT[:-1] + b"x"
     result = fetch("seg2cat")
-    assert result.returncode == 2 and "the first download had" in result.stderr
+    assert result.returncode == 2 and "that of the first download was" in result.stderr
     assert not (tmp_path / "pix2pix3d_seg2cat.pkl").exists()
 
 
-@pytest.mark.parametrize(("model", "said"), [("seg2dog", "expected seg2cat"), ("edge2car", "cannot be fetched")])
-def test_what_is_not_there_is_one_line_and_exit_code_2(fetch, tmp_path, model, said):
+@pytest.mark.parametrize(("model", "message"), [("seg2dog", "expected seg2cat"), ("edge2car", "download failed")])
+def test_a_missing_model_prints_one_line_and_exits_with_2(fetch, tmp_path, model, message):
     result = fetch(model)
-    assert result.returncode == 2 and said in result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and message in result.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("*.pkl"))

@@ -9,10 +9,10 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// The other tensors lie in memory as `source` does.
-const void* same_layout(const OptionalTensor& t, const at::Tensor& source, bool wanted, const char* name) {
-    TORCH_CHECK_VALUE(t.has_value() == wanted, name, wanted ? ": missing for" : ": not used by", " this order");
-    if (!wanted) return nullptr;
+// Checks that an optional tensor is there if needed, with the type and layout of `source`; returns its data.
+const void* same_layout(const OptionalTensor& t, const at::Tensor& source, bool needed, const char* name) {
+    TORCH_CHECK_VALUE(t.has_value() == needed, name, needed ? ": missing for" : ": not used by", " this order");
+    if (!needed) return nullptr;
     TORCH_CHECK_VALUE(t->device() == source.device() && t->scalar_type() == source.scalar_type(),
                       name, ": expected ", source.options(), ", got ", t->options());
     TORCH_CHECK_VALUE(t->sizes() == source.sizes() && t->strides() == source.strides(),
@@ -28,7 +28,7 @@ at::Tensor bias_act(const at::Tensor& source, bool source_is_output, const Optio
     TORCH_CHECK_VALUE(order >= 0 && order <= 2, "order: expected 0, 1 or 2, got ", order);
     TORCH_CHECK_VALUE(act >= 0 && act < int64_t(Activation::count), "act: unknown number ", act);
     TORCH_CHECK_VALUE(!source_is_output || (order > 0 && act <= int64_t(Activation::lrelu) && gain > 0 && alpha >= 0),
-                      "source_is_output: the output of this activation does not tell its derivative");
+                      "source_is_output: the output of this activation does not determine its derivative");
 
     BiasActParams p = {};
     p.step = p.channels = 1;
@@ -40,7 +40,7 @@ at::Tensor bias_act(const at::Tensor& source, bool source_is_output, const Optio
                           "b: expected ", source.options(), ", got ", b->options());
         p.b = b->const_data_ptr();
         p.channels = source.size(dim);
-        p.step = std::max<int64_t>(1, source.stride(dim));  // strides of size-1 axes are arbitrary, even 0
+        p.step = std::max<int64_t>(1, source.stride(dim));  // axes of size 1 may have any stride, even 0
     }
     at::Tensor out = at::empty_like(source);
     p.source = source.const_data_ptr();

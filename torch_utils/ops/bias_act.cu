@@ -1,4 +1,4 @@
-// Bias, activation, gain and clamp: value, first and second derivative, one pass over memory each.
+// Bias, activation, gain and clamp: value, first and second derivative, each in one pass over memory.
 #include "bias_act.h"
 #include "kernel_device.h"
 
@@ -6,10 +6,10 @@ namespace {
 
 template <class S> struct Derivatives { S value, first, second; };
 
-// act and its derivatives at u. At a kink the derivative is that of the left side, as in PyTorch.
+// Value and derivatives of the activation at u; at a kink, the derivative from the left, as in PyTorch.
 template <class S> __device__ Derivatives<S> activate(Activation act, S u, S alpha) {
     constexpr S kSeluScale = S(1.0507009873554804934), kSeluAlpha = S(1.6732632423543772848);
-    constexpr S kSoftplusLinear = S(20);  // PyTorch's threshold: the identity above it
+    constexpr S kSoftplusLinear = S(20);  // identity above it, as in PyTorch
     switch (act) {
         case Activation::relu: return {u > 0 ? u : S(0), S(u > 0), S(0)};
         case Activation::lrelu: return {u > 0 ? u : u * alpha, u > 0 ? S(1) : alpha, S(0)};
@@ -59,14 +59,14 @@ template <class T, class Index> __global__ void bias_act_kernel(BiasActParams p)
         const Derivatives<S> d = activate(p.act, u, alpha);
         S y = p.source_is_output ? u : gain * d.value;
         if (p.order == 0) {
-            if (clamp >= 0 && !(y != y)) y = y < -clamp ? -clamp : y > clamp ? clamp : y;  // NaN stays NaN
+            if (clamp >= 0 && !(y != y)) y = y < -clamp ? -clamp : y > clamp ? clamp : y;  // keeps NaN
             store(out + i, y);
             continue;
         }
-        // A stored y that was cut equals the limit; a recomputed one passes it.
-        const bool cut = clamp >= 0 && (p.source_is_output ? !(y > -clamp && y < clamp) : y < -clamp || y > clamp);
+        // The gradient is zero where y was clamped: a stored y then equals the limit, a recomputed one exceeds it.
+        const bool clamped = clamp >= 0 && (p.source_is_output ? !(y > -clamp && y < clamp) : y < -clamp || y > clamp);
         S g = gain * load(dy[i]) * (p.order == 1 ? d.first : d.second * load(ddx[i]));
-        store(out + i, cut ? S(0) : g);
+        store(out + i, clamped ? S(0) : g);
     }
 }
 

@@ -1,4 +1,4 @@
-// What the launcher of bias_act.cu is told. No PyTorch here: device code includes CUDA headers only.
+// Parameters of the bias_act kernel. Without PyTorch headers, because device code includes only CUDA.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 // Same order as ACTIVATIONS in bias_act.py.
 enum class Activation { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish, count };
 
-// u = x + b, y = clamp(gain * act(u)). All tensors share one dense layout of `size` elements.
+// u = x + b, y = clamp(gain * act(u)). All tensors but b have the same dense layout of `size` elements.
 struct BiasActParams {
     const void* source;      // size elements: x, or y where source_is_output
     const void* b;           // channels elements, or null
@@ -19,12 +19,12 @@ struct BiasActParams {
     int64_t step;            // element i belongs to channel (i / step) % channels
     int64_t channels;
     int order;
-    bool source_is_output;   // linear, relu, lrelu with gain > 0 and alpha >= 0 only: y tells the sign of u
+    bool source_is_output;   // linear, relu, lrelu with gain > 0 and alpha >= 0 only: y has the sign of u
     Activation act;
     double alpha;
     double gain;
-    double clamp;            // below zero: none
+    double clamp;            // negative: no limit
 };
 
-// Returns null, or what CUDA says went wrong.
+// Returns null, or CUDA's error message.
 const char* launch_bias_act(const BiasActParams& params, Scalar scalar, void* stream);

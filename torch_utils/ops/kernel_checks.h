@@ -1,4 +1,4 @@
-// Checks that every kernel makes of its tensors.
+// Checks of tensors shared by all kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,9 +6,9 @@
 
 #include "kernel_types.h"
 
-// build.py says -DKERNEL_DEVICE=CUDA; the tests' stand-in without a GPU says CPU.
+// CUDA in build.py; CPU in tests that run the kernels without a GPU.
 #ifndef KERNEL_DEVICE
-#error "define KERNEL_DEVICE: the dispatch key whose tensors these kernels take"
+#error "define KERNEL_DEVICE as the dispatch key of the kernels"
 #endif
 
 inline Scalar scalar_of(const at::Tensor& t, const char* name) {

@@ -1,4 +1,4 @@
-// What the kernels share on the device: numbers they compute with, and how an element becomes one.
+// Device code shared by all kernels: conversion of element types, and launches.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +9,8 @@
 
 #include "kernel_types.h"
 
-// Halves are stored, never computed with. Named conversions: PyTorch's build flags remove the implicit ones.
+// Type to compute in: 16-bit types are only stored. Conversions are explicit, since PyTorch's build flags disable implicit
+// ones.
 template <class T> struct Arithmetic { using type = float; };
 template <> struct Arithmetic<double> { using type = double; };
 
@@ -23,11 +24,11 @@ __device__ inline void store(float* to, float v) { *to = v; }
 __device__ inline void store(__half* to, float v) { *to = __float2half_rn(v); }
 __device__ inline void store(__nv_bfloat16* to, float v) { *to = __float2bfloat16_rn(v); }
 
-// One launch over `size` elements; each thread takes several, a grid's width apart.
+// Launches a kernel over `size` elements; each thread processes several, with the stride of the grid.
 template <class Params> cudaError_t launch_over(int64_t size, void (*kernel)(Params), const Params& p, void* stream) {
     constexpr int64_t kThreads = 256, kElementsPerThread = 4;
     const int64_t blocks = (size + kThreads * kElementsPerThread - 1) / (kThreads * kElementsPerThread);
-    if (blocks == 0) return cudaSuccess;  // a launch of no blocks is an error
+    if (blocks == 0) return cudaSuccess;  // CUDA rejects a launch without blocks
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(unsigned(blocks < INT32_MAX ? blocks : INT32_MAX));
     config.blockDim = dim3(unsigned(kThreads));
@@ -35,10 +36,10 @@ template <class Params> cudaError_t launch_over(int64_t size, void (*kernel)(Par
     return cudaLaunchKernelEx(&config, kernel, p);
 }
 
-// 32-bit division is several times cheaper. Up to this size i + stride cannot wrap around in 32 bits.
+// 32-bit division is several times faster. Up to this size, i + stride does not overflow 32 bits.
 inline bool fits_32_bit(int64_t size) { return size < INT32_MAX; }
 
-// run(T()) with the element type that `scalar` names.
+// Calls run(T()) with the element type T of `scalar`.
 template <class Run> const char* for_scalar(Scalar scalar, Run run) {
     cudaError_t error = cudaErrorInvalidValue;
     switch (scalar) {

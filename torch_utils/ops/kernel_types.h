@@ -1,4 +1,4 @@
-// Element types of the kernels, as told to the launchers.
+// Element types of the kernels.
 #pragma once
 
 enum class Scalar { f64, f32, f16, bf16 };

@@ -10,11 +10,11 @@
 namespace {
 
 Axis axis_of(const at::Tensor& x, int64_t dim, int64_t taps, int64_t up, int64_t down, int64_t pad0, int64_t pad1) {
-    constexpr int64_t kMost = std::numeric_limits<int>::max();
+    constexpr int64_t kMax = std::numeric_limits<int>::max();
     TORCH_CHECK_VALUE(up >= 1 && down >= 1, "up, down: expected 1 or more, got ", up, ", ", down);
-    const int64_t covered = x.size(dim) * up + pad0 + pad1 - taps;  // the filter's last start
+    const int64_t covered = x.size(dim) * up + pad0 + pad1 - taps;  // last position of the filter
     TORCH_CHECK_VALUE(x.size(dim) >= 1 && covered >= 0, "x: ", x.sizes(), " is smaller than the filter's ", taps, " taps along axis ", dim);
-    TORCH_CHECK_VALUE(x.size(dim) * up < kMost && covered < kMost && std::abs(pad0) < kMost, "x: ", x.sizes(), " is too large");
+    TORCH_CHECK_VALUE(x.size(dim) * up < kMax && covered < kMax && std::abs(pad0) < kMax, "x: ", x.sizes(), " is too large");
     Axis a = {};
     a.in = x.size(dim);
     a.out = covered / down + 1;

@@ -1,12 +1,13 @@
-// Upsample, pad, FIR filter, downsample: one thread per output value, the zeros between pixels are never touched.
+// Upsample, pad, FIR filter, downsample: one thread per output value, which skips the inserted zeros.
 #include "kernel_device.h"
 #include "upfirdn2d.h"
 
 namespace {
 
-struct Reach { int pixel, tap; };  // first input pixel that an output sees, and the tap it meets
+// First input pixel under the filter at an output position, and its tap.
+struct Reach { int pixel, tap; };
 
-// Output o covers upsampled pixels o*down - pad + (0 .. taps-1); every up-th of them is a real one.
+// Output o covers upsampled pixels o*down - pad + (0 .. taps-1); every up-th of them is an input pixel.
 __device__ Reach first_reach(int64_t o, const Axis& a, int up) {
     const int64_t start = o * a.down - a.pad;
     const int64_t pixel = start <= 0 ? 0 : (start + up - 1) / up;
@@ -14,7 +15,7 @@ __device__ Reach first_reach(int64_t o, const Axis& a, int up) {
     return {int(pixel), int(tap < a.taps ? tap : a.taps)};
 }
 
-// UP and TAPS as numbers let the compiler unroll the loops of the common filters; 0 means: read the parameters.
+// Constant UP and TAPS let the compiler unroll the loops for common filters; 0 = use the parameters.
 template <class T, class Index, int UP, int TAPS> __global__ void upfirdn2d_kernel(Upfirdn2dParams p) {
     using S = typename Arithmetic<T>::type;
     const int up_x = UP ? UP : p.x_axis.up, up_y = UP ? UP : p.y_axis.up;
