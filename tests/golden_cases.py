@@ -1,4 +1,4 @@
-"""Runs a golden case: builds the module that its manifest names, fills it, calls it, compares values and gradients."""
+"""Run golden cases: build the module that a manifest names, fill and call it, compare values and gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from training.networks.registry import construct
 
 
 def build(case: str, prefix: str | None = None) -> torch.nn.Module:
-    """The case's module, filled by name, in the case's mode; its state's names, shapes and order are checked."""
+    """Build the module of a case with golden weights; check names, shapes and order of its state.
+
+    Args:
+        case: name of a manifest.
+        prefix: seed prefix of the weights; None for that of the manifest.
+    """
     m = golden.manifest(case)
     module = construct(m["module"], m["init_kwargs"])
     golden.fill_(module, m["fill_prefix"] if prefix is None else prefix).train(m["mode"] == "train")
@@ -21,19 +26,25 @@ def build(case: str, prefix: str | None = None) -> torch.nn.Module:
 
 
 def check_forward(case: str) -> None:
-    """Cases with a `forward`: every output, the gradients of the inputs and the norms of the parameters' gradients."""
-    m, expected, inputs = golden.manifest(case), golden.load(case), golden.inputs(case)
+    """Check every output, the gradients of inputs and the gradient norms of parameters of a case with a `forward`."""
+    m = golden.manifest(case)
+    expected = golden.load(case)
+    inputs = golden.inputs(case)
     module = build(case)
-    names, pick = _call(m["forward"])
+
+    # Call the module with the case's inputs and noise.
+    names, picks_ws = _call(m["forward"])
     args = {name: inputs.get(name) for name in names}
     leaves = {n: t.requires_grad_() for n, t in args.items() if t is not None and t.is_floating_point()}
-    with golden.golden_noise() as drawn:
+    with golden.golden_noise() as samples:
         call = [{"img": args["x"]}] if "'img'" in m["forward"] else list(args.values())
         if "'mask'" in m["forward"]:
             call = [args["z"], args["c"], {"mask": inputs["mask"]}]
         out = module(*call, **m["forward_kwargs"])
-    assert [list(shape) for _, shape in drawn] == [d[1] for d in m.get("draws", []) for _ in range(d[2])]
-    outputs = _named(m, out["ws"] if pick else out)
+    assert [list(shape) for _, shape in samples] == [d[1] for d in m.get("draws", []) for _ in range(d[2])]
+
+    # Compare outputs, then the gradients of their sum weighted by cotangents.
+    outputs = _named(m, out["ws"] if picks_ws else out)
     for name, value in outputs.items():
         golden.check(name, value, expected, rtol=m["rtol"])
     loss = sum((value * inputs[f"cot_{name}"]).sum() for name, value in outputs.items())
@@ -47,12 +58,13 @@ def check_forward(case: str) -> None:
 
 
 def _call(forward: str) -> tuple[list[str], bool]:
-    """Argument names of "m(x, img, ws, **kw)" and whether its "ws" is picked from a dict."""
+    """Parse a call such as "m(x, img, ws, **kw)": argument names, and whether "ws" is picked from a dict of outputs."""
     inside = re.sub(r"'\w+'", "", re.match(r"m\((.*)\)", forward).group(1))
     return re.findall(r"\b(?!mask\b|kw\b)[a-z]+\b", inside), "['ws']" in forward
 
 
 def _named(m: dict, out) -> dict[str, torch.Tensor]:
+    """Outputs by the names of their cotangents in the manifest."""
     values = [t for t in (out if isinstance(out, tuple) else (out,)) if t is not None]
     names = [name[4:] for name in m["inputs"] if name.startswith("cot_")]
     return dict(zip(names, values, strict=True))

@@ -1,4 +1,4 @@
-"""Every phase of the loss, and label maps' cross-entropy, against the golden arrays."""
+"""Every phase of the loss, and the cross-entropy of label maps, against the golden arrays."""
 
 import functools
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ from training.options import LossOptions
 
 NETWORKS = ("G", "D", "D_semantic")
 CASES = ("seg6", "seg6_bg", "seg6_crossview", "seg19", "edge", "edge_crossview")
-# The label encoder has its full width in every case, so a gradient of G takes seconds. Every phase is among these.
+# Rows that also run in the quick tests. Every phase is among them; a gradient of G takes seconds, as the label encoder
+# has its full width.
 QUICK = {
     "seg6": (
         *("Gmain_c1_x0_raw0", "Greg_monotonic-detach", "Gboth", "Dmain_blur", "Dreg", "Dreg_blur", "Dboth"),
@@ -26,13 +27,13 @@ QUICK = {
         *("D_semanticmain_c1", "D_semanticreg"),
     ),
 }
-# Public options that nothing reads, and one that the class of D says.
+# Published options that are never read, and one that the class of D determines.
 NOT_OPTIONS = {"gpc_reg_prob", "gpc_reg_fade_kimg", "style_mixing_prob", "dual_discrimination"}
-# The published loss evaluates D_semantic at weight 0 too, and reports its scores; this weight does the same.
+# Replaces weight 0 of D_semantic, because the published loss evaluates it and reports its scores even then.
 NO_WEIGHT = 1e-12
-# Here one pre-activation lies 6e-8 from the kink of leaky ReLU, and rounding decides on which side. The golden arrays
-# are of the other side than ours; a push of 1e-6 (the next one lies at 3e-6 in another channel) settles it.
-PUSHED = {"loss_seg6_bg": ("backbone.synthesis.b16.conv0.bias", 7, 1e-6)}
+# One pre-activation of this case is only 6e-8 away from the kink of leaky ReLU, so rounding decides its side, and the
+# golden arrays have the other side. Adding 1e-6 to its bias avoids this (case: parameter, channel, offset).
+BIAS_OFFSET = {"loss_seg6_bg": ("backbone.synthesis.b16.conv0.bias", 7, 1e-6)}
 
 
 def rows():
@@ -48,22 +49,22 @@ def build(name, class_name=None, leave_out=()):
     return golden.fill_(construct(class_name or m["module"], kwargs), m["fill_prefix"]).train()
 
 
-@functools.lru_cache(maxsize=1)  # half a gigabyte each
+@functools.lru_cache(maxsize=1)  # half a gigabyte per case
 def networks(case):
     nets = {name: build(f"loss_{case}_{name}") for name in NETWORKS}
     for name, net in nets.items():
         state = golden.manifest(f"loss_{case}_{name}")["state"]
         assert [[key, list(t.shape)] for key, t in net.state_dict().items()] == [row[:2] for row in state]
-    if f"loss_{case}" in PUSHED:
-        name, channel, push = PUSHED[f"loss_{case}"]
+    if f"loss_{case}" in BIAS_OFFSET:
+        name, channel, offset = BIAS_OFFSET[f"loss_{case}"]
         with torch.no_grad():
-            nets["G"].get_parameter(name)[channel] += push
+            nets["G"].get_parameter(name)[channel] += offset
     return nets
 
 
 @contextmanager
-def as_given(nets, rendering_kwargs):
-    """Networks with the case's rendering options and no gradients; options and buffers as they were afterwards."""
+def temporary_options(nets, rendering_kwargs):
+    """Clear gradients and set rendering options of a case; restore options and buffers afterwards."""
     options = nets["G"].rendering_kwargs
     buffers = {name: {k: b.clone() for k, b in net.named_buffers()} for name, net in nets.items()}
     for net in nets.values():
@@ -80,7 +81,7 @@ def as_given(nets, rendering_kwargs):
 
 @contextmanager
 def raw_images_as_published(G):
-    """Raw images changed in place by super-resolution before the loss sees them, as published (ours keeps them)."""
+    """Let the loss see raw images after in-place changes by super-resolution, as the published code does."""
     synthesis, changed, hooks = G.synthesis, {}, []
     for name, network in (("image_raw", G.superresolution), ("semantic_raw", G.superresolution_semantic)):
         hook = functools.partial(lambda name, _module, _args, out: changed.update({name: out[1]}), name)
@@ -95,7 +96,8 @@ def raw_images_as_published(G):
 
 
 @contextmanager
-def counted_renders(G):
+def recorded_renders(G):
+    """List that gets an item per call of G.synthesis: whether gradients were enabled."""
     synthesis, calls = G.synthesis, []
     G.synthesis = lambda *args, **kwargs: calls.append(torch.is_grad_enabled()) or synthesis(*args, **kwargs)
     try:
@@ -104,11 +106,12 @@ def counted_renders(G):
         G.synthesis = synthesis
 
 
-def loss_options(base, own):
-    given = {**base, **own}
-    assert given.keys() <= {field.name for field in fields(LossOptions)} | NOT_OPTIONS
-    given["lambda_D_semantic"] = given["lambda_D_semantic"] or NO_WEIGHT
-    return LossOptions(**{k: v for k, v in given.items() if k not in NOT_OPTIONS})
+def loss_options(base, changes):
+    """LossOptions of a golden row, given by public option names."""
+    values = {**base, **changes}
+    assert values.keys() <= {field.name for field in fields(LossOptions)} | NOT_OPTIONS
+    values["lambda_D_semantic"] = values["lambda_D_semantic"] or NO_WEIGHT
+    return LossOptions(**{k: v for k, v in values.items() if k not in NOT_OPTIONS})
 
 
 def squared_distance(a, b):
@@ -147,10 +150,10 @@ def run(case, row, nets):
 
 
 @pytest.mark.parametrize(("case", "row_id"), [*rows()])
-def test_a_phase_reports_and_differentiates_as_golden(case, row_id):
+def test_reports_and_gradient_norms_of_a_phase_are_golden(case, row_id):
     m, nets = golden.manifest(f"loss_{case}"), networks(case)
     (row,) = [row for row in m["cases"] if row["id"] == row_id]
-    with as_given(nets, row["options"].get("rendering_kwargs", {})), counted_renders(nets["G"]) as renders:
+    with temporary_options(nets, row["options"].get("rendering_kwargs", {})), recorded_renders(nets["G"]) as renders:
         if row["options"].get("clone_features"):
             with raw_images_as_published(nets["G"]):
                 reports, norms = run(case, row, nets)
@@ -162,23 +165,23 @@ def test_a_phase_reports_and_differentiates_as_golden(case, row_id):
         golden.check(name, reports[name].mean(), torch.tensor(value), rtol=m["rtol"])
     golden.check_norms(row_id, norms, row["grad_norms"], m["rtol_gradients"], m["total_tol_gradients"])
     golden.check("w_avg", w_avg, torch.tensor(row["w_avg_abs_mean"]), rtol=m["rtol"])
-    # Cross-view consistency costs one view without gradients and one with; without it there is one render at most.
+    # Cross-view consistency renders one view without gradients and one with; without it there is a single render.
     if row["phase"] == "Gmain":
         with_cross_view = row["loss_kwargs"].get("lambda_cross_view", 0) > 0
         assert renders == ([True, False, True] if with_cross_view else [True])
 
 
-def test_every_phase_of_two_data_types_is_among_the_quick_ones():
+def test_quick_rows_contain_every_phase_of_both_data_types():
     for case, quick in QUICK.items():
-        given = {row["id"]: row["phase"] for row in golden.manifest(f"loss_{case}")["cases"]}
-        assert {given[row_id] for row_id in quick} == set(given.values())
+        phases = {row["id"]: row["phase"] for row in golden.manifest(f"loss_{case}")["cases"]}
+        assert {phases[row_id] for row_id in quick} == set(phases.values())
 
 
-@pytest.mark.slow  # a second rendering of the row above it
-def test_losses_see_the_rendered_raw_image_not_one_that_super_resolution_changed():
+@pytest.mark.slow  # renders a row once more
+def test_loss_uses_the_raw_image_before_super_resolution_changes_it():
     nets = networks("edge")
     (row,) = [r for r in golden.manifest("loss_edge")["cases"] if r["id"] == "Gmain_raw_res_64"]
-    with as_given(nets, {}):
+    with temporary_options(nets, {}):
         reports, _ = run("edge", row, nets)
     name = "Loss/G/loss_semantic_reconstruction"
     published, ours = row["reports"][name], reports[name].item()
@@ -187,7 +190,7 @@ def test_losses_see_the_rendered_raw_image_not_one_that_super_resolution_changed
 
 @pytest.mark.parametrize("weighted", ["", "_weighted"])
 @pytest.mark.parametrize("logits", ["logits", "logits8"])
-def test_cross_entropy_of_label_maps_is_golden_with_weights_and_with_resizing(logits, weighted):
+def test_cross_entropy_is_golden_with_weights_and_resizing(logits, weighted):
     expected, inputs = golden.load("helpers"), golden.inputs("helpers")
     x = inputs[logits].requires_grad_()
     loss = cross_entropy2d(x, inputs["target"], inputs["weight"] if weighted else None)

@@ -1,4 +1,4 @@
-"""Terms of the loss one by one: known values, schedules, what is skipped, what is refused."""
+"""Loss terms one by one: known values, schedules, terms that are skipped, invalid options."""
 
 import copy
 import functools
@@ -44,7 +44,7 @@ def _small_generator(data_type, changes):
 
 
 def small_generator(data_type="seg", **changes):
-    """A generator of 128 pixels with few samples and a narrow backbone and encoder."""
+    """Generator of 128 pixels with few samples per ray and a narrow backbone and encoder."""
     return copy.deepcopy(_small_generator(data_type, tuple(changes.items())))
 
 
@@ -57,10 +57,12 @@ def small_discriminator(channels=3):
 
 
 def inputs():
+    """One sample of a golden case."""
     return {name: value[:1] for name, value in golden.inputs("loss_seg6").items()}
 
 
 def samples(data_type="seg"):
+    """Batch of one real sample."""
     x = inputs()
     mask = (x["mask"] % CLASSES).to(torch.uint8)
     return {"image": x["image"], "pose": x["pose"], "mask": mask if data_type == "seg" else mask.float() - 1}
@@ -73,36 +75,39 @@ def accumulate(loss, phase, batch=None, **kwargs):
 
 
 def calls_of(module):
+    """List that gets an item whenever the module is called."""
     calls = []
     module.register_forward_hook(lambda *_: calls.append(1))
     return calls
 
 
-# --------------------------------------------------------------------------- what is skipped
+# --------------------------------------------------------------------------- terms that are skipped
 
 
-@pytest.mark.parametrize(("weight", "judgments"), [(0, 0), (0.5, 1)])
-def test_a_label_discriminator_of_weight_0_is_not_asked(weight, judgments):
+@pytest.mark.parametrize(("weight", "evaluations"), [(0, 0), (0.5, 1)])
+def test_label_discriminator_of_weight_0_is_not_evaluated(weight, evaluations):
     options = replace(OPTIONS, lambda_D_semantic=weight, random_c_prob=1)
     loss = Loss(options, small_generator(), small_discriminator(), small_discriminator(3 + CLASSES))
     calls = calls_of(loss.networks["D_semantic"])
     reports = accumulate(loss, "Gmain")
-    assert len(calls) == judgments == len([name for name in reports if name == "Loss/scores/fake_semantic"])
+    assert len(calls) == evaluations == len([name for name in reports if name == "Loss/scores/fake_semantic"])
 
 
 @pytest.mark.parametrize(
     ("weight", "renders_labels", "scenes"), [(0, True, 1), (1, True, 2), (1, False, 1)], ids=["off", "on", "no labels"]
 )
-def test_cross_view_consistency_is_rendered_only_with_a_weight_and_with_labels(weight, renders_labels, scenes):
+def test_cross_view_consistency_renders_only_with_a_weight_and_labels(weight, renders_labels, scenes):
     G = small_generator(render_labels=renders_labels)
     encodings, colors = calls_of(G.backbone.mapping), calls_of(G.superresolution)
     labels = calls_of(G.superresolution_semantic) if renders_labels else [1]
     reports = accumulate(Loss(replace(OPTIONS, lambda_cross_view=weight), G, small_discriminator()), "Gmain")
-    assert len(encodings) == scenes and len(colors) == 1 and len(labels) == scenes  # the last view is needed raw alone
+    assert (
+        len(encodings) == scenes and len(colors) == 1 and len(labels) == scenes
+    )  # of the last view only the raw image is needed
     assert (reports["Loss/G/loss_cross_view"] > 0) == (scenes == 2)
 
 
-def test_the_color_discriminator_is_shown_no_labels_and_none_are_computed_for_it():
+def test_no_labels_are_computed_for_the_color_discriminator():
     G = small_generator()
     labels = calls_of(G.superresolution_semantic)
     loss = Loss(OPTIONS, G, small_discriminator(), small_discriminator(3 + CLASSES))
@@ -113,7 +118,7 @@ def test_the_color_discriminator_is_shown_no_labels_and_none_are_computed_for_it
 
 
 @pytest.mark.parametrize(("phase", "module"), [("Dreg", "D"), ("D_semanticreg", "D_semantic")])
-def test_without_gamma_a_discriminators_regularization_is_nothing_at_all(phase, module):
+def test_without_gamma_discriminator_regularization_computes_nothing(phase, module):
     loss = Loss(
         replace(OPTIONS, r1_gamma=0), small_generator(), small_discriminator(), small_discriminator(3 + CLASSES)
     )
@@ -122,7 +127,7 @@ def test_without_gamma_a_discriminators_regularization_is_nothing_at_all(phase, 
     assert all(p.grad is None for p in loss.networks[module].parameters())
 
 
-def test_without_weight_density_regularization_is_nothing_at_all():
+def test_without_weight_density_regularization_computes_nothing():
     G = small_generator(density_reg=0)
     calls = calls_of(G.backbone.mapping)
     assert accumulate(Loss(OPTIONS, G, small_discriminator()), "Greg") == {}
@@ -130,7 +135,7 @@ def test_without_weight_density_regularization_is_nothing_at_all():
 
 
 class ConvolutionGradients(TorchDispatchMode):
-    """Collects which gradients (input, weight, bias) each backward convolution computes."""
+    """Record of the gradients (input, weight, bias) that each backward convolution computes."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +147,7 @@ class ConvolutionGradients(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_r1s_first_gradient_computes_no_gradients_of_convolution_weights():
+def test_first_gradient_of_r1_computes_no_gradients_of_convolution_weights():
     D, images = small_discriminator(), {k: torch.randn(1, 3, r, r) for k, r in (("image", 128), ("image_raw", RAW))}
     images = {k: v.requires_grad_() for k, v in images.items()}
     logits = D(images, inputs()["pose"])
@@ -168,30 +173,37 @@ def test_cross_view_consistency_equals_its_definition_without_shared_renders(dat
         reports = accumulate(Loss(options, G, D), "Gmain", batch, gain=gain)
         return reports["Loss/G/loss_cross_view"], G.backbone.mapping.embed_mask.projector.weight.grad.clone()
 
-    (value, both), (_, rest) = gradient(weight), gradient(0)
+    value, with_cross_view = gradient(weight)
+    _, without = gradient(0)
     G.zero_grad()
     with golden.golden_noise():
         with torch.no_grad():
             ws = G.mapping(x["gen_z"], batch["pose"], batch)
-            seen = G.synthesis(ws, x["gen_c"], RAW)["semantic"]
+            other_view = G.synthesis(ws, x["gen_c"], RAW)["semantic"]
             target = G.synthesis(ws, batch["pose"], RAW)["semantic_raw"]
-        label_map = seen.argmax(1, keepdim=True) if data_type == "seg" else seen
+        label_map = other_view.argmax(1, keepdim=True) if data_type == "seg" else other_view
         ws = G.mapping(x["gen_z"], batch["pose"], {"mask": label_map})
         expected = F.smooth_l1_loss(G.synthesis(ws, batch["pose"], RAW)["semantic_raw"], target) * weight
     (expected * gain).backward()
     torch.testing.assert_close(value, expected.detach())
     gradients = G.backbone.mapping.embed_mask.projector.weight.grad
-    # The difference of two sums of gradients has their rounding error.
-    golden.check("gradient", both - rest, gradients.numpy(), rtol=1e-3, atol=1e-5 * both.abs().max().item())
-    assert gradients.abs().max() > 1e-3 * both.abs().max()
+    # The difference of two sums of gradients has the rounding errors of both.
+    golden.check(
+        "gradient",
+        with_cross_view - without,
+        gradients.numpy(),
+        rtol=1e-3,
+        atol=1e-5 * with_cross_view.abs().max().item(),
+    )
+    assert gradients.abs().max() > 1e-3 * with_cross_view.abs().max()
 
 
-def test_a_label_discriminator_sends_no_gradient_into_colors():
+def test_gradients_of_the_label_discriminator_stop_at_colors():
     options = replace(OPTIONS, random_c_prob=1)
     G, D = small_generator(), small_discriminator()
-    judge = small_discriminator(3 + CLASSES)
+    label_discriminator = small_discriminator(3 + CLASSES)
     gradients = []
-    for D_semantic in (None, judge):
+    for D_semantic in (None, label_discriminator):
         G.zero_grad()
         accumulate(Loss(options, G, D, D_semantic), "Gmain")
         gradients.append({name: p.grad for name, p in G.named_parameters()})
@@ -201,7 +213,7 @@ def test_a_label_discriminator_sends_no_gradient_into_colors():
     assert gradients[0][label] is None and gradients[1][label].abs().max() > 0
 
 
-def test_an_augmented_label_discriminator_sees_the_labels_values_unchanged_and_other_colors():
+def test_augmentation_changes_colors_but_not_label_values():
     augment_pipe = AugmentPipe(brightness=1, hue=1)
     G, D_semantic = small_generator(), small_discriminator(3 + CLASSES)
     seen = []
@@ -216,7 +228,7 @@ def test_an_augmented_label_discriminator_sees_the_labels_values_unchanged_and_o
     assert (augmented[:, :3] - plain[:, :3]).abs().mean() > 0.01
 
 
-def test_a_generator_without_condition_has_nothing_to_reconstruct():
+def test_unconditional_generator_has_no_reconstruction_loss():
     kwargs = GeneratorOptions("afhq", 128, render_labels=False, channel_base=512, channel_max=8).kwargs()
     kwargs |= {"mapping_kwargs": {"num_layers": 2}, "semantic_channels": None, "data_type": None}
     G = construct("TriPlaneGenerator", kwargs)
@@ -226,7 +238,7 @@ def test_a_generator_without_condition_has_nothing_to_reconstruct():
     assert reports["Loss/G/loss_img_reconstruction"] == 0 < reports["Loss/G/loss"].mean()
 
 
-def test_rounds_add_up():
+def test_gradients_of_microbatches_add_up():
     D = small_discriminator()
     loss = Loss(OPTIONS, small_generator(), D)
     accumulate(loss, "Dreg")
@@ -236,7 +248,7 @@ def test_rounds_add_up():
         assert first is None or torch.allclose(p.grad, 2 * first, rtol=1e-5)
 
 
-def test_the_silhouette_is_missed_by_the_share_of_pixels_that_are_wrong():
+def test_silhouette_loss_is_the_share_of_wrong_pixels():
     label_map = torch.tensor([0, 0, 1, 5]).view(1, 1, 2, 2)
     assert silhouette(torch.tensor([0.0, 1, 1, 1]).view(1, 1, 2, 2), label_map) == 0.25
     assert silhouette((label_map > 0).float(), label_map) == 0
@@ -245,9 +257,9 @@ def test_the_silhouette_is_missed_by_the_share_of_pixels_that_are_wrong():
 # --------------------------------------------------------------------------- classes
 
 
-def test_the_published_table_is_the_formula_of_its_own_shares_and_auto_finds_it_again():
+def test_published_class_weights_follow_the_formula_that_auto_applies():
     shares = [1 / (len(CLASS_WEIGHTS) * w**2) for w in CLASS_WEIGHTS]
-    assert sum(shares) == pytest.approx(1, abs=2e-3)  # eight digits, of shares found by resizing
+    assert sum(shares) == pytest.approx(1, abs=2e-3)  # the published shares are of resized label maps
     pixels = [round(share * 1e9) for share in shares]
     assert class_weights("auto", 19, pixels) == pytest.approx(CLASS_WEIGHTS, rel=2e-3)
     assert class_weights(1, 19) == list(CLASS_WEIGHTS)
@@ -255,7 +267,7 @@ def test_the_published_table_is_the_formula_of_its_own_shares_and_auto_finds_it_
     assert class_weights(0, 6) is None
 
 
-def test_auto_weights_of_equally_common_classes_are_1_and_of_an_absent_one_finite():
+def test_auto_weights_are_1_for_equally_frequent_classes_and_finite_for_absent_ones():
     assert class_weights("auto", 4, [10, 10, 10, 10]) == [1] * 4
     assert all(map(math.isfinite, class_weights("auto", 2, [100, 0])))
 
@@ -263,17 +275,17 @@ def test_auto_weights_of_equally_common_classes_are_1_and_of_an_absent_one_finit
 # --------------------------------------------------------------------------- schedules
 
 
-def test_blur_and_rendering_resolution_change_linearly_and_then_stay():
-    o = LossOptions(5, neural_rendering_resolution_initial=64, neural_rendering_resolution_final=128)
-    o = replace(o, blur_init_sigma=10, blur_fade_kimg=20, neural_rendering_resolution_fade_kimg=10)
-    assert [o.blur_sigma(n) for n in (0, 5000, 20000, 90000)] == [10, 7.5, 0, 0]
-    assert [o.rendering_resolution(n) for n in (0, 2500, 2580, 10000, 90000)] == [64, 80, 81, 128, 128]
-    assert replace(o, neural_rendering_resolution_final=None).rendering_resolution(90000) == 64
-    assert replace(o, neural_rendering_resolution_fade_kimg=0).rendering_resolution(0) == 128
-    assert replace(o, blur_fade_kimg=0).blur_sigma(0) == 0
+def test_blur_and_rendering_resolution_change_linearly_then_stay_constant():
+    options = LossOptions(5, neural_rendering_resolution_initial=64, neural_rendering_resolution_final=128)
+    options = replace(options, blur_init_sigma=10, blur_fade_kimg=20, neural_rendering_resolution_fade_kimg=10)
+    assert [options.blur_sigma(n) for n in (0, 5000, 20000, 90000)] == [10, 7.5, 0, 0]
+    assert [options.rendering_resolution(n) for n in (0, 2500, 2580, 10000, 90000)] == [64, 80, 81, 128, 128]
+    assert replace(options, neural_rendering_resolution_final=None).rendering_resolution(90000) == 64
+    assert replace(options, neural_rendering_resolution_fade_kimg=0).rendering_resolution(0) == 128
+    assert replace(options, blur_fade_kimg=0).blur_sigma(0) == 0
 
 
-def test_blur_spreads_a_point_as_its_formula_says_and_ends_with_its_fade():
+def test_blur_of_a_point_is_the_filter_and_small_blur_does_nothing():
     image = torch.zeros(1, 2, 21, 21)
     image[..., 10, 10] = 1
     taps = torch.tensor([2 ** -((x / 1.5) ** 2) for x in range(-4, 5)])
@@ -283,8 +295,8 @@ def test_blur_spreads_a_point_as_its_formula_says_and_ends_with_its_fade():
     assert blur(image, 0) is image and blur(image, 0.3) is image  # no pixel within 3 sigma
 
 
-@pytest.mark.parametrize("sigma", [0.4, 3.3, 10])  # of three pixels, and of more than there are
-def test_blur_is_the_separable_filter_with_zeros_around(sigma):
+@pytest.mark.parametrize("sigma", [0.4, 3.3, 10])  # filters of three pixels, and of more pixels than the image
+def test_blur_equals_a_separable_convolution_with_zero_padding(sigma):
     image = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     half = math.floor(3 * sigma)
     taps = torch.tensor([2 ** -((x / sigma) ** 2) for x in range(-half, half + 1)], dtype=torch.float64)
@@ -297,7 +309,7 @@ def test_blur_is_the_separable_filter_with_zeros_around(sigma):
 # --------------------------------------------------------------------------- density
 
 
-def test_density_that_grows_away_from_the_front_costs_nothing_and_the_other_way_its_slope():
+def test_monotonic_loss_is_0_for_growing_density_and_proportional_to_a_falling_slope():
     regularize = DensityRegularization(weight=0, form="monotonic-fixed", box_warp=2)
     assert regularize(lambda points: -5 * points[..., 2:], samples=2) == 0
     falls = regularize(lambda points: 5 * points[..., 2:], samples=2)
@@ -305,47 +317,47 @@ def test_density_that_grows_away_from_the_front_costs_nothing_and_the_other_way_
 
 
 @pytest.mark.parametrize(("form", "reaches_front"), [("monotonic-detach", False), ("monotonic-fixed", True)])
-def test_only_the_fixed_form_pulls_at_the_nearer_point(form, reaches_front):
-    level = torch.zeros(1, requires_grad=True)  # adds to all densities alike: pulls at both points cancel
+def test_only_the_fixed_form_sends_gradients_into_the_front_point(form, reaches_front):
+    level = torch.zeros(1, requires_grad=True)  # added to all densities: gradients of both points cancel
     DensityRegularization(0, form)(lambda points: points[..., 2:] + level, samples=1).backward()
     assert level.grad.item() == pytest.approx(0 if reaches_front else -10, abs=1e-5)
 
 
 @pytest.mark.parametrize(("form", "spread"), [("l1", 0.05), ("monotonic-fixed", 1.6 / 256)])
-def test_smoothness_costs_the_slope_times_the_mean_distance(form, spread):
+def test_smoothness_loss_is_the_slope_times_the_mean_distance(form, spread):
     torch.manual_seed(0)
     regularize = DensityRegularization(weight=0.5, form=form, perturbation=0.05, box_warp=1.6)
-    cost = regularize(lambda points: 3 * points[..., :1], samples=8)
+    loss = regularize(lambda points: 3 * points[..., :1], samples=8)
     mean_distance = spread * math.sqrt(2 / math.pi)
-    assert cost == pytest.approx(0.5 * 3 * mean_distance, rel=0.05)  # 8000 draws: 5 standard errors
+    assert loss == pytest.approx(0.5 * 3 * mean_distance, rel=0.05)  # 8000 samples: 5 standard errors
 
 
 # --------------------------------------------------------------------------- LPIPS
 
 
-def test_without_its_weight_lpips_is_not_even_imported(monkeypatch):
+def test_without_a_weight_lpips_is_not_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)  # importing it now fails
     assert Loss(OPTIONS, small_generator(), small_discriminator()).perceptual is None
 
 
-def test_missing_lpips_is_one_line_with_the_way_on(monkeypatch):
+def test_missing_lpips_package_gives_a_hint_how_to_train_without(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ValueError, match=r"lpips.*install it, or train without it: --lambda_lpips=0 --lambda_l1="):
+    with pytest.raises(ValueError, match=r"lpips.*install it .*, or train without LPIPS: lambda_lpips=0 lambda_l1="):
         load_lpips()
 
 
-def test_a_loss_with_a_distance_of_images_must_be_given_one():
-    with pytest.raises(ValueError, match="lambda_lpips: needs a distance of images"):
+def test_loss_with_lpips_needs_an_image_distance():
+    with pytest.raises(ValueError, match="perceptual: got None, expected an image distance, as lambda_lpips is 1"):
         Loss(replace(OPTIONS, lambda_lpips=1), small_generator(), small_discriminator())
 
 
 @pytest.fixture
 def lpips_package(torchvision_operators):
-    """The package, where it is installed."""
+    """The package lpips, if it is installed."""
     return pytest.importorskip("lpips", reason="the package lpips is not installed")
 
 
-def test_lpips_takes_vgg16_from_a_file_and_is_frozen(lpips_package, tmp_path):
+def test_lpips_loads_vgg16_from_a_file_and_is_frozen(lpips_package, tmp_path):
     torch.manual_seed(0)
     trunk = {
         f"features.{name.split('.', 1)[1]}": p
@@ -356,7 +368,7 @@ def test_lpips_takes_vgg16_from_a_file_and_is_frozen(lpips_package, tmp_path):
     a, b = torch.rand(2, 2, 3, 32, 32) * 2 - 1
     distance = first(a, b)
     assert distance.shape == (2, 1, 1, 1) and (distance > 0).all() and (first(a, a) == 0).all()
-    torch.testing.assert_close(distance, second(a, b), rtol=0, atol=0)  # nothing random is left
+    torch.testing.assert_close(distance, second(a, b), rtol=0, atol=0)  # no random weights are left
     assert not first.training and not any(p.requires_grad for p in first.parameters())
     assert torch.equal(first.net.get_parameter("slice1.0.weight"), trunk["features.0.weight"])
 
@@ -364,45 +376,47 @@ def test_lpips_takes_vgg16_from_a_file_and_is_frozen(lpips_package, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("nothing", "No such file"),
-        ("no archive", "not torchvision's VGG16"),
+        ("missing", "No such file"),
+        ("not an archive", "not torchvision's VGG16"),
         ("other weights", "not torchvision's VGG16"),
     ],
 )
-def test_a_wrong_file_of_lpips_weights_is_named(lpips_package, tmp_path, content, message):
+def test_invalid_lpips_weights_are_reported_with_their_path(lpips_package, tmp_path, content, message):
     path = tmp_path / "weights.pth"
-    if content == "no archive":
+    if content == "not an archive":
         path.write_bytes(b"not a weights file")
     elif content == "other weights":
         torch.save({"classifier.weight": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match=rf"weights\.pth: {message}.*--lambda_lpips=0"):
+    with pytest.raises(ValueError, match=rf"weights\.pth: {message}.*lambda_lpips=0"):
         load_lpips(path)
 
 
-def test_lpips_without_network_is_one_line_with_the_way_on(lpips_package, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nothing fetched before
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    with pytest.raises(ValueError, match=r"VGG16's weights cannot be fetched \(.*no route.*\); .*--lambda_lpips=0"):
+def test_failed_download_of_vgg16_gives_a_hint_how_to_train_without(lpips_package, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no earlier download
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    with pytest.raises(
+        ValueError, match=r"the weights of VGG16 cannot be downloaded \(.*no route.*\); .*lambda_lpips=0"
+    ):
         load_lpips()
 
 
-def refuse(*_args, **_kwargs):
+def fail(*_args, **_kwargs):
     raise URLError("no route")
 
 
-# --------------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------- invalid options
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"lambda_l1": -1}, "lambda_l1: expected a finite number of at least 0, got -1"),
-        ({"r1_gamma": math.nan}, "r1_gamma: expected a finite number"),
-        ({"random_c_prob": 2}, "random_c_prob: expected 0 to 1, got 2"),
-        ({"seg_weight": 3}, "seg_weight: expected 0, 1, 2 or auto, got 3"),
+        ({"lambda_l1": -1}, "lambda_l1: got -1, expected a finite number of at least 0"),
+        ({"r1_gamma": math.nan}, "r1_gamma: got nan, expected a finite number"),
+        ({"random_c_prob": 2}, "random_c_prob: got 2, expected 0 to 1"),
+        ({"seg_weight": 3}, "seg_weight: got 3, expected 0, 1, 2 or auto"),
     ],
 )
-def test_options_out_of_range_are_refused(wrong, message):
+def test_options_out_of_range_are_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         replace(OPTIONS, **wrong)
 
@@ -411,24 +425,24 @@ def test_options_out_of_range_are_refused(wrong, message):
     ("changes", "data_type", "message"),
     [
         ({"silhouette_loss": True}, "seg", "silhouette_loss: needs the background model"),
-        ({"seg_weight": 2}, "seg", "a table of 19 classes, but the network has 3; use 0 or auto"),
-        ({"seg_weight": "auto"}, "seg", "seg_weight auto: expected the pixels of 3 classes, got None"),
+        ({"seg_weight": 2}, "seg", "seg_weight: .* for 19 classes, this model has 3, got 2; use 0 or auto"),
+        ({"seg_weight": "auto"}, "seg", "class_counts: got None, expected the number of pixels of each of 3 classes"),
     ],
 )
-def test_options_that_do_not_fit_the_generator_are_refused(changes, data_type, message):
+def test_options_that_do_not_fit_the_generator_are_rejected(changes, data_type, message):
     with pytest.raises(ValueError, match=message):
         Loss(replace(OPTIONS, **changes), small_generator(data_type), small_discriminator())
 
 
-def test_phases_labels_and_forms_that_do_not_exist_are_refused():
+def test_unknown_phases_missing_labels_and_unknown_forms_are_rejected():
     loss = Loss(OPTIONS, small_generator(), small_discriminator())
     for phase in ("Gfirst", "D_semanticmain"):
-        with pytest.raises(ValueError, match=f"phase: expected one of Gmain, .*, Dboth, got '{phase}'"):
+        with pytest.raises(ValueError, match=f"phase: got '{phase}', expected one of Gmain, .*, Dboth"):
             accumulate(loss, phase)
-    with pytest.raises(ValueError, match="D_semantic: this generator renders no labels"):
+    with pytest.raises(ValueError, match="D_semantic: this generator renders no label maps"):
         Loss(OPTIONS, small_generator(render_labels=False), small_discriminator(), small_discriminator(6))
-    with pytest.raises(ValueError, match="reg_type: expected one of l1, monotonic-detach, monotonic-fixed, got 'tv'"):
+    with pytest.raises(ValueError, match="reg_type: got 'tv', expected one of l1, monotonic-detach, monotonic-fixed"):
         DensityRegularization(1, "tv")
     edges = Loss(OPTIONS, small_generator("edge"), small_discriminator())
-    with pytest.raises(ValueError, match=r"mask: expected edges as floats in \[-1, 1\], got torch.uint8"):
+    with pytest.raises(ValueError, match=r"mask: got torch.uint8, expected edges as floats in \[-1, 1\]"):
         accumulate(edges, "Gmain", samples("seg"))
