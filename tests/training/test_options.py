@@ -227,7 +227,7 @@ def test_lpips_weights_have_an_effect_if_only_a_metric_uses_them(data, tmp_path)
 
 def test_docs_list_the_options_that_continue_allows():
     page = (Path(train.__file__).parent / "docs" / "training.md").read_text()
-    listed = re.findall(r"`--([a-z_-]+)`", page.partition("given another")[2].partition("anything else")[0])
+    listed = re.findall(r"`--([a-z_-]+)`", page.partition("run without the stop.")[2].partition("can be changed")[0])
     assert {name.replace("-", "_") for name in listed} == train.CHANGEABLE.keys() | {"device"}
 
 
