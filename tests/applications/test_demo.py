@@ -1,4 +1,4 @@
-"""The demonstration of make demo: with small untrained networks in place of the repository's own, and with those."""
+"""demo.py with small untrained networks, and the toy model of the repository."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from PIL import Image
 
 from applications import cli, demo
 from dataset_preprocessing.contact_sheet import CAPTION
+from inference import Scene, load_generator
 from training.data.label_maps import read_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
@@ -19,7 +20,7 @@ TINY = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 32, "sr_widt
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Small networks, coarse meshes, short films."""
+    """Replace the networks by small ones, with coarse meshes and short videos."""
     cats = GeneratorOptions("afhq", 128, semantic_channels=6, pose_conditioning=True, depth_resolution=4, **TINY)
     cars = GeneratorOptions("shapenet", 128, data_type="edge", depth_resolution=4, **TINY)
     for name, options in (("CATS", cats), ("CARS", cars)):
@@ -27,16 +28,16 @@ def small(tmp_path, monkeypatch):
         G = construct(options.class_name, options.kwargs())
         G.neural_rendering_resolution = 16
         save_snapshot(path := tmp_path / f"{name}.pt", {"G_ema": G}, extra={"training_options": {}})
-        part = getattr(demo, name)
+        example = getattr(demo, name)
         monkeypatch.setattr(demo, "MESH_FRAMES", 4)
-        monkeypatch.setattr(demo, name, replace(part, network=str(path), mesh=f"{part.mesh} --resolution 24"))
+        monkeypatch.setattr(demo, name, replace(example, network=path, mesh={**example.mesh, "resolution": 24}))
 
 
 def run(outdir):
     return CliRunner().invoke(demo.main, [f"--outdir={outdir}"])
 
 
-def test_the_demonstration_makes_pictures_films_meshes_and_a_sheet(small, tmp_path):
+def test_the_demo_writes_images_videos_meshes_and_an_overview(small, tmp_path):
     result = run(tmp_path / "out")
     assert result.exit_code == 0, result.output
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
@@ -48,21 +49,19 @@ def test_the_demonstration_makes_pictures_films_meshes_and_a_sheet(small, tmp_pa
     assert (film.size, film.n_frames) == ((256, 128), demo.FRAMES)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_an_invalid_output_directory_gives_one_line(tmp_path):
     (tmp_path / "taken").touch()
     result = run(tmp_path / "taken")
     assert result.exit_code == 2 and result.output.startswith("Error: --outdir"), result.output
 
 
-def test_the_label_map_of_the_demonstration_is_of_the_networks_classes():
+def test_the_label_map_of_the_demo_has_all_classes_of_the_network():
     ids = read_label_map(cli.ASSETS / "toy_cat.png", "seg", 6)
     assert ids.unique().tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_model_that_comes_along_shows_the_label_map_that_it_is_given(tmp_path):
-    words = ["--cfg", demo.CATS.cfg, "--network", demo.CATS.network, "--outdir", str(tmp_path)]
-    given = cli.ASSETS / demo.CATS.label_map
-    result = CliRunner().invoke(demo.generate_samples.main, [*words, "--input", str(given), "--device", "cpu"])
-    assert result.exit_code == 0, result.output
-    shown = read_label_map(tmp_path / "seg2cat_toy_cat_0_label.png", "seg", 6)
-    assert (shown == read_label_map(given, "seg", 6, shown.shape[-1])).float().mean() > 0.85
+def test_the_toy_model_renders_the_label_map_it_is_given():
+    path = cli.ASSETS / demo.CATS.label_map
+    view = Scene.from_label_map(load_generator(demo.CATS.network, "cpu"), path).render()
+    label_map = read_label_map(path, "seg", 6, 128)[0, 0].numpy()
+    assert (view.label_map == label_map).mean() > 0.85

@@ -1,4 +1,4 @@
-"""The mesh application: what it writes, what it refuses, and that stopping it leaves nothing broken."""
+"""extract_mesh.py: files, rejected input, and Ctrl-C."""
 
 import re
 import shlex
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from PIL import Image
 
 from applications import extract_mesh, generate_samples, generate_video
 from dnnlib.cli import INTERRUPTED
+from inference import Scene
 from inference.mesh.rasterize import gl_problem
-from inference.mesh.surface import EmptyMeshError, NoSurfaceError, check_libraries
+from inference.mesh.surface import EmptyMeshError, NoSurfaceError
+from inference.mesh.triangles import check_libraries
 from training.data.label_maps import PALETTE, read_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
@@ -55,10 +56,10 @@ def run(*flags, **options):
     return CliRunner().invoke(extract_mesh.main, words(*flags, **options))
 
 
-# --------------------------------------------------------------------------- what it writes
+# --------------------------------------------------------------------------- files
 
 
-def test_a_run_writes_input_mesh_and_film_and_nothing_else(network, tmp_path):
+def test_a_run_writes_input_mesh_and_video_and_nothing_else(network, tmp_path):
     outdir = tmp_path / "made" / "here"
     options = {"network": network("seg2cat"), "outdir": outdir, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     result = run(**options, **SMALL, frames=5, fps=25)
@@ -128,7 +129,7 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
     assert meshes["seed"].vertices.shape != plain.vertices.shape
 
 
-def test_the_published_command_works_with_a_small_network_in_its_place(network, tmp_path):
+def test_the_published_command_works_unchanged(network, tmp_path):
     published = (
         "python applications/extract_mesh.py --network checkpoints/pix2pix3d_seg2cat.pkl --outdir examples "
         "--cfg seg2cat --input examples/example_input.png"
@@ -142,7 +143,7 @@ def test_the_published_command_works_with_a_small_network_in_its_place(network, 
     assert (tmp_path / "semantic_mesh.ply").exists()
 
 
-# --------------------------------------------------------------------------- what it refuses
+# --------------------------------------------------------------------------- rejected input
 
 REFUSED = {
     "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network knows 0 to 5"),
@@ -162,7 +163,7 @@ REFUSED = {
     "negative smoothing": ({"smooth": -1}, "'--smooth': -1 is not in the range"),
     "two seeds": ({"random_seed": "0-3"}, "'--random_seed': '0-3' is not a valid integer"),
     "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
-    "another kind of network": ({"network": "edge2car"}, "takes edges.*fits edge2car"),
+    "another kind of network": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
     "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
     "drawing as classes": ({"input": ASSETS / "car.png"}, "--input .*car.png: class"),
     "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: is a file"),
@@ -170,19 +171,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("option", ["frames", "fps"])
-def test_a_film_that_nobody_wants_has_no_length_and_no_speed(option, tmp_path):
+def test_video_options_are_rejected_without_a_video(option, tmp_path):
     result = run("--no-film", network="x.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **{option: 3})
-    assert (result.exit_code, result.output) == (2, f"Error: --{option}: goes with a film, not with --no-film\n")
+    assert (result.exit_code, result.output) == (2, f"Error: --{option}: sets the video, which --no-film turns off\n")
 
 
-def test_a_grid_that_does_not_fit_the_memory_is_refused_before_any_work(tmp_path, monkeypatch):
+def test_a_grid_larger_than_the_memory_is_rejected_first(tmp_path, monkeypatch):
     monkeypatch.setattr(extract_mesh, "free_memory", lambda: 10**9)
     result = run(network="never-opened.pkl", outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=1000)
     assert result.exit_code == 2
-    assert result.output == "Error: --resolution 1000: needs 9.0 GB of memory, 1.0 are free; 480 or less would do\n"
+    assert result.output == "Error: --resolution 1000: needs 9.0 GB of memory, 1.0 are free; expected 480 or less\n"
 
 
-def test_a_network_that_diverged_is_named(network, tmp_path):
+def test_networks_that_are_not_finite_are_rejected(network, tmp_path):
     data = load_network_pkl(network("seg2cat"), only=("G_ema",))
     with torch.no_grad():
         data["G_ema"].decoder.net[0].weight[0, 0] = float("nan")
@@ -208,7 +209,7 @@ def test_a_network_that_diverged_is_named(network, tmp_path):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, network, tmp_path):
+def test_wrong_input_gives_one_line_exit_code_2_and_no_file(case, network, tmp_path):
     changes, message = REFUSED[case]
     good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     options = {name: value for name, value in (good | changes).items() if value is not None}
@@ -222,7 +223,7 @@ def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, network, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_to_do(network, tmp_path):
+def test_an_empty_level_set_is_reported_with_the_range_of_the_density(network, tmp_path):
     result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=8)
     assert result.exit_code == 2, result.output
     (line,) = result.output.splitlines()
@@ -236,29 +237,35 @@ def test_an_empty_level_set_is_one_line_with_the_range_of_the_density_and_what_t
 
 
 @pytest.mark.parametrize(
-    ("error", "more", "said"),
+    ("error", "options", "message"),
     [
         (NoSurfaceError("all alike"), {"threshold": "auto"}, "--threshold: all alike"),
         (NoSurfaceError("all alike"), {"threshold": 3}, "--threshold: all alike; try --threshold auto"),
         (EmptyMeshError("all of class 0"), {"threshold": 3, "without": 0}, "--without 0: all of class 0"),
     ],
 )
-def test_where_there_is_no_surface_the_option_is_named_that_can_help(network, tmp_path, monkeypatch, error, more, said):
-    monkeypatch.setattr(extract_mesh, "extract_mesh", Mock(side_effect=error))
-    result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **more)
-    assert (result.exit_code, result.output) == (2, f"Error: {said}\n")
+def test_a_missing_surface_names_the_option_to_change(
+    network, tmp_path, monkeypatch, error, options, message
+):
+    def steps(*_, **__):
+        raise error
+        yield
+
+    monkeypatch.setattr(Scene, "mesh_steps", steps)
+    result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **options)
+    assert (result.exit_code, result.output) == (2, f"Error: {message}\n")
 
 
-def test_a_library_that_is_not_there_is_named(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)  # what Python itself takes for "not to be found"
     with pytest.raises(ValueError, match=r'meshes need skimage.*pip install -e "\.\[mesh\]"'):
         check_libraries()
 
 
-# --------------------------------------------------------------------------- stopping it
+# --------------------------------------------------------------------------- interruption and fallbacks
 
 
-def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(network, tmp_path):
+def test_ctrl_c_during_the_video_keeps_the_mesh_and_removes_the_video(network, tmp_path):
     options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     command = [sys.executable, "applications/extract_mesh.py", *words(**options, **SMALL)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -275,12 +282,14 @@ def test_ctrl_c_in_the_film_keeps_the_mesh_and_leaves_nothing_half_written(netwo
 
 
 @pytest.mark.skipif(gl_problem() is not None, reason="no OpenGL to take away")
-def test_without_opengl_the_film_is_made_all_the_same_and_it_is_said(network, tmp_path, monkeypatch):
+def test_without_opengl_the_video_is_rendered_by_numpy_and_reported(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
     options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     result = run(**options, **(SMALL | {"resolution": 8}), frames=2)
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"^No off-screen OpenGL \(.*moderngl.*\): numpy draws the film, which takes longer.$", result.output, re.M
+        r"^No off-screen OpenGL \(.*moderngl.*\): numpy renders the video of the mesh, which takes longer.$",
+        result.output,
+        re.M,
     )
     assert Image.open(tmp_path / "rendered_mesh.gif").n_frames == 2

@@ -1,4 +1,4 @@
-"""The film application: what it writes, its paths and interpolations, what it refuses, and Ctrl-C."""
+"""generate_video.py: files, camera paths, interpolation, rejected input, and Ctrl-C."""
 
 import json
 import os
@@ -19,13 +19,16 @@ from PIL import Image, ImageSequence
 from small_data import png
 from test_generate_samples import stand_in
 
-from applications import cli, generate_video
-from applications.generate_video import films, interpolate, name_between, views
+from applications import generate_video
+from applications.generate_video import interpolation_name
 from camera_utils import CAMERAS, front_pose, path_poses
-from inference.latents import latent
+from inference import Scene, load_generator, view
+from inference.latents import interpolate_ws, latent
 from inference.video import render_views
+from inference.view import View, interpolate_views
 from training.data.label_maps import colorize, draw_image, read_label_map
 from training.networks.configs import GeneratorOptions
+from training.networks.generator import TriPlane
 from training.networks.registry import construct
 from training.weights.snapshot import load_network_pkl, save_snapshot
 
@@ -70,10 +73,10 @@ def close(a, b):
     return np.abs(a.astype(int) - b).mean() < 2
 
 
-# --------------------------------------------------------------------------- what it writes
+# --------------------------------------------------------------------------- files
 
 
-def test_the_command_of_the_public_readme_works_as_it_stands(network, tmp_path):
+def test_the_published_command_works_unchanged(network, tmp_path):
     for folder in ("checkpoints", "examples"):
         (tmp_path / folder).mkdir()
     shutil.copy(network("seg2cat"), tmp_path / "checkpoints" / "pix2pix3d_seg2cat.pkl")
@@ -96,13 +99,13 @@ def test_the_command_of_the_public_readme_works_as_it_stands(network, tmp_path):
     ]
 
 
-def test_120_frames_and_60_a_second_unless_told_otherwise():
+def test_videos_have_120_frames_at_60_per_second_by_default():
     defaults = {option.name: option.default for option in generate_video.main.params}
     assert generate_video.PATH_FRAMES == 120 and defaults["fps"] == 60 and defaults["path"] == "orbit"
 
 
 @torch.inference_mode()
-def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_path):
+def test_frames_show_the_scene_of_the_seed_along_the_published_path(network, tmp_path):
     names = made("--random_seed", 3, 5, network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat",
                  input=ASSETS / "cat.png", show="color,label,side_by_side,depth")  # fmt: skip
     endings = ("", "_depth", "_label", "_side_by_side")
@@ -112,7 +115,7 @@ def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_
     label_map = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
     ws = G.mapping(latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
     poses = path_poses("orbit", CAMERAS["seg2cat"], 3)
-    G = cli.load_generator(str(network("seg2cat")), "seg2cat", torch.device("cpu"), "auto")
+    G = load_generator(network("seg2cat"), "cpu")
     film = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
     assert all(len(pictures) == 3 for pictures in film.values())
     for frame, pose in enumerate(poses):
@@ -131,7 +134,7 @@ def test_frames_are_the_scene_of_the_seed_along_the_published_path(network, tmp_
     assert not close(frames(tmp_path / "seg2cat_3.gif")[0], film[""][0])
 
 
-def test_a_sample_of_a_data_set_is_in_the_names_and_sample_0_is_taken_without_input(network, tmp_path):
+def test_file_names_contain_the_sample_and_sample_0_is_the_default_input(network, tmp_path):
     options = {"network": network("edge2car"), "cfg": "edge2car", "data_dir": stand_in(tmp_path, "edge2car")}
     names = ["edge2car_0.gif", "edge2car_0_label.gif"]
     assert sorted(made(**options, outdir=tmp_path / "a")) == sorted([*names, "edge2car_0_input.png"])
@@ -140,7 +143,7 @@ def test_a_sample_of_a_data_set_is_in_the_names_and_sample_0_is_taken_without_in
     assert zero != two
 
 
-def test_both_formats_in_one_run(network, tmp_path):
+def test_one_run_writes_both_formats(network, tmp_path):
     av = pytest.importorskip("av", reason="mp4 needs PyAV")
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     assert made(**options, format="gif,mp4", show="label", fps=25) == [
@@ -158,7 +161,7 @@ def test_both_formats_in_one_run(network, tmp_path):
 # --------------------------------------------------------------------------- paths
 
 
-def test_a_path_from_a_file_is_taken_pose_by_pose(network, tmp_path):
+def test_poses_are_read_from_a_file(network, tmp_path):
     poses = path_poses("turn", CAMERAS["edge2car"], 2)
     (tmp_path / "path.json").write_text(json.dumps(poses.tolist()))
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "device": "cpu"}
@@ -172,7 +175,7 @@ def test_a_path_from_a_file_is_taken_pose_by_pose(network, tmp_path):
 # --------------------------------------------------------------------------- interpolation
 
 
-def test_a_film_between_seeds_begins_as_the_first_ones_and_ends_as_the_last_ones(network, tmp_path):
+def test_a_video_between_seeds_starts_and_ends_like_theirs(network, tmp_path):
     options = {"network": network("seg2cat"), "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     made("--random_seed", 3, 5, **options, outdir=tmp_path / "plain")
     names = made("--random_seed", 3, 9, 5, "--interpolate", **options, outdir=tmp_path / "between")
@@ -185,43 +188,40 @@ def test_a_film_between_seeds_begins_as_the_first_ones_and_ends_as_the_last_ones
 
 
 @torch.inference_mode()
-def test_a_film_between_label_maps_begins_as_the_first_ones_and_ends_as_the_second_ones(network):
+def test_a_video_between_label_maps_starts_and_ends_like_theirs(network):
     G = load_network_pkl(network("seg2cat"), only=("G_ema",))["G_ema"]
     cat = read_label_map(ASSETS / "cat.png", "seg", 6, 128)
     maps, pose, ends = [cat, cat.flip(2)], front_pose(CAMERAS["seg2cat"]), torch.tensor([0.0, 1.0])
-    plain = [next(films(G, [label_map], pose, [3], None)) for label_map in maps]
-    ((name, keys),) = films(G, maps, pose, [3], "3")
-    assert [name, *(name for name, _ in plain)] == ["3", "3", "3"]
-    assert torch.equal(interpolate(keys, ends), torch.cat([ws[0] for _, ws in plain]))
-    assert not torch.equal(plain[0][1], plain[1][1])
+    scenes = [Scene.from_label_map(G, label_map, 3, pose) for label_map in maps]
+    keys = torch.stack([scene.ws for scene in scenes], dim=1)
+    assert torch.equal(interpolate_ws(keys, ends), torch.cat([scene.ws for scene in scenes]))
+    assert not torch.equal(scenes[0].ws, scenes[1].ws)
 
 
-def test_a_second_label_map_on_the_command_line_is_where_the_film_goes(network, tmp_path):
+def test_the_to_option_is_the_label_map_of_the_last_frame(network, tmp_path):
     other = tmp_path / "other.png"
     Image.fromarray(255 - 255 * np.eye(128, dtype=np.uint8)).save(other)
     options = {"network": network("edge2car"), "cfg": "edge2car"}
     made(**options, input=other, outdir=tmp_path / "plain")
     names = made("--interpolate", **options, input=ASSETS / "car.png", to=other, outdir=tmp_path / "between")
-    film = f"edge2car_{name_between([0], str(other))}"
+    film = "edge2car_0-to-other"
     assert names == [f"{film}.gif", f"{film}_label.gif", "edge2car_input.png"]
     last, plain = (frames(tmp_path / name)[-1] for name in (f"between/{film}.gif", "plain/edge2car_0.gif"))
     assert close(last, plain)
 
 
-def test_films_along_other_ways_have_other_names():
-    ways = [([3, 9, 5], None), ([3, 4, 5], None), ([3, 5], None), ([3], "b.png"), ([3], "c.png"), ([3], None)]
-    ways += [(list(range(90)), None), ([0, *range(2, 90)], None)]
-    ways += [([3], "a/b.png"), ([3], "c/b.png"), ([3], 70 * "b" + ".png"), ([3], 80 * "b" + ".png")]
-    names = [name_between(*way) for way in ways]
-    assert names[:4] == ["3-9-5", "3-4-5", "3-5", "3-to-b"]
-    assert len(set(names)) == len(ways) and max(map(len, names)) < 90
+def test_names_of_interpolations_tell_seeds_and_label_map():
+    assert interpolation_name([3, 9, 5], None) == "3-9-5"
+    assert interpolation_name([3], "a/b.png") == "3-to-b"
+    assert interpolation_name(list(range(90)), None) == "0-89"
+    assert len(interpolation_name(list(range(90)), 300 * "b" + ".png")) < 90
 
 
-def test_a_film_of_labels_super_resolves_no_colors(network, tmp_path, monkeypatch):
+def test_only_the_outputs_that_are_shown_are_rendered(network, tmp_path, monkeypatch):
     seen = []
-    plain = cli.TriPlane.synthesis
+    plain = TriPlane.synthesis
     monkeypatch.setattr(
-        cli.TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
+        TriPlane, "synthesis", lambda *args, **kwargs: seen.append(out := plain(*args, **kwargs)) or out
     )
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     made(**options, show="label")
@@ -230,26 +230,26 @@ def test_a_film_of_labels_super_resolves_no_colors(network, tmp_path, monkeypatc
     assert {*seen[-1]} == {"image", "image_depth"}
 
 
-def test_seeds_and_label_maps_move_together_along_straight_lines():
+def test_seeds_and_label_maps_are_interpolated_linearly_together():
     corners = torch.tensor([[[0.0, 0.0], [0.0, 10.0]], [[1.0, 0.0], [1.0, 10.0]], [[5.0, 0.0], [5.0, 10.0]]])
-    ws = interpolate(corners[:, :, None], torch.tensor([0, 0.25, 0.5, 0.75, 1]))  # K=3, M=2, num_ws=1, w_dim=2
+    ws = interpolate_ws(corners[:, :, None], torch.tensor([0, 0.25, 0.5, 0.75, 1]))  # K=3, M=2, num_ws=1, w_dim=2
     assert ws[:, 0].tolist() == [[0, 0], [0.5, 2.5], [1, 5], [3, 7.5], [5, 10]]
 
 
-def test_a_long_way_between_scenes_is_made_in_pieces_that_join(network, monkeypatch):
+def test_interpolation_in_chunks_equals_interpolation_at_once(network, monkeypatch):
     G = load_network_pkl(network("edge2car"), only=("G_ema",))["G_ema"]
     G.neural_rendering_resolution = 8
     keys = torch.randn(2, 1, G.num_ws, G.w_dim, generator=torch.Generator().manual_seed(0))
     poses = path_poses("orbit", CAMERAS["edge2car"], 5)
-    whole = list(views(G, keys, poses))
-    monkeypatch.setattr(generate_video, "WS_AT_ONCE", 2)
-    for piece, expected in zip(views(G, keys, poses), whole, strict=True):
-        torch.testing.assert_close(piece["image"], expected["image"], atol=2e-5, rtol=1e-5)  # float32 round-off
+    whole = [found.tensors["image"] for found in interpolate_views(G, keys, poses)]
+    monkeypatch.setattr(view, "WS_AT_ONCE", 2)
+    for chunk, expected in zip(interpolate_views(G, keys, poses), whole, strict=True):
+        torch.testing.assert_close(chunk.tensors["image"], expected, atol=2e-5, rtol=1e-5)  # float32 round-off
     (alone,) = render_views(G, keys[1], None, poses[4:])
-    torch.testing.assert_close(alone["image"], whole[-1]["image"], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(alone["image"], whole[-1], atol=2e-5, rtol=1e-5)
 
 
-# --------------------------------------------------------------------------- what it refuses
+# --------------------------------------------------------------------------- rejected input
 
 
 def path_file(content):
@@ -299,16 +299,17 @@ REFUSED = {
     "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
     "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
     "second label map of another network": (
-        {"interpolate": True, "to": drawn(NINES)}, "--to .*other.png: class 9 found .*knows 0 to 5"),
+        {"interpolate": True, "to": drawn(NINES), "network": "seg2cat"},
+        "--to .*other.png: class 9 found .*knows 0 to 5"),
     "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
     "no data set for sample 0": ({"input": None, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
-    "network of another kind": ({"network": "edge2car"}, "takes edges.*fits edge2car"),
+    "network of another kind": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
     "file in the place of outdir": ({"outdir": drawn(NINES)}, "--outdir .*other.png: is a file"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, tmp_path, network):
+def test_wrong_input_gives_one_line_exit_code_2_and_no_file(case, tmp_path, network):
     changes, message = REFUSED[case]
     good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     options = {name: value(tmp_path) if callable(value) else value for name, value in (good | changes).items()}
@@ -326,7 +327,7 @@ def test_wrong_input_is_one_clear_line_exit_code_2_and_no_file(case, tmp_path, n
     assert sorted(tmp_path.rglob("*")) == before, "something was left"
 
 
-def test_without_pyav_mp4_is_refused_with_what_to_install_and_gif_works(network, tmp_path, monkeypatch):
+def test_without_pyav_mp4_is_rejected_and_gif_works(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     result = run(**options, format="gif,mp4")
@@ -339,7 +340,7 @@ def test_without_pyav_mp4_is_refused_with_what_to_install_and_gif_works(network,
 # --------------------------------------------------------------------------- interruption
 
 
-def test_ctrl_c_keeps_finished_films_leaves_nothing_of_others_and_says_so_in_one_line(network, tmp_path):
+def test_ctrl_c_keeps_complete_videos_and_removes_the_incomplete_one(network, tmp_path):
     outdir = tmp_path / "out"
     words = [ROOT / "applications" / "generate_video.py", "--network", network("edge2car"), "--cfg", "edge2car"]
     words += ["--input", ASSETS / "car.png", "--outdir", outdir, "--random_seed", "0-9999", "--frames", "4"]
@@ -357,11 +358,11 @@ def test_ctrl_c_keeps_finished_films_leaves_nothing_of_others_and_says_so_in_one
     assert all(len(frames(path)) == 4 for path in left if path.suffix == ".gif")
 
 
-def test_a_fault_on_the_way_leaves_nothing_and_is_not_dressed_as_the_users(network, tmp_path, monkeypatch):
+def test_a_bug_in_rendering_leaves_no_video_and_is_not_reported_as_a_user_error(network, tmp_path, monkeypatch):
     def broken(*_):
         raise ValueError("shapes differ")
 
-    monkeypatch.setitem(generate_video.SHOWS, "label", broken)
+    monkeypatch.setattr(View, "frame", broken)
     result = run(network=network("edge2car"), outdir=tmp_path, cfg="edge2car", input=ASSETS / "car.png")
     assert isinstance(result.exception, ValueError)
     assert [path.name for path in tmp_path.iterdir()] == ["edge2car_input.png"]

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import legacy
-from inference.mesh.density_grid import density_grid
+from inference.mesh.density_grid import density_slabs
 from training.networks.decoders import Decoder
 from training.networks.triplane_field import TriplaneField
 
@@ -43,9 +43,9 @@ def grid(resolution: int, slabs: int, scale: float, axes: str, device: str) -> N
     decoder = Decoder(32, options, "OSGDecoder_semantic_lateSeparate").requires_grad_(False).to(device)
     field = TriplaneField(scale * torch.randn(1, 3, 32, 256, 256, device=device), decoder, BOX, axes)
 
-    density_grid(field, 32)  # wakes the device up
+    list(density_slabs(field, 32))  # warm-up
     start = time.perf_counter()
-    found = density_grid(field, resolution)
+    found = torch.cat([slabs.cpu() for _, slabs in density_slabs(field, resolution)])
     quick = time.perf_counter() - start
     print(f"grid      {quick:.1f} s for {resolution}^3 points")
 

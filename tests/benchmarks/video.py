@@ -16,9 +16,9 @@ import torch
 from sample import stages
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from applications.generate_video import SHOWS
 from camera_utils import CAMERAS, front_pose, path_poses
-from inference.video import ENCODERS, VideoWriter, render_views
+from inference.video import ENCODERS, open_video, render_views
+from inference.view import View
 from torch_utils.host_memory import keep_freed_memory
 from training.networks.configs import RAW_RESOLUTION, generator_kwargs
 from training.networks.registry import construct
@@ -50,7 +50,7 @@ def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> Non
         planes = G.planes(ws, noise_mode="const")
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             paths = {shown: Path(folder) / f"{shown}.{ending}" for shown in ("color", "label")}
-            films = {shown: stack.enter_context(VideoWriter(path, 60)) for shown, path in paths.items()}
+            videos = {shown: stack.enter_context(open_video(path, 60)) for shown, path in paths.items()}
             start, rendering = clock(), 0.0
             poses = path_poses("orbit", preset, frames)
             views = render_views(G, ws, planes, poses)
@@ -58,8 +58,8 @@ def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> Non
                 before = clock()
                 out = next(views)
                 rendering += clock() - before
-                for shown, film in films.items():
-                    film.write(SHOWS[shown](out, pose, G))
+                for shown, write in videos.items():
+                    write(View(G, pose[None], out).frame(shown))
             return (clock() - start) / frames, rendering / frames
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Films: what is written reads back, nothing is kept in memory, nothing broken is left; views are synthesis."""
+"""Videos: files read back, memory stays bounded, no incomplete file is left; views equal `G.synthesis`."""
 
 import math
 import sys
@@ -12,8 +12,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from camera_utils import CAMERAS, path_poses
-from inference import video as film
-from inference.video import VideoWriter, check_video_format, gif_delay, render_views
+from inference.video import check_video_format, gif_delay, open_video, render_views, views_at_once
 from training.data.label_maps import PALETTE
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
@@ -28,7 +27,7 @@ def needs(name):
 
 
 def read(path):
-    """Frames H,W,3 of a film, by its ending."""
+    """Frames H,W,3 of a video, by its suffix."""
     if path.suffix == ".gif":
         with Image.open(path) as picture:
             return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
@@ -51,17 +50,17 @@ def gradient(number=0):
 
 
 def write(path, frames, fps=50):
-    with VideoWriter(path, fps) as writer:
+    with open_video(path, fps) as append:
         for frame in frames:
-            writer.write(frame)
+            append(frame)
     return path
 
 
-# --------------------------------------------------------------------------- what is written
+# --------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_film_reads_back_with_its_frames_in_order_and_their_colors(name, tmp_path):
+def test_a_video_reads_back_with_its_frames_in_order_and_their_colors(name, tmp_path):
     needs(name)
     path = write(tmp_path / "made" / f"film.{name}", map(colored, range(7)))
     frames = read(path)
@@ -73,7 +72,7 @@ def test_a_film_reads_back_with_its_frames_in_order_and_their_colors(name, tmp_p
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_gif_keeps_256_colors_exactly_and_more_of_them_nearly(tmp_path):
+def test_a_gif_keeps_256_colors_exactly_and_approximates_more(tmp_path):
     gray = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     large = np.kron(
         gradient(), np.ones((9, 9, 1), np.uint8)
@@ -87,25 +86,25 @@ def test_a_gif_keeps_256_colors_exactly_and_more_of_them_nearly(tmp_path):
         assert len(np.unique(near.reshape(-1, 3), axis=0)) > 128
 
 
-def test_every_frame_of_a_gif_has_a_palette_of_its_own(tmp_path):
+def test_every_frame_of_a_gif_has_its_own_palette(tmp_path):
     frames = read(write(tmp_path / "film.gif", [gradient(0), gradient(20)]))
     assert abs(frames[0][..., 2].astype(int) - 0).max() == 0
     assert abs(frames[1][..., 2].astype(int) - 200).max() == 0
 
 
 @pytest.mark.parametrize(("fps", "seconds"), [(10, 7), (24, 70 / 24), (30, 70 / 30), (33, 70 / 33), (50, 1.4)])
-def test_a_gif_up_to_50_frames_a_second_lasts_as_long_as_it_should(fps, seconds):
+def test_a_gif_up_to_50_frames_per_second_has_the_right_duration(fps, seconds):
     assert sum(gif_delay(frame, fps) for frame in range(70)) == pytest.approx(100 * seconds, abs=0.5)  # rounded once
 
 
-def test_a_gif_is_never_faster_than_viewers_show_it_and_goes_round_for_ever(tmp_path):
+def test_a_gif_has_delays_of_20_ms_or_more_and_loops(tmp_path):
     path = write(tmp_path / "film.gif", map(colored, range(5)), fps=60)
     with Image.open(path) as picture:
         assert picture.info["loop"] == 0
         assert [frame.info["duration"] for frame in ImageSequence.Iterator(picture)] == [20] * 5
 
 
-def test_an_mp4_plays_everywhere_and_while_it_loads(tmp_path):
+def test_an_mp4_is_yuv420p_with_its_index_first(tmp_path):
     av = pytest.importorskip("av", reason="mp4 needs PyAV")
     path = write(tmp_path / "odd.mp4", (colored(number, 31, 33) for number in range(9)), fps=60)
     with av.open(path) as container:
@@ -120,7 +119,7 @@ def test_an_mp4_plays_everywhere_and_while_it_loads(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_writer_keeps_no_frame(name, tmp_path):
+def test_no_frame_is_kept_in_memory(name, tmp_path):
     needs(name)
     alive, most = 0, 0
 
@@ -128,48 +127,48 @@ def test_a_writer_keeps_no_frame(name, tmp_path):
         nonlocal alive
         alive -= 1
 
-    with VideoWriter(tmp_path / f"film.{name}", 50) as writer:
+    with open_video(tmp_path / f"film.{name}", 50) as append:
         for number in range(60):  # more than an H.264 encoder looks ahead
             frame = gradient(number % 20)
             weakref.finalize(frame, gone)
             alive += 1
-            writer.write(frame)
+            append(frame)
             del frame
             most = max(most, alive)
     assert most <= 1
 
 
 @pytest.mark.parametrize(("name", "count"), [("gif", 10), ("mp4", 100)])  # H.264 looks ahead by about 50 frames
-def test_frames_go_to_the_disk_while_the_film_is_made(name, count, tmp_path):
+def test_frames_are_written_to_disk_as_they_come(name, count, tmp_path):
     needs(name)
     noise = np.random.RandomState(0)
-    with VideoWriter(tmp_path / f"film.{name}", 50) as writer:
+    with open_video(tmp_path / f"film.{name}", 50) as append:
         for _ in range(count):  # of some 10 kB each
-            writer.write(noise.randint(0, 256, (128, 128, 3)).astype(np.uint8))
+            append(noise.randint(0, 256, (128, 128, 3)).astype(np.uint8))
         (part,) = tmp_path.iterdir()
         assert part.name.endswith(".part") and part.stat().st_size > 100_000
 
 
-# --------------------------------------------------------------------------- what goes wrong
+# --------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("frames", [0, 1, 60])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_film_that_is_not_finished_leaves_nothing_and_an_older_one_as_it_was(name, frames, stop, tmp_path):
+def test_an_incomplete_video_leaves_nothing_and_keeps_an_older_file(name, frames, stop, tmp_path):
     needs(name)
     older = tmp_path / f"film.{name}"
     older.write_bytes(b"older")
-    with suppress(stop), VideoWriter(older, 50) as writer:
+    with suppress(stop), open_video(older, 50) as append:
         for number in range(frames):
-            writer.write(gradient(number % 20))
+            append(gradient(number % 20))
         raise stop
     assert list(tmp_path.iterdir()) == [older]
     assert older.read_bytes() == b"older"
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_full_disk_is_an_error_that_names_the_film_and_leaves_nothing(name, tmp_path):
+def test_a_full_disk_raises_an_error_with_the_path_and_leaves_nothing(name, tmp_path):
     needs(name)
     resource = pytest.importorskip("resource", reason="no limits of file sizes here")
     noise = np.random.RandomState(0).randint(0, 256, (100, 128, 128, 3)).astype(np.uint8)  # H.264 looks 50 ahead
@@ -185,14 +184,14 @@ def test_a_full_disk_is_an_error_that_names_the_film_and_leaves_nothing(name, tm
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_relative_folder_may_have_a_colon(name, tmp_path, monkeypatch):
+def test_a_relative_path_may_contain_a_colon(name, tmp_path, monkeypatch):
     needs(name)
     monkeypatch.chdir(tmp_path)
     assert len(read(write(Path("a:b") / f"film.{name}", [colored(0)]).absolute())) == 1
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_empty_film_is_refused_and_not_written(name, tmp_path):
+def test_a_video_without_frames_is_rejected_and_not_written(name, tmp_path):
     needs(name)
     with pytest.raises(ValueError, match="no frame was written"):
         write(tmp_path / f"film.{name}", [])
@@ -207,19 +206,19 @@ def test_an_empty_film_is_refused_and_not_written(name, tmp_path):
         ([colored(0), colored(0, 16)], r"uint8 \(32, 32, 3\), got uint8 \(16, 32, 3\)"),
     ],
 )
-def test_what_is_no_frame_of_the_film_is_refused(frames, got, tmp_path):
+def test_frames_of_another_type_or_size_are_rejected(frames, got, tmp_path):
     with pytest.raises(ValueError, match=got):
         write(tmp_path / "film.gif", frames)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_format_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+def test_formats_that_cannot_be_written_are_rejected(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="expected gif or mp4, got 'avi'"):
-        VideoWriter(tmp_path / "film.avi", 50)
+        write(tmp_path / "film.avi", [])
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     check_video_format("gif")
     with pytest.raises(ValueError, match=r'mp4: needs PyAV.*pip install -e "\.\[video\]"'):
-        VideoWriter(tmp_path / "film.mp4", 50)
+        write(tmp_path / "film.mp4", [])
 
 
 # --------------------------------------------------------------------------- views
@@ -248,7 +247,7 @@ def counted(module):
 
 
 @pytest.mark.parametrize("scenes", [1, 5])
-def test_views_do_not_depend_on_how_many_are_rendered_at_once(scenes, G, poses):
+def test_views_do_not_depend_on_the_batch_size(scenes, G, poses):
     ws = torch.randn(scenes, G.num_ws, G.w_dim, generator=torch.Generator().manual_seed(1))
     batches = [list(render_views(G, ws, None, poses, batch)) for batch in (1, 2, 5, None)]
     with torch.inference_mode():
@@ -265,7 +264,7 @@ def test_views_do_not_depend_on_how_many_are_rendered_at_once(scenes, G, poses):
     assert not torch.allclose(alone[0]["image"], alone[1]["image"], atol=1e-3)  # the camera moves
 
 
-def test_planes_are_computed_once_for_a_scene_and_not_at_all_where_they_are_given(G, poses):
+def test_planes_are_computed_once_per_scene_unless_they_are_passed(G, poses):
     ws = torch.randn(1, G.num_ws, G.w_dim)
     calls = counted(G.backbone.synthesis)
     given = G.planes(ws, noise_mode="const")
@@ -278,7 +277,7 @@ def test_planes_are_computed_once_for_a_scene_and_not_at_all_where_they_are_give
     assert calls == [1, 2, 2, 1]
 
 
-def test_views_are_rendered_only_as_far_as_they_are_asked_for(G, poses):
+def test_views_are_rendered_lazily(G, poses):
     calls = counted(G.superresolution)
     views = render_views(G, torch.randn(1, G.num_ws, G.w_dim), None, poses, batch=2)
     assert calls == []
@@ -288,17 +287,17 @@ def test_views_are_rendered_only_as_far_as_they_are_asked_for(G, poses):
     assert calls == [2, 2]
 
 
-def test_more_views_at_once_where_they_are_small(G, monkeypatch):
-    small = film.views_at_once(G, torch.device("cpu"))
-    assert 1 < small < film.views_at_once(G, torch.device("cuda"))
+def test_more_views_are_rendered_at_once_where_they_are_small(G, monkeypatch):
+    small = views_at_once(G, torch.device("cpu"))
+    assert 1 < small < views_at_once(G, torch.device("cuda"))
     monkeypatch.setattr(G, "img_resolution", 1024)
-    assert film.views_at_once(G, torch.device("cpu")) == 1
+    assert views_at_once(G, torch.device("cpu")) == 1
     monkeypatch.setattr(G, "img_resolution", 128)
     monkeypatch.setitem(G.rendering_kwargs, "ray_start", "auto")
     monkeypatch.setitem(G.rendering_kwargs, "ray_end", "auto")
-    assert film.views_at_once(G, torch.device("cpu")) == 1
+    assert views_at_once(G, torch.device("cpu")) == 1
 
 
-def test_a_number_of_scenes_that_does_not_go_with_the_poses_is_refused(G, poses):
+def test_numbers_of_ws_and_poses_must_agree(G, poses):
     with pytest.raises(ValueError, match="ws: expected 1 or 5 for 5 poses, got 3"):
         next(render_views(G, torch.zeros(3, G.num_ws, G.w_dim), None, poses))

@@ -1,4 +1,4 @@
-"""Density grids and meshes: equal to the field point by point, and true to solids of known size."""
+"""Density grids equal the field point by point; meshes of solids of known size; colors and files."""
 
 import json
 import struct
@@ -36,13 +36,17 @@ def random_field(axes="published", scale=1.0, size=24):
     return TriplaneField(scale * torch.randn(1, 3, 32, size, size), decoder, BOX, axes)
 
 
-# --------------------------------------------------------------------------- the grid
+def density_grid(field, resolution):
+    return torch.cat([slabs for _, slabs in density_slabs(field, resolution)])
+
+
+# --------------------------------------------------------------------------- density grid
 
 
 @pytest.mark.parametrize("axes", ["published", "corrected"])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("resolution", [2, 33])
-def test_the_separable_grid_is_the_field_at_every_point(axes, scale, resolution):
+def test_the_separable_grid_equals_the_field_at_every_point(axes, scale, resolution):
     field = random_field(axes, scale)
     _, expected = field.reference(grid_points(resolution).view(1, -1, 3))
     grid = density_grid(field, resolution)
@@ -51,7 +55,7 @@ def test_the_separable_grid_is_the_field_at_every_point(axes, scale, resolution)
     assert (grid.flatten() - expected[0, :, 0]).abs().max() < 2e-4 * spread
 
 
-def test_the_grid_of_two_joined_decoders_reads_the_label_half_of_the_planes():
+def test_the_grid_of_a_split_generator_reads_the_label_planes():
     options = GeneratorOptions("shapenet", 128, data_type="edge", channel_base=512, channel_max=8)
     kwargs = {**options.kwargs(), "plane_resolution": 16}
     kwargs["mapping_kwargs"] = {
@@ -65,7 +69,7 @@ def test_the_grid_of_two_joined_decoders_reads_the_label_half_of_the_planes():
 
 
 @pytest.mark.parametrize("radius", [1e-6, 0.1, 1.0, 3.0, 10.0, 40.0])
-def test_interpolation_has_the_error_that_it_promises(radius):
+def test_chebyshev_interpolation_meets_its_error_bound(radius):
     a = radius * torch.linspace(-1, 1, 301, dtype=torch.float64).view(1, -1, 1)
     b = torch.linspace(-60, 60, 401, dtype=torch.float64).view(1, -1, 1)
     found = sum_of_softplus(a, b, torch.ones(1, dtype=torch.float64))
@@ -73,13 +77,13 @@ def test_interpolation_has_the_error_that_it_promises(radius):
     assert (found - exact).abs().max() < INTERPOLATION_ERROR
 
 
-def test_progress_counts_every_slab_once():
-    told = []
-    density_grid(random_field(), 21, told.append)
-    assert sum(told) == 21
+def test_progress_rises_to_1():
+    G, planes = two_blocks()
+    done = list(extraction_steps(G, planes, 33, 0.0))
+    assert len(done) > 3 and done == sorted(done) and done[-1] == 1
 
 
-def test_what_has_no_grid_is_named():
+def test_invalid_fields_and_resolutions_are_rejected():
     field = random_field()
     with pytest.raises(ValueError, match="2 points or more, got 1 and 1"):
         density_grid(field, 1)
@@ -110,7 +114,7 @@ def solid(mesh):
     return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
 
 
-def test_a_ball_has_its_volume_and_size_a_closed_surface_and_normals_outwards():
+def test_a_ball_has_the_right_volume_a_closed_surface_and_normals_outwards():
     mesh = level_set(ball(0.5), BOX, 0.0)
     # A chord of a grid step h lies h^2 / 8r inside the ball: 0.06 % of the radius here, 0.2 % of the volume.
     assert solid(mesh).is_watertight
@@ -126,7 +130,7 @@ def test_the_axes_of_the_grid_are_x_y_z():
     assert solid(mesh).volume == pytest.approx(0.4 * 0.6 * 0.4, rel=0.04)  # marching cubes bevels edges
 
 
-def test_the_largest_piece_stays_and_the_others_go():
+def test_only_the_largest_component_is_kept():
     two = torch.maximum(cuboid((-0.6, -0.6, -0.6), (-0.2, 0.6, 0.6)), cuboid((0.2, 0, 0), (0.5, 0.3, 0.3)))
     both = level_set(two, BOX, 0.0)
     one = clean_up(both, largest=True)
@@ -145,13 +149,13 @@ def test_closing_makes_a_cut_solid_watertight_at_the_box():
     np.testing.assert_array_equal(abs(closed.vertices).max(0), 0.5)
 
 
-def test_a_box_full_of_matter_closes_to_the_box():
+def test_a_solid_cube_closes_to_the_cube():
     mesh = level_set(in_air(ball(9.0, 8)), BOX, 0.0, closed=True)
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(BOX**3, rel=1e-3)
 
 
-def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
+def test_smoothing_reduces_roughness_and_keeps_the_volume():
     grid = ball(0.5)
     grid += torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
     rough, smooth = (clean_up(level_set(grid, BOX, 0.0), largest=True, smooth=rounds) for rounds in (0, 20))
@@ -163,7 +167,7 @@ def test_smoothing_evens_out_a_rough_ball_and_keeps_its_volume():
     assert solid(smooth).volume == pytest.approx(solid(rough).volume, rel=0.01)
 
 
-def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_in_the_box():
+def test_smoothing_stops_before_the_volume_changes_by_1_percent_and_stays_in_the_cube():
     thin = cuboid((-0.8, -0.8, -0.05), (0.8, 0.8, 0.05))  # a plate up to the faces of the cube: its rim wears off
     plate = level_set(in_air(thin), BOX, 0.0, closed=True)
     worn = clean_up(plate, smooth=1000)
@@ -174,7 +178,7 @@ def test_smoothing_stops_before_the_volume_has_changed_by_a_hundredth_and_stays_
 
 
 @pytest.mark.parametrize(("threshold", "side"), [(90.0, "below"), (-500.0, "above")])
-def test_an_empty_level_set_says_the_range_of_the_density(threshold, side):
+def test_an_empty_level_set_is_reported_with_the_range_of_the_density(threshold, side):
     with pytest.raises(NoSurfaceError, match=rf"density \(-.* to 50, mean .*wholly {side} the threshold {threshold:g}"):
         level_set(ball(0.5), BOX, threshold)
 
@@ -183,7 +187,7 @@ def test_an_empty_level_set_says_the_range_of_the_density(threshold, side):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
-def test_auto_parts_two_clusters_of_density_whatever_their_shares(share):
+def test_auto_threshold_separates_two_clusters_whatever_their_shares(share):
     generator = torch.Generator().manual_seed(0)
     matter = torch.rand(20, 500, generator=generator) < share
     noise = torch.randn(20, 500, generator=generator)
@@ -191,15 +195,15 @@ def test_auto_parts_two_clusters_of_density_whatever_their_shares(share):
     assert 5 < threshold < 45
 
 
-def test_auto_is_not_drawn_up_by_a_few_huge_densities():
+def test_auto_threshold_is_robust_to_a_few_huge_densities():
     grid = ball(0.5)
     threshold = auto_threshold(grid, BOX / 64)
     grid[24, 24, 24] = 1e6
     assert auto_threshold(grid, BOX / 64) == pytest.approx(threshold, abs=2)
 
 
-def test_auto_finds_no_threshold_where_all_is_alike():
-    with pytest.raises(NoSurfaceError, match="all of one opacity"):
+def test_auto_threshold_rejects_constant_density():
+    with pytest.raises(NoSurfaceError, match="same opacity everywhere"):
         auto_threshold(torch.full((3, 3, 3), 7.0), 0.02)
 
 
@@ -228,7 +232,7 @@ def two_blocks():
     return G, planes
 
 
-def test_labels_and_colors_lie_on_their_parts():
+def test_labels_and_colors_are_at_their_places():
     G, planes = two_blocks()
     level = np.log1p(np.exp(0.0)) - 1  # softplus of 0, less the bias: where |y| = 0.2
     mesh = extract_mesh(G, planes, 33, level)
@@ -256,7 +260,7 @@ def under_a_skin():
     return G, planes
 
 
-def test_colors_and_shown_labels_are_of_what_lies_beneath_a_thin_skin():
+def test_shown_labels_and_colors_come_from_beneath_a_thin_skin():
     G, planes = under_a_skin()
     at_point, shown, image = (extract_mesh(G, planes, 33, 0.0, color) for color in ("label", "shown_label", "image"))
     middle = abs(at_point.vertices).max(1) < 0.4
@@ -267,7 +271,7 @@ def test_colors_and_shown_labels_are_of_what_lies_beneath_a_thin_skin():
 
 
 @torch.inference_mode()
-def test_colors_of_a_vertex_are_those_of_the_picture_that_the_model_renders_there():
+def test_vertex_colors_equal_the_rendered_image_at_their_place():
     G, planes = under_a_skin()
     front, above = torch.tensor([0.0, -1.0, 0.0]), torch.tensor([[[0.05, 1.0, 0.05], [-0.1, 1.0, 0.1]]])
     field, options = G.field(planes), replace(G.ray_options(), start=0.5, end=1.5, samples=400, fine_samples=0)
@@ -279,7 +283,7 @@ def test_colors_of_a_vertex_are_those_of_the_picture_that_the_model_renders_ther
         assert mesh.colors[near, 0] == pytest.approx(red, abs=12)
 
 
-def test_a_place_has_the_color_that_the_camera_sees_which_faces_it():
+def test_a_vertex_has_the_color_seen_by_the_camera_that_it_faces():
     G, planes = under_a_skin()
     planes[0, 0, 1] *= torch.linspace(-1, 1, 32).sign()[:, None]  # the upper half alone is red and of class 5
     above, below = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.0, -1, 0]])
@@ -296,7 +300,7 @@ def test_a_place_has_the_color_that_the_camera_sees_which_faces_it():
 
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("largest", [False, True])
-def test_a_class_can_be_left_out(largest, closed):
+def test_a_class_can_be_removed(largest, closed):
     G, planes = two_blocks()
     level = np.log1p(np.exp(0.0)) - 1
     mesh = extract_mesh(G, planes, 33, level, without=3, largest=largest, closed=closed)
@@ -309,18 +313,7 @@ def test_a_class_can_be_left_out(largest, closed):
     assert solid(mesh).is_watertight == closed
 
 
-def test_a_grid_that_is_given_stays_as_it_was():
-    G, planes = two_blocks()
-    grid = density_grid(G.field(planes), 17)
-    before = grid.clone()
-    for closed in (False, True):
-        mesh = extract_mesh(G, planes, threshold=-0.3, without=3, closed=closed, grid=grid)
-        assert torch.equal(grid, before)
-        own = extract_mesh(G, planes, 17, -0.3, without=3, closed=closed)
-        np.testing.assert_array_equal(mesh.vertices, own.vertices)
-
-
-def test_leaving_out_a_class_moves_nothing_of_the_rest():
+def test_removing_a_class_keeps_the_rest_of_the_surface_in_place():
     G, planes = two_blocks()
     level = np.log1p(np.exp(0.0)) - 1
     mesh = extract_mesh(G, planes, 33, level, without=3)
@@ -331,16 +324,16 @@ def test_leaving_out_a_class_moves_nothing_of_the_rest():
     assert (whole.colors == PALETTE[3]).all(axis=1).any()
 
 
-def test_leaving_out_all_there_is_or_a_class_that_is_not_there_is_named():
+def test_removing_everything_or_an_unknown_class_is_rejected():
     G, planes = two_blocks()
     planes[0, 0, 1] = -1  # class 3 everywhere
-    with pytest.raises(EmptyMeshError, match="all of class 3"):
+    with pytest.raises(EmptyMeshError, match="belongs to class 3"):
         extract_mesh(G, planes, 17, np.log1p(np.exp(0.0)) - 1, without=3)
-    with pytest.raises(ValueError, match="expected a class of the network, got 7"):
+    with pytest.raises(ValueError, match="without: got 7, expected a class from 0 to 6"):
         extract_mesh(G, planes, 17, without=7)
 
 
-def test_auto_of_a_generator_uses_the_step_of_its_rays():
+def test_auto_threshold_of_a_generator_uses_the_step_of_its_rays():
     G, planes = two_blocks()
     planes[0, 0, 0] *= 10  # dense enough to be seen
     mesh = extract_mesh(G, planes, 17, "auto", color=None)
@@ -349,8 +342,8 @@ def test_auto_of_a_generator_uses_the_step_of_its_rays():
     assert grid.min() < mesh.threshold < grid.max()
 
 
-def test_an_unknown_color_is_named():
-    with pytest.raises(ValueError, match="expected label, shown_label, image or None, got 'blue'"):
+def test_unknown_colors_are_rejected():
+    with pytest.raises(ValueError, match="color: got 'blue', expected label, shown_label, image or None"):
         extract_mesh(*two_blocks(), 8, color="blue")
 
 
@@ -380,7 +373,7 @@ def test_trimesh_reads_back_what_was_written(painted, ending, tmp_path):
     assert read.volume > 0
 
 
-def test_a_ply_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
+def test_a_ply_records_its_scale_and_can_be_parsed_by_hand(painted, tmp_path):
     painted.export(tmp_path / "ball.ply")
     header, body = (tmp_path / "ball.ply").read_bytes().split(b"end_header\n", 1)
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\ncomment pix2pix3d mesh: world units")
@@ -398,7 +391,7 @@ def test_a_ply_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
     np.testing.assert_array_equal(faces["corners"], painted.faces)
 
 
-def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
+def test_a_glb_records_its_scale_and_can_be_parsed_by_hand(painted, tmp_path):
     painted.export(tmp_path / "ball.glb")
     content = (tmp_path / "ball.glb").read_bytes()
     magic, version, length, json_length = struct.unpack_from("<4sIII", content)
@@ -429,12 +422,12 @@ def test_a_glb_says_its_scale_and_reads_back_by_hand(painted, tmp_path):
     assert material["doubleSided"] and material["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
 
 
-def test_an_obj_says_its_scale_in_its_first_line(painted, tmp_path):
+def test_an_obj_records_its_scale_in_its_first_line(painted, tmp_path):
     painted.export(tmp_path / "ball.obj")
     assert (tmp_path / "ball.obj").read_text().startswith("# pix2pix3d mesh: world units")
 
 
-def test_another_ending_is_refused_and_writes_nothing(painted, tmp_path):
-    with pytest.raises(ValueError, match=r"ball.stl: expected a name that ends in .ply, .obj, .glb"):
+def test_another_suffix_is_rejected_and_nothing_is_written(painted, tmp_path):
+    with pytest.raises(ValueError, match=r"path: got .*ball.stl, expected a name that ends in .ply, .obj, .glb"):
         painted.export(tmp_path / "ball.stl")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Films of meshes: what is seen where, by OpenGL and by the z-buffer alike."""
+"""Images of meshes, by OpenGL and by the z-buffer."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from camera_utils import CARS, pose_at
-from inference.mesh.rasterize import AMBIENT, PLAIN_GRAY, gl_problem, half_width_of, render_mesh
+from inference.mesh.rasterize import AMBIENT, PLAIN_GRAY, fitting_half_width, gl_problem, orbit_frames, render_mesh
 from inference.mesh.surface import level_set
 from inference.mesh.triangles import Mesh
 
@@ -56,7 +56,7 @@ def picture(mesh, pose, impl, half_width=0.6, size=SIZE):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_right_is_right_up_is_up_and_size_is_true(impl):
+def test_axes_and_scale_of_the_image(impl):
     frame = picture(square((0.15, 0.3), (0.45, 0.6), 0.1, (204, 0, 0)), view(), impl)
     # 64 pixels show 1.2 world units: x 0.15 to 0.45 are pixels 40 to 56, y 0.6 down to 0.3 rows 0 to 16
     expected = np.full((SIZE, SIZE, 3), 255)
@@ -65,7 +65,7 @@ def test_right_is_right_up_is_up_and_size_is_true(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_the_nearer_of_two_hides_the_other_from_either_side(impl):
+def test_the_nearer_face_hides_the_farther_one(impl):
     both = together(
         square((-0.3, -0.3), (0.3, 0.3), 0.2, (200, 0, 0)), square((-0.3, -0.3), (0.3, 0.3), 0, (0, 0, 200))
     )
@@ -74,7 +74,7 @@ def test_the_nearer_of_two_hides_the_other_from_either_side(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_the_light_is_at_the_camera(impl):
+def test_shading_follows_the_angle_to_the_camera(impl):
     turned = math.pi / 3
     frame = picture(square((-0.3, -0.3), (0.3, 0.3), 0, (200, 200, 200)), view(math.pi / 2 + turned), impl)
     np.testing.assert_allclose(frame[32, 32], 200 * (AMBIENT + (1 - AMBIENT) * math.cos(turned)), atol=1)
@@ -88,7 +88,7 @@ def test_a_mesh_without_colors_is_gray(impl):
 
 @pytest.mark.skipif(NO_GL is not None, reason=f"no OpenGL: {NO_GL}")
 @pytest.mark.parametrize(("azimuth", "polar"), [(math.pi / 2, math.pi / 2), (0.4, 1.0), (-1.5, 2.5)])
-def test_opengl_and_the_z_buffer_draw_the_same_picture(azimuth, polar):
+def test_opengl_and_the_z_buffer_render_the_same_image(azimuth, polar):
     gl, plain = (picture(lumps(), view(azimuth, polar), impl, size=128) for impl in ("gl", "plain"))
     # the same but along outlines, which OpenGL smooths: about 5 % of the pixels here
     assert abs(gl - plain).mean() < 2
@@ -97,10 +97,10 @@ def test_opengl_and_the_z_buffer_draw_the_same_picture(azimuth, polar):
     assert (plain != 255).any(-1).mean() > 0.15
 
 
-def test_a_picture_wide_enough_shows_the_whole_mesh_and_hardly_more():
+def test_the_fitting_half_width_shows_the_whole_mesh_and_hardly_more():
     mesh = lumps()
     poses = torch.cat([view(azimuth, polar) for azimuth, polar in ((0.0, 1.5), (1.0, 0.8), (2.5, 2.2))])
-    found = half_width_of(mesh, poses)
+    found = fitting_half_width(mesh, poses)
     reached = []
     for frame in render_mesh(mesh, poses, 128, found, "plain"):
         shown = (frame != 255).any(-1)
@@ -110,18 +110,26 @@ def test_a_picture_wide_enough_shows_the_whole_mesh_and_hardly_more():
     assert max(reached) > 0.9
 
 
-def test_a_film_has_a_frame_for_each_pose():
+def test_there_is_one_frame_per_pose():
     poses = torch.cat([view(azimuth) for azimuth in (0.0, 1.0, 2.0)])
     frames = list(render_mesh(lumps(), poses, 32, 0.6, "plain"))
     assert len(frames) == 3
     assert (frames[0] != frames[1]).any()
 
 
-def test_where_there_is_no_moderngl_there_is_no_opengl(monkeypatch):
+def test_orbit_frames_use_numpy_without_opengl_and_report_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moderngl", None)
+    messages = []
+    frames = list(orbit_frames(lumps(), "edge2car", frames=2, notify=messages.append))
+    assert [frame.shape for frame in frames] == [(512, 512, 3)] * 2
+    assert len(messages) == 1 and "No off-screen OpenGL" in messages[0]
+
+
+def test_without_moderngl_opengl_is_reported_as_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)  # what Python itself takes for "not to be found"
     assert "moderngl" in gl_problem()
 
 
-def test_an_unknown_way_is_named():
+def test_unknown_implementations_are_rejected():
     with pytest.raises(ValueError, match="expected gl or plain, got 'vulkan'"):
         render_mesh(lumps(), view(), 32, 0.6, "vulkan")
