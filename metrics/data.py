@@ -41,6 +41,7 @@ class Samples(NamedTuple):
 
 def sample_order(count: int, length: int, seed: int) -> np.ndarray:
     """Return `count` members of a data set of `length`: a permutation, repeated as often as needed."""
+    # np.resize repeats the array.
     return np.resize(np.random.RandomState(seed).permutation(length), count)
 
 
@@ -76,12 +77,15 @@ class DepthImages:
         Raises:
             DataError: no such image, not a depth image, or of another size than the color image.
         """
+        # Decode the image of the same name.
         details = dataset.get_details(member)
         content = self.archive.read(details.name)
         try:
             levels = np.array(open_image(content, DEPTH_MODES)).astype(np.float32)
         except (OSError, SyntaxError, ValueError) as error:
             raise data_error(self.archive.path, details.name, f"not a depth image ({error})") from error
+
+        # It must fit the color image, also if that one is mirrored.
         if levels.shape != (dataset.resolution, dataset.resolution):
             sizes = f"{levels.shape[1]}x{levels.shape[0]} pixels, but its color image has {dataset.resolution}"
             raise data_error(self.archive.path, details.name, f"{sizes}; is it the depth of another data set?")
@@ -96,10 +100,13 @@ def find_depth(dataset: PosedImageDataset, path: str | None) -> DepthImages | No
     Raises:
         ConfigError: not usable, or of images of another size.
     """
+    # The depth next to the data set is optional, a path from the user is not.
     images = dataset.images.path
     default_path = images.with_name(f"{images.stem}_depth.zip")
     if not path and not default_path.is_file():
         return None
+
+    # Reading one image finds depth of another data set before anything is rendered.
     try:
         depth_images = DepthImages(path or default_path)
         depth_images.read(dataset, 0)  # checks the size
@@ -121,11 +128,14 @@ class MultiViewObjects:
     """
 
     def __init__(self, dataset: PosedImageDataset):
+        # The data set states the number of views in the file of its poses.
         self.views = json.loads(dataset.images.read(POSES_FILE)).get("views", 1)
         grouped = isinstance(self.views, int) and self.views > 1 and len(dataset.index.images) % self.views == 0
         if not grouped:
             problem = f'"views": got {self.views!r}, expected 2 or more consecutive images of each object'
             raise data_error(dataset.images.path, POSES_FILE, problem)
+
+        # Views of an object are found by their position, which mirroring and subsets change.
         if any(dataset.get_details(i).raw_idx != i for i in range(len(dataset))):
             raise data_error(dataset.images.path, POSES_FILE, "expected all images in order, none of them mirrored")
         self.count = len(dataset) // self.views

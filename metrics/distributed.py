@@ -35,6 +35,7 @@ class Accumulator:
 
     def gather(self) -> Accumulator:
         """Return the accumulated values of all processes together, in every process."""
+        # Sums of integers and sets of rows do not depend on how samples were distributed.
         total = Accumulator()
         for accumulator in gather_objects(self):
             for name, counts in accumulator._counts.items():
@@ -61,6 +62,7 @@ def local_batches(count: int, batch_size: int) -> Iterator[range]:
 
     All processes together have the same batches as a single process, so that no figure depends on their number.
     """
+    # Process 0 of 2 has batches 0, 2, 4, ...: whole batches, because batch sizes influence rounding.
     for start in range(rank() * batch_size, count, world_size() * batch_size):
         yield range(start, min(start + batch_size, count))
 
@@ -73,11 +75,14 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
         ProcessError: anything else that another process raised; with its traceback unless it is an input error.
         Exception: raised by `work` in this process.
     """
+    # Catch the failure of this process, so that it takes part in the exchange below.
     result = error = None
     try:
         result = work()
     except Exception as raised:
         error = raised
+
+    # Exchange failures; all processes learn whether to go on.
     failures = [failure for failure in gather_objects(_portable(error)) if failure is not None]
     if error is not None:
         raise error
@@ -88,8 +93,11 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 
 def _portable(error: Exception | None) -> Exception | None:
     """Return an exception that can be pickled and sent to other processes."""
+    # ConfigErrors keep their field for the command line.
     if error is None or isinstance(error, ConfigError):
         return error
+
+    # Input errors need no traceback, a bug of the program does.
     if isinstance(error, OSError | ValueError):
         return ProcessError(str(error))
     return ProcessError("".join(traceback.format_exception(error)))

@@ -9,12 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KERNEL_SUBSETS = 100  # as in the StyleGAN family of metrics
+# Settings of the StyleGAN family of metrics.
+KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NEIGHBORS = 3
 SPLITS = 10
-DISTANCE_ROWS = 1024  # rows of a distance matrix computed at once; bounds the memory
-ROUNDING = 1e-13  # relative to the squared norms: smaller squared distances are rounding errors
+
+# Rows of a distance matrix computed at once: 50,000 x 50,000 distances would take 20 GB.
+DISTANCE_ROWS = 1024
+# Squared distances below this share of the squared norms are rounding errors. Without it, samples that are equal
+# would not be within balls of radius 0.
+ROUNDING = 1e-13
+
+# --------------------------------------------------------------------------- FID
 
 
 class Statistics(NamedTuple):
@@ -50,6 +57,9 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float((a.mean - b.mean).square().sum() + traces)
 
 
+# --------------------------------------------------------------------------- KID
+
+
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = KERNEL_SUBSETS, subset_size: int = KERNEL_SUBSET_SIZE, seed: int = 0
 ) -> float:
@@ -68,6 +78,8 @@ def kernel_distance(
     size = min(len(real), len(fake), subset_size)
     if size < 2:
         raise ValueError(f"kernel distance: expected at least 2 samples of each set, got {len(real)} and {len(fake)}")
+
+    # The fakes are drawn before the reals, as in the published implementation, so that subsets are the same.
     rng = np.random.RandomState(seed)
     total = 0.0
     for _ in range(subsets):
@@ -79,10 +91,14 @@ def kernel_distance(
 
 def _squared_mmd(x: Tensor, y: Tensor) -> float:
     """Estimate the squared MMD without bias from x and y, both N,F."""
+    # Without the diagonal, the terms of a sample with itself, the mean over pairs has no bias.
     count, width = x.shape
     within = (x @ x.mT / width + 1) ** 3 + (y @ y.mT / width + 1) ** 3  # N,N
     across = (x @ y.mT / width + 1) ** 3
     return float((within.sum() - within.trace()) / (count * (count - 1)) - 2 * across.mean())
+
+
+# --------------------------------------------------------------------------- precision and recall
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbors: int = NEIGHBORS) -> tuple[float, float]:
@@ -114,15 +130,20 @@ def _coverage(manifold: Tensor, points: Tensor, neighbors: int) -> float:
     blocks = (squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS))
     radius = torch.cat([block.kthvalue(neighbors + 1, dim=1).values for block in blocks])  # N
 
+    # A point is covered by any ball that it lies in.
     inside = [(squared_distances(rows, manifold) <= radius).any(1) for rows in points.split(DISTANCE_ROWS)]
     return float(torch.cat(inside).double().mean())
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Compute N,K squared distances of N,F and K,F float64 by one matrix product; rounding errors become 0."""
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b; one matrix product is much faster than differences.
     norms = a.square().sum(1)[:, None] + b.square().sum(1)
     squares = norms - 2 * (a @ b.mT)
     return squares.masked_fill_(squares < ROUNDING * norms, 0)
+
+
+# --------------------------------------------------------------------------- Inception score
 
 
 def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float, float]:
@@ -135,18 +156,23 @@ def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float,
     _check_features(probabilities)
     if len(probabilities) < splits:
         raise ValueError(f"inception score: expected at least {splits} samples, got {len(probabilities)}")
+
+    # Score of each split; boundaries as in the published implementation, for numbers that 10 does not divide.
     scores = []
     bounds = [i * len(probabilities) // splits for i in range(splits + 1)]
     for start, end in pairwise(bounds):
         split = to_float64(probabilities[start:end])
         divergence = torch.special.xlogy(split, split) - torch.special.xlogy(split, split.mean(0))
         scores.append(divergence.sum(1).mean().exp())
+
+    # Population standard deviation.
     stacked = torch.stack(scores)
     return float(stacked.mean()), float(stacked.std(correction=0))
 
 
 def _check_features(*features: Tensor) -> None:
     """Raise ValueError unless all features are N,F with N at least 1 and the same F."""
+    # Checked before any arithmetic, since broadcasting could hide a wrong shape.
     shapes = [tuple(x.shape) for x in features]
     valid = all(len(shape) == 2 and shape[0] > 0 for shape in shapes)
     if not valid or len({shape[1] for shape in shapes}) > 1:

@@ -35,7 +35,8 @@ from training.data.archive import data_error
 from training.data.dataset import PosedImageDataset
 from training.data.label_maps import label_map_from_dataset
 
-SEED_STEP = 2_654_435_761  # 2^32 / golden ratio: keeps the z of different seeds far apart
+# 2^32 / golden ratio. Consecutive seeds shift the seeds of z by this, so that no z is shared by two evaluations.
+SEED_STEP = 2_654_435_761
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,11 @@ class Evaluator:
                 start = time.monotonic()
                 count = self.num_samples(metric)
                 real_features = self.real_features(metric) if metric.spec.compares_with_real else None
+
+                # Figures may take long, so only one process computes them.
                 figures = run_on_rank_0(partial(metric.figures, MetricInputs(accumulator, count, real_features)))
+
+                # Number of samples behind figures that not all samples have.
                 counted = {name: int(x.isfinite().sum()) for name, x in metric.columns(accumulator).items()}
                 counted = {name: n for name, n in counted.items() if n < count}
                 yield Result(metric, figures, count, counted, render_seconds + time.monotonic() - start)
@@ -163,6 +168,7 @@ class Evaluator:
 
     def real_features(self, metric: Metric) -> Tensor:
         """Return features N,F of the real images of a metric, computed once, by all processes together."""
+        # The members are sorted, so that evaluations with all images share a cache file whatever their seed.
         count = self.num_real(metric)
         if count not in self._real_features:
             members = np.sort(self.members(count))
@@ -193,6 +199,7 @@ class Evaluator:
         Raises:
             DataError: a class that the network does not know.
         """
+        # Read files; label maps are checked here, since the data set does not know the network.
         dataset = self.dataset
         items = [dataset[int(i)] if images else dataset.get_conditions(int(i)) for i in members]
         for item in items:
@@ -200,6 +207,7 @@ class Evaluator:
                 problem = f"its label map has class {item['mask'].max()}, the network knows 0 to {self.classes - 1}"
                 raise data_error(dataset.images.path, dataset.get_details(item["idx"]).name, problem)
 
+        # Convert to tensors in network form.
         label_map = torch.stack([label_map_from_dataset(item["mask"], dataset.data_type) for item in items])
         pose = torch.from_numpy(np.stack([item["pose"] for item in items]))
         image = None
@@ -221,16 +229,19 @@ def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: S
     """Render label maps from their own poses; accumulate label counts, features and class probabilities."""
     resources = evaluator.resources
     accumulator = Accumulator()
-    counts = {"labels": 0, "features": 0, "probabilities": 0}  # samples that need each of them
+    counts = {"labels": 0, "features": 0, "probabilities": 0}
+
+    # Number of samples that need labels, features and class probabilities.
     for metric in metrics:
         counts[metric.spec.input] = max(counts[metric.spec.input], evaluator.num_samples(metric))
 
     for samples in evaluator.batches(max(counts.values()), evaluator.options.batch, "images"):
+        # Render.
         scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
         out = generator.render(scenes, samples.pose)
         images = to_uint8(out["image"])
 
-        # Each kind of input has its own number of samples, which may end within this batch.
+        # Accumulate. Each kind of input has its own number of samples, which may end within this batch.
         remaining = {name: max(0, count - samples.indices[0]) for name, count in counts.items()}
         if n := remaining["labels"]:
             target = samples.label_map[:n]
@@ -251,13 +262,18 @@ def _seeds_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequen
     accumulator = Accumulator()
     options = evaluator.options
     for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "label maps"):
+        # Seeds of this label map, which no other label map has.
         first = samples.indices[0] * SEEDS_PER_LABEL_MAP
         z_seeds = options.z_seeds(range(first, first + SEEDS_PER_LABEL_MAP))
+
+        # Render a batch of seeds at a time; the label map and its pose serve for all of them.
         images = []
         for start in range(0, len(z_seeds), options.batch):
             batch = z_seeds[start : start + options.batch]
             scenes = generator.generate(samples.label_map, samples.pose, batch)
             images.append(generator.render(scenes, samples.pose.expand(len(batch), -1))["image"])
+
+        # Compare all pairs of images.
         image = torch.cat(images).float().clamp(-1, 1)  # K,3,R,R
         distance = mean_pairwise_distance(image, evaluator.resources.distance, options.batch)
         accumulator.put_rows("diversity", samples.indices, distance)
@@ -269,14 +285,19 @@ def _turned_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics:
     accumulator = Accumulator()
     embedding = evaluator.resources.embedding
     for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "scenes"):
+        # Render the input view and turned views.
         poses = torch.cat([turn_pose(samples.pose, yaw, generator.pivot) for yaw in TURNS_RAD])  # V,25
         scene = generator.generate(samples.label_map, samples.pose, samples.seeds)
         out = evaluator.render_batches(generator, scene, torch.cat([samples.pose, poses]))
+
+        # Compare them through the rendered depth; baselines may have none.
         if "image_depth" in out:
             first = {name: x[:1] for name, x in out.items()}
             others = {name: x[1:] for name, x in out.items()}
             errors = reprojection_errors(first, samples.pose, others, poses)  # V,5
             accumulator.put_rows("reprojection", samples.indices, errors.nanmean(0)[None])
+
+        # Compare features of a network for identities, say of faces.
         if embedding:
             batches = to_uint8(out["image"]).split(evaluator.options.batch)
             embeddings = torch.cat([embedding.features(batch) for batch in batches])
@@ -290,12 +311,15 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
     accumulator = Accumulator()
     dataset = evaluator.dataset
     depth_images = evaluator.resources.depth_images
+
+    # Objects in random order; the metrics of this mode may have different numbers of them.
     objects = MultiViewObjects(dataset)
     counts = {metric.key: evaluator.num_samples(metric) for metric in metrics}
     num_objects = max(counts.values())
     order = sample_order(num_objects, objects.count, evaluator.options.seed)
 
     for (index,) in evaluator.progress(local_batches(num_objects, 1), "objects"):
+        # Read all views of the object.
         members = objects.members(int(order[index]))
         true = evaluator.samples([index] * len(members), members, images=True)
         depth = None
@@ -308,11 +332,14 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
         first = 0 if with_mesh else 1
         out = evaluator.render_batches(generator, scene, true.pose[first:])
 
+        # Errors of the other views.
         if index < counts.get("nvs", 0):
             novel = {name: x[1 - first :] for name, x in out.items()}
             accumulator.add_counts("novel_labels", label_counts(novel["semantic"].float(), true.label_map[1:]))
             errors = novel_view_errors(novel, true.image[1:], None if depth is None else depth[1:])
             accumulator.put_rows("novel_views", [index], errors[None])
+
+        # Distance of the visible part of the mesh to the true surface.
         if with_mesh:
             surface = visible_points(generator.surface_points(scene), out["image_depth"], true.pose)
             true_points = unproject(depth, true.pose)[depth.flatten(1) > 0]

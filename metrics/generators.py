@@ -47,6 +47,7 @@ class NetworkGenerator:
         Raises:
             ConfigError: image or labels are not finite.
         """
+        # Rendering without jitter, so that figures are reproducible.
         ws, planes = scenes
         out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, outputs=OUTPUTS)
         if not all(out[name].isfinite().all() for name in ("image", "semantic")):
@@ -56,6 +57,7 @@ class NetworkGenerator:
 
     def surface_points(self, scene: tuple[Tensor, Tensor]) -> Tensor:
         """Return the vertices K,3 of the scene's mesh."""
+        # A scene without a surface is a possible result, not an error.
         _, planes = scene
         try:
             mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None)
@@ -91,6 +93,7 @@ class MeanBaseline:
 
     def render(self, scenes: int, pose: Tensor) -> Views:
         """Repeat the outputs for N scenes or poses N,25."""
+        # One pose per scene, or several poses of one scene.
         count = max(scenes, len(pose))
         outputs = {"image": self.image, "semantic": self.semantic, "image_depth": self.depth, "weight": self.weight}
         return {name: x.expand(count, *x.shape) for name, x in outputs.items() if x is not None}
@@ -115,6 +118,8 @@ def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tenso
             label_map = F.one_hot(label_map[0], evaluator.classes).permute(2, 0, 1)
         image_sum = image_sum + sample.image[0].cpu()
         semantic_sum = semantic_sum + label_map.cpu()
+
+        # Depth counts only where there is an object; its points are thinned out to bound their total number.
         if depth_images:
             depth = depth_images.read(evaluator.dataset, member)  # 1,R,R
             depth_sum = depth_sum + depth
@@ -122,6 +127,7 @@ def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tenso
             object_points = unproject(depth[None], sample.pose.cpu())[depth.flatten()[None] > 0]
             points.append(subsample_points(object_points, 1 + BASELINE_POINTS // len(members)))
 
+    # Means; depth and points only where the data has depth.
     image = (image_sum / len(members)).to(device)
     semantic = (semantic_sum / len(members)).to(device)
     if not depth_images:

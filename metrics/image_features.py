@@ -83,6 +83,7 @@ def load_extractor(
         ConfigError: it cannot be loaded or returns another shape; later, if it fails or returns values that are not
             finite floating-point numbers.
     """
+    # Two images, because an output without the batch dimension could pass with one.
     extractor = _load(source, device, field)
     images = torch.zeros(2, 3, resolution, resolution, dtype=torch.uint8, device=device)
     shape = tuple(extractor.features(images).shape)
@@ -98,6 +99,8 @@ def _load(source: str, device: torch.device, field: str) -> Extractor:
     """Load a network of any kind, with checked outputs in float32."""
     name, _, reference = source.partition(":")
     path = Path(source)
+
+    # The kind of network follows from the form of its source.
     try:
         if name == INCEPTION:
             network = _inception(reference or None, device, field)
@@ -114,6 +117,7 @@ def _load(source: str, device: torch.device, field: str) -> Extractor:
     except (ValueError, ImportError) as error:
         raise ConfigError(field, problem=str(error)) from error
 
+    # Check every output, also later ones: they are written to caches and enter means.
     def checked(run: ImageFunction) -> ImageFunction:
         return lambda images: _check_output(source, field, run, images)
 
@@ -156,6 +160,8 @@ def _inception(weights: str | None, device: torch.device, field: str) -> Extract
     except (ImportError, OSError, RuntimeError) as error:  # the last two: a torchvision built for another torch
         problem = f"{INCEPTION}: needs torch-fidelity (pip install -e .[metrics]): {error}"
         raise ConfigError(field, problem=problem, hint=f"or set `{field}` to {SOURCES}") from error
+
+    # The package downloads its weights when the network is constructed.
     try:
         if weights:
             torch.load(weights, map_location="cpu", weights_only=True)  # rejects files that would run code
@@ -185,6 +191,8 @@ def _torchscript(path: Path, device: torch.device) -> Extractor:
             network = torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
         raise ValueError(f"{path}: not a TorchScript file ({str(error).splitlines()[0]})") from error
+
+    # The digest of the file; features and probabilities if its forward offers them.
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     arguments = {argument.name for argument in network.forward.schema.arguments}
     if "return_features" not in arguments:
@@ -211,11 +219,14 @@ def _onnx(path: Path) -> Extractor:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ValueError(f"{path}: not an ONNX file ({error})") from error
+
+    # Type and batch size that the network expects.
     entry = session.get_inputs()[0]
     dtype = ONNX_TYPES.get(entry.type, torch.float32)
     fixed_batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
 
     def run(images: Tensor) -> Tensor:
+        # A network with a fixed batch size gets padded batches.
         outputs = []
         for batch in images.to("cpu", dtype).split(fixed_batch or len(images)):
             missing = (fixed_batch or len(batch)) - len(batch)
@@ -224,8 +235,9 @@ def _onnx(path: Path) -> Extractor:
             outputs.append(torch.from_numpy(output)[: len(batch)])
         return torch.cat(outputs).to(images.device)
 
+    # Weights in other files ("location") are not part of the digest.
     content = path.read_bytes()
-    complete = b"location" not in content  # weights in other files are not part of the digest
+    complete = b"location" not in content
     return Extractor(path.name, hashlib.sha256(content).hexdigest(), run, cacheable=complete)
 
 
@@ -244,6 +256,8 @@ def _imported(source: str, module: str, name: str, device: torch.device) -> Extr
 def _edge_trunk(path: Path, device: torch.device) -> Extractor:
     """Load the edge network, with the mean of each channel of every stage as features."""
     network = EdgeNetwork.from_h5(path).to(device)
+
+    # Forward hooks collect the mean of each channel at the end of every stage.
     activations: list[Tensor] = []
     for stage in network.stages:
         stage[-1].register_forward_hook(lambda _layer, _inputs, output: activations.append(output.relu().mean((2, 3))))
@@ -275,11 +289,13 @@ def dataset_features(
         batch_size: images at once.
         device: of the extractor; the result is on the CPU.
     """
+    # Rank 0 reads the cache, so that all processes agree on whether it is valid.
     path = run_on_rank_0(lambda: _cache_path(dataset, indices, extractor)) if extractor.cacheable else None
     cached = run_on_rank_0(lambda: _read_cache(path, len(indices)) if path else None)
     if cached is not None:
         return cached
 
+    # Compute them; each process has its own batches.
     def compute() -> Accumulator:
         accumulator = Accumulator()
         for batch in local_batches(len(indices), batch_size):
@@ -287,6 +303,7 @@ def dataset_features(
             accumulator.put_rows("features", list(batch), extractor.features(torch.from_numpy(images).to(device)))
         return accumulator
 
+    # Join them in the order of the indices.
     features = run_on_all_ranks(compute).gather().rows("features")
     if path and rank() == 0:
         _write_cache(path, features)
@@ -295,6 +312,7 @@ def dataset_features(
 
 def _cache_path(dataset: PosedImageDataset, indices: Sequence[int], extractor: Extractor) -> Path:
     """Return the file of cached features, named after the bytes of the images and the weights of the extractor."""
+    # Content rather than names or times: a copied data set has the same features, a changed one does not.
     sha = hashlib.sha256(f"{CACHE_VERSION} {extractor.digest} ".encode())
     for index in indices:
         details = dataset.get_details(int(index))

@@ -16,11 +16,14 @@ from metrics.distribution import to_float64
 from metrics.image_features import Extractor, state_digest, to_uint8
 from training.perceptual import load_lpips
 
-SSIM_WINDOW = 11  # pixels
+# Settings of Wang et al. (2004): window and sigma in pixels.
+SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K = (0.01, 0.03)
 VALUE_RANGE = 2.0  # of images in [-1, 1]
-MAX_PSNR = 100.0  # dB; equal images would make a mean infinite
+
+# dB. Equal images have an infinite PSNR, which would make a mean infinite.
+MAX_PSNR = 100.0
 DISTANCES = ("lpips", "l1", "features")
 
 
@@ -35,12 +38,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     The window is Gaussian and stays inside the image, so H and W must be at least SSIM_WINDOW.
     """
-    a, b = to_float64(a), to_float64(b)
-    mean_a, mean_b = _gaussian_blur(a), _gaussian_blur(b)
+    # Local moments under the Gaussian window.
+    a = to_float64(a)
+    b = to_float64(b)
+    mean_a = _gaussian_blur(a)
+    mean_b = _gaussian_blur(b)
     var_a = _gaussian_blur(a * a) - mean_a**2
     var_b = _gaussian_blur(b * b) - mean_b**2
     covariance = _gaussian_blur(a * b) - mean_a * mean_b
 
+    # The constants keep dark and flat regions stable.
     c1, c2 = ((k * VALUE_RANGE) ** 2 for k in SSIM_K)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
@@ -49,6 +56,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 def _gaussian_blur(image: Tensor) -> Tensor:
     """Blur N,C,H,W without padding: N,C,H-10,W-10."""
+    # The Gaussian is separable: a filter along x, then one along y.
     offset = torch.arange(SSIM_WINDOW, dtype=image.dtype, device=image.device) - SSIM_WINDOW // 2
     weights = torch.exp(-(offset**2) / (2 * SSIM_SIGMA**2))
     weights = (weights / weights.sum()).expand(image.shape[1], 1, -1)
@@ -93,6 +101,8 @@ def load_distance(
             f"Euclidean, of features of {extractor.description}",
             lambda a, b: (features(to_uint8(a)) - features(to_uint8(b))).norm(dim=1),
         )
+
+    # LPIPS may have to be downloaded; the error of load_lpips is about training, so it is replaced.
     try:
         lpips = load_lpips(lpips_weights, device)
     except ValueError as error:
@@ -104,6 +114,7 @@ def load_distance(
 
 def mean_pairwise_distance(images: Tensor, distance: ImageDistance, batch_size: int) -> Tensor:
     """Average a distance over all pairs of K images K,3,R,R: 1,1 (Deng et al. 2023)."""
+    # K (K - 1) / 2 pairs, a batch at a time.
     pairs = torch.tensor(list(combinations(range(len(images)), 2)), device=images.device)
     batches = [distance.between(images[batch[:, 0]], images[batch[:, 1]]) for batch in pairs.split(batch_size)]
     return to_float64(torch.cat(batches)).mean().view(1, 1)

@@ -138,10 +138,12 @@ class MetricSpec:
         return self.input == "features"
 
 
+# Shared parts of the rows below.
 _input_view = partial(MetricSpec, EvalMode.INPUT_VIEW)
 _DISTRIBUTION = {"input": "features", "resources": ("extractor",), "numbered": True}
 _CLASSES = {"input": "labels", "resources": ("segmenter",), "data_type": "seg"}
 METRICS = {
+    # Realism.
     "fid": _input_view(
         "Frechet distance between features of generated and real images, with covariances divided by N; lower is "
         "better, and larger with fewer images.",
@@ -161,6 +163,7 @@ METRICS = {
         f"Inception score, mean and standard deviation over {SPLITS} splits; higher is better.",
         _inception_score, input="probabilities", resources=("extractor",), numbered=True, min_samples=SPLITS,
     ),
+    # Agreement with the label map.
     "miou": _input_view(
         "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of either"
         "; with suffix _segmented, of a segmentation network's labels on the rendered image; higher is better.",
@@ -177,12 +180,14 @@ METRICS = {
         "not the Berkeley benchmark's; higher is better.",
         partial(_label_score, average_precision), input="labels", data_type="edge",
     ),
+    # Diversity.
     "sg": MetricSpec(
         EvalMode.SEEDS,
         f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map with different seeds; higher "
         "is more diverse.",
         means={"diversity": ("",)}, resources=("distance",), max_samples=FEW_SAMPLES,
     ),
+    # Consistency of views, and agreement with known 3D.
     "fvv": MetricSpec(
         EvalMode.TURNED_VIEWS,
         f"Differences of views turned by {', '.join(map(str, TURNS_RAD))} rad to the input view, reprojected by the "
@@ -216,6 +221,7 @@ METRICS = {
 # --------------------------------------------------------------------------- names
 
 EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer, or with a number fid50k_full, kid5k, pr50k3, is10k"
+# fid, fid5k, fid50k_full, fid123; pr50k3: the 3 after k is the number of neighbors.
 NAME = re.compile(r"(?P<key>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<neighbors>(?<=k)3)?(?P<full>_full)?)?")
 
 
@@ -251,6 +257,7 @@ class Metric:
 
     def columns(self, accumulator: Accumulator) -> dict[str, Tensor]:
         """Return the samples' values (N float64, NaN if missing) behind each figure that is a mean."""
+        # An entry is missing if its network or depth was not available.
         columns = {}
         for rows, suffixes in self.spec.means.items():
             if rows in accumulator:
@@ -280,6 +287,7 @@ def parse_metrics(names: Sequence[str]) -> list[Metric]:
 
 
 def _parse(name: str) -> Metric:
+    # Name without a number.
     unknown = ConfigError("metrics", name, f"some of {EXAMPLES}", problem="no such metric")
     match = NAME.fullmatch(name)
     if not match or match["key"] not in METRICS:
@@ -288,6 +296,7 @@ def _parse(name: str) -> Metric:
     if match["number"] is None:
         return Metric(name, key)
 
+    # Number of generated images; of real ones as many, or up to all of them.
     count = int(match["number"]) * (1000 if match["kilo"] else 1)
     if not METRICS[key].numbered or count == 0 or (match["neighbors"] and key != "pr"):
         raise unknown

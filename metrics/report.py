@@ -29,15 +29,19 @@ def table(columns: Mapping[str, Sequence[Result]]) -> str:
     Args:
         columns: results by name of the generator.
     """
-    cells: dict[str, dict[str, str]] = {}  # text by figure and generator
+    # Text of each figure and generator, in the order of the results.
+    cells: dict[str, dict[str, str]] = {}
     for generator, results in columns.items():
         for result in results:
             for name, value in result.figures.items():
                 cells.setdefault(name, {})[generator] = _cell(value, result.counted.get(name), result.num_samples)
 
+    # Rows of text, header first; a generator without a figure has a dash.
     rows = [["", *columns]]
     for name, by_generator in cells.items():
         rows.append([name, *(by_generator.get(generator, MISSING) for generator in columns)])
+
+    # Names to the left, values to the right of their columns.
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for name, *values in rows:
@@ -55,6 +59,7 @@ def _cell(value: float, counted: int | None, num_samples: int) -> str:
 
 def network_settings(G: TriPlane, device: torch.device) -> dict[str, str]:
     """Return resolution, precision and device of a network, for the protocol."""
+    # Convolution blocks choose their number type by device.
     blocks = [module.precision for module in G.modules() if isinstance(getattr(module, "precision", None), Precision)]
     dtypes = sorted({str(block.dtype(device)).removeprefix("torch.") for block in blocks})
     return {
@@ -73,6 +78,7 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         result: of this metric.
         run: settings that the caller knows, such as the weights file.
     """
+    # Settings that all metrics have.
     dataset = evaluator.dataset
     metric = result.metric
     samples = "".join(f"; {n} of them have {name}" for name, n in result.counted.items())
@@ -87,6 +93,8 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         "z": f"numpy RandomState((seed * {SEED_STEP} + i) mod 2^32).randn for image i; no truncation, const noise, "
         "no jitter",
     }
+
+    # Real images and networks that this metric uses.
     if metric.spec.compares_with_real:
         count = evaluator.num_real(metric)
         settings["real images"] = f"{count}, " + ("all" if count == len(dataset) else "the first in that order")
@@ -117,6 +125,7 @@ def write_result(
         settings: see `protocol`; also in the JSON line, since a later call may overwrite the protocol file.
         extra: more keys of the line.
     """
+    # The line, with the keys of the StyleGAN family first.
     run_dir.mkdir(parents=True, exist_ok=True)
     (_, result), *baselines = results.items()
     line = {

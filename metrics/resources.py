@@ -70,6 +70,7 @@ def check_metrics(
     Raises:
         ConfigError: a metric of another type of data, with too few samples, or without the views or depth it needs.
     """
+    # Type of label maps and number of samples.
     for metric in metrics:
         spec = metric.spec
         if spec.data_type not in (None, dataset.data_type):
@@ -81,6 +82,8 @@ def check_metrics(
         if count < spec.min_samples:
             problem = f"{metric.name}: needs at least {spec.min_samples} samples, got {count}"
             raise ConfigError("metrics", problem=problem)
+
+    # Networks and views.
     if options.segmenter and dataset.data_type != "seg":
         raise ConfigError("segmenter", problem="is for label maps of classes, this data set has edges")
     if any(metric.spec.mode is EvalMode.NOVEL_VIEWS for metric in metrics):
@@ -89,16 +92,21 @@ def check_metrics(
 
 def _check_novel_views(dataset: PosedImageDataset, options: ResourceOptions, mesh: bool) -> None:
     """Raise ConfigError unless the data set has several views and, for metrics of meshes, depth."""
+    # Several views of each object.
     try:
         MultiViewObjects(dataset)
     except DataError as error:
         raise ConfigError("metrics", problem=f"nvs, chamfer: {error}") from error
+
+    # Depth is optional for views, since it only adds the depth error.
     depth_images = find_depth(dataset, options.depth_data)
     if not mesh:
         return
     if depth_images is None:
         problem = "chamfer: needs the depth of the data set's images"
         raise ConfigError("metrics", problem=problem, hint="set `depth_data`")
+
+    # Meshes need optional packages.
     try:
         check_libraries()
     except ValueError as error:
@@ -123,17 +131,22 @@ def load_resources(
     resolution = dataset.resolution
     extractor = embedding = segmenter = distance = depth_images = None
 
+    # Features and class probabilities.
     if "extractor" in used or ("distance" in used and options.distance == "features"):
         extractor = load_extractor(options.extractor, device, resolution)
         if extractor.probabilities is None and any(metric.key == "is" for metric in metrics):
             problem = f"is: the extractor {options.extractor} has no class probabilities"
             raise ConfigError("metrics", problem=problem, hint="set `extractor` to a classifier such as inception")
+
+    # Optional networks.
     if "embedding" in used and options.embedding:
         embedding = load_extractor(options.embedding, device, resolution, "embedding")
     if "segmenter" in used and options.segmenter:
         segmenter = load_extractor(options.segmenter, device, resolution, "segmenter", classes)
+
+    # Distance of images and depth of the data. Turned views use the depth only for the mean baseline.
     if "distance" in used:
         distance = load_distance(options.distance, options.lpips_weights, extractor, device)
-    if used & {"depth_images", "embedding"}:  # turned views: depth of the mean baseline
+    if used & {"depth_images", "embedding"}:
         depth_images = find_depth(dataset, options.depth_data)
     return Resources(extractor, embedding, segmenter, distance, depth_images)

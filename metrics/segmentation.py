@@ -38,6 +38,7 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
         predicted: class ids of the same shape.
         classes: S.
     """
+    # A pair of classes as one number, so that one bincount counts all pairs.
     pairs = target.flatten().long() * classes + predicted.flatten().long()
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
@@ -45,6 +46,7 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 def mean_iou(counts: Tensor) -> float:
     """Average intersection over union of a confusion matrix S,S, over the classes that appear in either map."""
     counts = counts.double()
+    # Classes that appear in neither map have no union and do not count.
     union = counts.sum(0) + counts.sum(1) - counts.diag()
     present = union > 0
     return float((counts.diag()[present] / union[present]).mean())
@@ -74,9 +76,11 @@ def edge_histograms(target: Tensor, predicted: Tensor, tolerance: int) -> Tensor
         3,LEVELS int64: predicted pixels by strength; those of them near a target line; pixels of target lines by the
         largest strength predicted near them.
     """
+    # Line strength 0 to 1, in LEVELS steps.
     lines = (target < LINE_BELOW).to(predicted.dtype)
     strength = (1 - predicted.clamp(-1, 1)) / 2  # 0 to 1
     level = (strength * (LEVELS - 1)).round().long()
+    # Correct predictions are near a target line; found targets have a prediction near them.
     near_lines = _dilate(lines, tolerance) > 0
     level_nearby = (_dilate(strength, tolerance) * (LEVELS - 1)).round().long()
 
@@ -95,17 +99,24 @@ def average_precision(histograms: Tensor) -> float:
     """
     # Cumulative counts from the strongest level to level 1.
     predicted, correct, recalled = histograms.double().flip(1)[:, :-1].cumsum(1)
+
+    # A threshold without any prediction adds no recall, so its precision does not matter.
     precision = correct / predicted.clamp(min=1)
     recall = recalled / histograms[2].sum().clamp(min=1)
+
+    # Area under the curve as a sum of rectangles.
     steps = torch.diff(recall, prepend=recall.new_zeros(1))
     return float((steps * precision).sum())
 
 
 def _dilate(image: Tensor, radius: int) -> Tensor:
     """Take the maximum over a disc around each pixel of N,1,H,W, with 0 outside the image."""
+    # Offsets of the pixels of the disc.
     side = 2 * radius + 1
     offset = torch.arange(side, device=image.device) - radius
     disc = offset[:, None] ** 2 + offset**2 <= radius**2
+
+    # Maximum over shifted copies. Padding with 0 is neutral, since line strengths are not negative.
     padded = F.pad(image, (radius,) * 4)
     height, width = image.shape[2:]
     shifted = [padded[..., y : y + height, x : x + width] for y, x in disc.nonzero().tolist()]

@@ -40,9 +40,12 @@ def check_run_metrics(options: TrainingOptions, load: bool = False) -> None:
     Raises:
         ConfigError: they cannot; the field is `metrics`.
     """
+    # Open the data set as an evaluation does; its errors are those of the data.
     metrics = parse_metrics(options.metrics)
     dataset = evaluation_data(options.data)
     resources = resource_options(options)
+
+    # Attribute every failure to the metrics of the run.
     try:
         check_metrics(metrics, dataset, resources, None)
         if load:
@@ -71,6 +74,7 @@ def evaluate_run(
     Returns:
         Figures by name, the same in all processes.
     """
+    # Set up the evaluation at the first snapshot; later ones reuse it.
     figures: dict[str, float] = {}
     try:
         metrics = parse_metrics(options.metrics)
@@ -83,6 +87,8 @@ def evaluate_run(
             "data": f"{options.data.path}, {options.data.mask_path}",
             **network_settings(G, device),
         }
+
+        # Write each metric at once, so that a failure of a later one loses nothing.
         for result in evaluator.evaluate(NetworkGenerator(G), metrics):
             settings = protocol(evaluator, result, run)
             run_on_rank_0(partial(write_result, run_dir, {"network": result}, snapshot, world_size(), settings))

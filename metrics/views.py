@@ -14,9 +14,12 @@ from metrics.distribution import to_float64
 from metrics.image_similarity import psnr, ssim
 from training.volumetric_rendering.rays import sample_rays
 
+# Turned views.
 TURNS_RAD = (-0.35, -0.175, 0.175, 0.35)  # yaw of the other views; the range of the face video
 DEPTH_AGREEMENT = 0.01  # relative difference of depth below which two views see the same surface
 OPAQUE = 0.5  # rays with less weight have no surface
+
+# Surfaces.
 MESH_GRID = 128  # density grid points per axis: a head is about 100 of them wide
 SURFACE_POINTS = 4096  # compared of each surface
 
@@ -27,11 +30,14 @@ Views = dict[str, Tensor]  # image N,3,R,R; semantic N,S,R,R; image_depth and we
 
 def turn_pose(pose: Tensor, yaw_rad: float, pivot: Tensor) -> Tensor:
     """Rotate cameras N,25 around the vertical axis through a point (3, world units)."""
+    # Rotation about the vertical (y) axis.
     cam2world, intrinsics = split_pose(pose)
     pivot = pivot.to(pose)
     cos = math.cos(yaw_rad)
     sin = math.sin(yaw_rad)
     rotation = pose.new_tensor([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+
+    # As a 4,4 matrix that leaves the pivot where it is.
     turn = torch.eye(4, dtype=pose.dtype, device=pose.device)
     turn[:3, :3] = rotation
     turn[:3, 3] = pivot - rotation @ pivot
@@ -51,8 +57,12 @@ def project(points: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
         N,M,2 image coordinates (u, v), in [0, 1] inside the image and -1 for points behind the camera; N,M distance.
     """
     cam2world, intrinsics = split_pose(pose)
+
+    # Camera coordinates: the inverse of a rotation is its transpose.
     offset = points - cam2world[:, None, :3, 3]
     x, y, z = (offset @ cam2world[:, :3, :3]).unbind(-1)
+
+    # Perspective division; points behind the camera are moved out of the image.
     positive_z = z.clamp(min=1e-6)
     image = torch.stack([x / positive_z, y / positive_z, torch.ones_like(z)], dim=-1) @ intrinsics.mT
     uv = torch.where((z > 0)[..., None], image[..., :2], torch.full_like(image[..., :2], -1.0))
@@ -116,9 +126,13 @@ def _view_differences(first: Views, others: Views, uv: Tensor) -> tuple[Tensor, 
     image = first["image"].float().expand(len(uv), -1, -1, -1)
     semantic = first["semantic"].float().expand(len(uv), -1, -1, -1)
     color = (_sample_image(image, uv) - others["image"].float().flatten(2)).abs().mean(1) / 2
-    if semantic.shape[1] == 1:  # edges
+
+    # Line strength of edges, a range of 2.
+    if semantic.shape[1] == 1:
         difference = _sample_image(semantic, uv) - others["semantic"].float().flatten(2)
         return color, difference[:, 0].abs().clamp(max=2) / 2
+
+    # Classes have no values in between, so the nearest pixel is compared.
     classes = _sample_image(semantic.argmax(1, keepdim=True).float(), uv, "nearest")[:, 0]
     return color, (classes != others["semantic"].argmax(1).flatten(1)).float()
 
@@ -141,10 +155,13 @@ def novel_view_errors(views: Views, image: Tensor, depth: Tensor | None) -> Tens
         image: V,3,R,R true images in [-1, 1].
         depth: V,1,R,R true depth, 0 where there is no object; None if unknown.
     """
+    # Depth is compared at the resolution of the data, on the object only.
     depth_error = torch.tensor(torch.nan, dtype=torch.float64)
     if depth is not None and "image_depth" in views:
         error = (_upsample(views["image_depth"], depth.shape[-1]) - depth).abs()
         depth_error = to_float64(error[depth > 0]).mean()
+
+    # Images are compared within the range of stored images.
     rendered = views["image"].float().clamp(-1, 1)
     return torch.stack([x.cpu() for x in (psnr(rendered, image).mean(), ssim(rendered, image).mean(), depth_error)])
 
@@ -156,6 +173,7 @@ def subsample_points(points: Tensor, count: int = SURFACE_POINTS) -> Tensor:
 
 def visible_points(points: Tensor, depth: Tensor, pose: Tensor) -> Tensor:
     """Select those of K,3 points that at least one of V cameras V,25 sees according to its depth V,1,r,r."""
+    # A point is visible if it is not farther away than what the camera sees in its direction.
     uv, distance = project(points.expand(len(pose), -1, -1), pose)
     max_distance = _sample_image(depth.float(), uv)[:, 0] * (1 + DEPTH_AGREEMENT)  # V,K
     return points[(_inside(uv) & (distance < max_distance)).any(0)]
