@@ -1,4 +1,4 @@
-"""What the tests of the editor share: a tiny network, a page without a browser, a server in this process."""
+"""Helpers for tests of the editor: a tiny network, a page without a browser, and a server in this process."""
 
 import errno
 import json
@@ -12,10 +12,10 @@ import torch
 from starlette.testclient import TestClient
 
 from applications.editor.classes import class_names
-from applications.editor.guard import Place, listen
+from applications.editor.model import EditorModel
 from applications.editor.protocol import pack, unpack
+from applications.editor.security import ServerAddress, listen
 from applications.editor.server import create_app, make_server
-from applications.editor.studio import Studio
 from training.networks.configs import CONFIGS
 from training.networks.registry import construct
 
@@ -25,10 +25,13 @@ TINY = {
 }  # fmt: skip
 HOST = "127.0.0.1"
 FRONT = {"azimuth": np.pi / 2, "polar": np.pi / 2, "zoom": 1.0}
+EDIT_FIELDS = {
+    "drawing_view": FRONT, "seed": 0, "style": None, "geometry": None, "view": FRONT, "quality": "full",
+}  # fmt: skip
 
 
 def tiny_generator(cfg="seg2cat", class_name=None, disentangle=True, **changes):
-    """A random network with the parts of a published one; `changes` are fields of GeneratorOptions."""
+    """Return a random network with the architecture of a published one; `changes` are fields of GeneratorOptions."""
     torch.manual_seed(0)
     options = replace(CONFIGS[cfg], **{"pose_conditioning": True, **TINY, **changes})
     kwargs = options.kwargs()
@@ -38,20 +41,18 @@ def tiny_generator(cfg="seg2cat", class_name=None, disentangle=True, **changes):
     return G
 
 
-def tiny_studio(cfg="seg2cat", **changes):
-    return Studio(tiny_generator(cfg, **changes), cfg)
+def tiny_model(cfg="seg2cat", **changes):
+    return EditorModel(tiny_generator(cfg, **changes), cfg)
 
 
-def app_of(studio, host=HOST, names=None, example=None):
-    """`names` are those of the classes that weights have brought along."""
-    names = class_names(studio.cfg, studio.G.data_type, studio.bounds.classes, names)
-    return create_app(studio, names, Place(host, host), example)
+def app_of(model, host=HOST, names=None, example=None):
+    """Create the application; `names` are the class names stored with the weights."""
+    names = class_names(model.cfg, model.G.data_type, model.limits.classes, names)
+    return create_app(model, names, ServerAddress(host, host), example)
 
 
-class TestPage:
-    """A page that sends what a test says."""
-
-    __test__ = False
+class ScriptedPage:
+    """A page whose messages are sent by a test."""
 
     def __init__(self, socket):
         self.socket, self.id = socket, 0
@@ -63,11 +64,11 @@ class TestPage:
         return self.id
 
     def receive(self):
-        """Header and payload of the next reply."""
+        """Return header and payload of the next reply."""
         return unpack(self.socket.receive_bytes())
 
     def ask(self, kind, payload=b"", **fields):
-        """The reply to one message, which must not be an error."""
+        """Send a message and return its reply, which must not be an error."""
         id = self.send(kind, payload, **fields)
         header, content = self.receive()
         assert header["type"] != "error", header
@@ -75,21 +76,12 @@ class TestPage:
         return header, content
 
     def edit(self, drawing, view=FRONT, **changes):
-        fields = {
-            "place": FRONT,
-            "seed": 0,
-            "style": None,
-            "geometry": None,
-            "view": view,
-            "quality": "full",
-            **changes,
-        }
-        return self.ask("edit", drawing.tobytes(), **fields)
+        return self.ask("edit", drawing.tobytes(), **EDIT_FIELDS | {"view": view} | changes)
 
 
 @contextmanager
 def serving(app):
-    """An HTTP client of an application that is running."""
+    """Start an application and yield an HTTP client for it."""
     with TestClient(app, base_url=f"http://{HOST}") as client:
         yield client
 
@@ -97,14 +89,14 @@ def serving(app):
 @contextmanager
 def page_of(client):
     with client.websocket_connect(f"ws://{HOST}/channel", headers={"origin": f"http://{HOST}"}) as socket:
-        yield TestPage(socket)
+        yield ScriptedPage(socket)
 
 
 @contextmanager
-def real_server(studio, names=None, example=None, port=0):
-    """Address of a real server, in a thread of this process."""
+def real_server(model, names=None, example=None, port=0):
+    """Start a server in a thread and yield its URL."""
     with _listen(port) as listening:
-        server = make_server(app_of(studio, names=names, example=example))
+        server = make_server(app_of(model, names=names, example=example))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -115,7 +107,7 @@ def real_server(studio, names=None, example=None, port=0):
 
 
 def _listen(port):
-    """`listen`, also where the connections of the server before are not all gone yet."""
+    """Retry `listen` while connections of a previous server on the port are being closed."""
     for _ in range(50):
         try:
             return listen(HOST, port)

@@ -1,7 +1,7 @@
-"""Messages between page and server, and every check of what comes from a page.
+"""Messages between page and server, and the validation of everything that a page sends.
 
-One message is one binary WebSocket frame: a line of JSON, a newline, then bytes (pixels, a file) where the kind has
-some. Nothing that a page sends is used before `read_message` has passed it.
+A message is one binary WebSocket frame: a line of JSON, a newline, and binary data (pixels, a file) if the message type
+has any. Nothing from a page is used before `read_message` has checked it.
 """
 
 from __future__ import annotations
@@ -9,39 +9,50 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from applications.cli import MAX_SEED
 
-MAX_MESSAGE_BYTES = 16 * 2**20  # a label map of 2048 pixels as a badly packed PNG is below
+MAX_MESSAGE_BYTES = 16 * 2**20  # more than a label map of 2048 pixels as an inefficiently compressed PNG
 MAX_HEADER_BYTES = 4096
 MAX_ID = 2**31 - 1
 SCENE_NAME_LENGTH = 32  # hexadecimal digits
-ROUNDING_RAD = 1e-6  # by which a page's number may lie beyond a limit that it has read as text
+ROUNDING_RAD = 1e-6  # allowed beyond a limit, because the page reads limits as decimal text
 QUALITIES = ("preview", "full")
-PNG_FORMS = ("ids", "colors")
-FILM_FORMS = ("mp4", "gif")
-MESH_FORMS = ("ply", "glb", "obj")
+PNG_FORMATS = ("ids", "colors")
+VIDEO_FORMATS = ("mp4", "gif")
+MESH_FORMATS = ("ply", "glb", "obj")
 
 
 class MessageError(ValueError):
-    """What is wrong with a message, in words for the person at the page. `id` is the message's, if it has one."""
+    """Invalid request, with a message for the user of the page.
+
+    Args:
+        reason: the message.
+        id: of the request, if it has one.
+    """
 
     def __init__(self, reason: str, id: int | None = None):
         super().__init__(reason)
         self.id = id
 
 
-class UnknownScene(MessageError):
-    """A scene that this server never made, or too long ago: the page has to have it made anew."""
+class UnknownSceneError(MessageError):
+    """A scene that this server never had or no longer has; the page has to request it again."""
 
 
 @dataclass(frozen=True)
-class View:
-    """Where a camera stands on its orbit (rad, as camera_utils has them) and how much longer its lens is."""
+class CameraView:
+    """Camera on its orbit.
+
+    Args:
+        azimuth: radians, as in camera_utils.
+        polar: radians, as in camera_utils.
+        zoom: factor of the focal length.
+    """
 
     azimuth: float
     polar: float
@@ -49,8 +60,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Orbit:
-    """How far a page may turn: lowest and highest of each number; a full turn has no end in azimuth."""
+class OrbitLimits:
+    """Lowest and highest value of each field of a CameraView; azimuth wraps around if `full_turn`."""
 
     azimuth: tuple[float, float]
     polar: tuple[float, float]
@@ -59,24 +70,29 @@ class Orbit:
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What the messages to one network are held against.
+class NetworkLimits:
+    """Limits that requests to a network are checked against.
 
     Args:
-        resolution: pixels of a drawing. classes: of a drawing; edges have two, background and line.
+        resolution: pixels on a side of a drawing.
+        classes: number of classes of a drawing; edges have two, background and line.
+        orbit: limits of views.
     """
 
     resolution: int
     classes: int
-    orbit: Orbit
+    orbit: OrbitLimits
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message that has passed.
+    """A valid message of a page.
 
     Args:
-        values: exactly the fields of its kind in MESSAGES, each of its own type. size: bytes of the payload.
+        kind: its type, a key of MESSAGES.
+        id: chosen by the page; replies repeat it.
+        values: the fields of this type by name, converted to the types of a request handler's arguments.
+        size: bytes of binary data.
     """
 
     kind: str
@@ -85,38 +101,47 @@ class Message:
     size: int
 
 
+@dataclass(frozen=True)
+class Reply:
+    """A message to a page, without the id of the request that it answers."""
+
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    payload: bytes = b""
+
+
 # --------------------------------------------------------------------------- frames
 
 
 def pack(payload: bytes = b"", /, **header: Any) -> bytes:
-    """One frame."""
+    """Encode a frame."""
     return json.dumps(header, allow_nan=False).encode() + b"\n" + payload
 
 
 def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and payload of a frame.
+    """Decode a frame to header and payload.
 
     Raises:
-        MessageError: not of that form.
+        MessageError: the frame is too large or malformed.
     """
     if len(frame) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"message of {len(frame)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+        raise MessageError(f"message: got {len(frame)} bytes, allowed are at most {MAX_MESSAGE_BYTES}")
     end = frame.find(b"\n", 0, MAX_HEADER_BYTES)
     if end < 0:
-        raise MessageError(f"no line of JSON in the first {MAX_HEADER_BYTES} bytes")
+        raise MessageError(f"message: no JSON line in the first {MAX_HEADER_BYTES} bytes")
     try:
         header = json.loads(frame[:end])
     except (ValueError, RecursionError):
-        raise MessageError("the first line is not JSON") from None
+        raise MessageError("message: the first line is not JSON") from None
     if not isinstance(header, dict):
-        raise MessageError("the first line is not a JSON object")
+        raise MessageError("message: the first line is not a JSON object")
     return header, frame[end + 1 :]
 
 
 # --------------------------------------------------------------------------- fields
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
+def _read_number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise MessageError(f"{name}: expected a number, got {value!r:.40}")
     if not low - ROUNDING_RAD <= value <= high + ROUNDING_RAD:
@@ -124,128 +149,134 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     return float(min(max(value, low), high))
 
 
-def _whole(name: str, value: Any, high: int) -> int:
+def _read_integer(name: str, value: Any, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-        raise MessageError(f"{name}: expected a whole number from 0 to {high}, got {value!r:.40}")
+        raise MessageError(f"{name}: expected an integer from 0 to {high}, got {value!r:.40}")
     return value
 
 
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any, Bounds], str]:
-    def read(name: str, value: Any, _bounds: Bounds) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            raise MessageError(f"{name}: expected {' or '.join(allowed)}, got {value!r:.40}")
-        return value
-
-    return read
+def _read_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise MessageError(f"{name}: expected {' or '.join(allowed)}, got {value!r:.40}")
+    return value
 
 
-def _flag(name: str, value: Any, _bounds: Bounds) -> bool:
+def _read_flag(name: str, value: Any, _limits: NetworkLimits) -> bool:
     if not isinstance(value, bool):
         raise MessageError(f"{name}: expected true or false, got {value!r:.40}")
     return value
 
 
-def _scene(name: str, value: Any, _bounds: Bounds) -> str:
+def _read_scene(name: str, value: Any, _limits: NetworkLimits) -> str:
     if not isinstance(value, str) or len(value) != SCENE_NAME_LENGTH or not set(value) <= set("0123456789abcdef"):
-        raise MessageError(f"{name}: expected the name of a scene, got {value!r:.40}")
+        raise MessageError(f"{name}: expected a scene name of {SCENE_NAME_LENGTH} digits, got {value!r:.40}")
     return value
 
 
-def _scene_or_none(name: str, value: Any, bounds: Bounds) -> str | None:
-    return None if value is None else _scene(name, value, bounds)
+def _read_optional_scene(name: str, value: Any, limits: NetworkLimits) -> str | None:
+    return None if value is None else _read_scene(name, value, limits)
 
 
-def read_view(name: str, value: Any, bounds: Bounds) -> View:
-    """A view inside the orbit.
+def read_view(name: str, value: Any, limits: NetworkLimits) -> CameraView:
+    """Read a view.
 
     Raises:
-        MessageError: not {"azimuth", "polar", "zoom"} with numbers inside.
+        MessageError: not an object of azimuth, polar and zoom, or outside the limits of the orbit.
     """
-    if not isinstance(value, dict) or set(value) != {"azimuth", "polar", "zoom"}:
+    fields = ("azimuth", "polar", "zoom")
+    if not isinstance(value, dict) or set(value) != set(fields):
         raise MessageError(f"{name}: expected azimuth, polar and zoom, got {value!r:.60}")
-    limits = bounds.orbit
-    return View(**{key: _number(f"{name} {key}", value[key], *getattr(limits, key)) for key in asdict(View(0, 0))})
+    return CameraView(*(_read_number(f"{name} {key}", value[key], *getattr(limits.orbit, key)) for key in fields))
 
 
-def read_drawing(payload: bytes, bounds: Bounds) -> np.ndarray:
-    """Class ids uint8 R,R.
+def read_drawing(payload: bytes, limits: NetworkLimits) -> np.ndarray:
+    """Read the class ids of a drawing, R,R uint8, from binary data.
 
     Raises:
-        MessageError: another size, or a class that the network does not have.
+        MessageError: wrong size, or a class that the network does not have.
     """
-    size = bounds.resolution
+    size = limits.resolution
     if len(payload) != size * size:
         raise MessageError(f"drawing: expected {size}x{size} bytes, got {len(payload)}")
     ids = np.frombuffer(payload, np.uint8).reshape(size, size)
-    if (largest := int(ids.max())) >= bounds.classes:
+    largest = int(ids.max())
+    if largest >= limits.classes:
         y, x = np.argwhere(ids == largest)[0]
-        raise MessageError(f"drawing: class {largest} at x={x} y={y}; this network knows 0 to {bounds.classes - 1}")
+        allowed = f"this network's classes are 0 to {limits.classes - 1}"
+        raise MessageError(f"drawing: got class {largest} at x={x} y={y}; {allowed}")
     return ids
 
 
-def _content(payload: bytes, _bounds: Bounds) -> bytes:
+def _read_file(payload: bytes, _limits: NetworkLimits) -> bytes:
     if not payload:
         raise MessageError("the file is empty")
     return payload
 
 
-FIELDS: dict[str, Callable[[str, Any, Bounds], Any]] = {
-    "seed": lambda name, value, _bounds: _whole(name, value, MAX_SEED),
+FIELDS: dict[str, Callable[[str, Any, NetworkLimits], Any]] = {
+    "seed": lambda name, value, _limits: _read_integer(name, value, MAX_SEED),
     "view": read_view,
-    "place": read_view,  # from where a drawing is seen
-    "scene": _scene_or_none,  # None: the page's newest
-    "style": _scene_or_none,  # whose texture to keep
-    "geometry": _scene_or_none,  # whose form to keep
-    "first": _scene,
-    "second": _scene,
-    "share": lambda name, value, _bounds: _number(name, value, 0, 1),
-    "keep_style": _flag,
-    "quality": _one_of(QUALITIES),
-    "png_form": _one_of(PNG_FORMS),
-    "film_form": _one_of(FILM_FORMS),
-    "mesh_form": _one_of(MESH_FORMS),
+    "drawing_view": read_view,  # the view that the drawing is seen from
+    "scene": _read_optional_scene,  # null: the page's newest scene
+    "style": _read_optional_scene,  # scene whose texture is kept
+    "geometry": _read_optional_scene,  # scene whose geometry is kept
+    "first": _read_scene,
+    "second": _read_scene,
+    "weight": lambda name, value, _limits: _read_number(name, value, 0, 1),  # of the second scene in a blend
+    "keep_style": _read_flag,
+    "quality": lambda name, value, _limits: _read_choice(name, value, QUALITIES),
+    "png_format": lambda name, value, _limits: _read_choice(name, value, PNG_FORMATS),
+    "video_format": lambda name, value, _limits: _read_choice(name, value, VIDEO_FORMATS),
+    "mesh_format": lambda name, value, _limits: _read_choice(name, value, MESH_FORMATS),
 }
-PAYLOADS: dict[str, Callable[[bytes, Bounds], Any]] = {"drawing": read_drawing, "content": _content}
+PAYLOADS: dict[str, Callable[[bytes, NetworkLimits], Any]] = {"drawing": read_drawing, "content": _read_file}
 
-MESSAGES = {  # kind: its fields, the payload last
-    "edit": ("place", "seed", "style", "geometry", "view", "quality", "drawing"),
-    "look": ("scene", "view", "quality"),
-    "blend": ("first", "second", "share", "place", "view", "quality"),
+# Fields of each message type; a name of PAYLOADS stands for the binary data.
+MESSAGES = {
+    "edit": ("drawing_view", "seed", "style", "geometry", "view", "quality", "drawing"),
+    "render": ("scene", "view", "quality"),
+    "blend": ("first", "second", "weight", "drawing_view", "view", "quality"),
     "open_drawing": ("content",),
     "open_session": ("content",),
-    "save_session": ("scene", "place", "seed", "keep_style", "view", "drawing"),
+    "save_session": ("scene", "drawing_view", "seed", "keep_style", "view", "drawing"),
     "save_image": ("scene", "view"),
-    "save_labels": ("scene", "view", "png_form"),
-    "save_drawing": ("png_form", "drawing"),
-    "save_film": ("scene", "film_form"),
-    "save_mesh": ("scene", "mesh_form"),
+    "save_labels": ("scene", "view", "png_format"),
+    "save_drawing": ("png_format", "drawing"),
+    "save_video": ("scene", "video_format"),
+    "save_mesh": ("scene", "mesh_format"),
     "cancel": (),
 }
 
 
-def read_message(frame: bytes, bounds: Bounds) -> Message:
-    """A page's message, checked whole.
+def read_message(frame: bytes, limits: NetworkLimits) -> Message:
+    """Decode and validate a message of a page.
 
     Raises:
-        MessageError: with the first thing that is wrong.
+        MessageError: the first problem that is found.
     """
     header, payload = unpack(frame)
-    id = _whole("id", header.pop("id", None), MAX_ID)
+    id = _read_integer("id", header.pop("id", None), MAX_ID)
     try:
-        kind = header.pop("type", None)
-        if not isinstance(kind, str) or kind not in MESSAGES:
-            raise MessageError(f"type: expected one of {', '.join(MESSAGES)}, got {kind!r:.40}")
-        names = [name for name in MESSAGES[kind] if name not in PAYLOADS]
-        if strange := sorted(set(header) - set(names)):
-            raise MessageError(f"{kind}: has no field {strange[0]!r:.40}")
-        if missing := [name for name in names if name not in header]:
-            raise MessageError(f"{kind}: {missing[0]} is missing")
-        values = {name: FIELDS[name](name, header[name], bounds) for name in names}
-        held = [name for name in MESSAGES[kind] if name in PAYLOADS]
-        if payload and not held:
-            raise MessageError(f"{kind}: {len(payload)} bytes after its line; it has none")
-        values |= {name: PAYLOADS[name](payload, bounds) for name in held}
+        kind = _read_choice("type", header.pop("type", None), tuple(MESSAGES))
+        values = _read_values(kind, header, payload, limits)
     except MessageError as error:
         error.id = id
         raise
     return Message(kind, id, values, len(payload))
+
+
+def _read_values(kind: str, header: dict[str, Any], payload: bytes, limits: NetworkLimits) -> dict[str, Any]:
+    # Exactly the fields of this type.
+    names = [name for name in MESSAGES[kind] if name in FIELDS]
+    payload_names = [name for name in MESSAGES[kind] if name in PAYLOADS]
+    unknown = sorted(set(header) - set(names))
+    if unknown:
+        raise MessageError(f"{kind}: unknown field {unknown[0]!r:.40}")
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise MessageError(f"{kind}: field {missing[0]!r} is missing")
+    if payload and not payload_names:
+        raise MessageError(f"{kind}: expected no binary data, got {len(payload)} bytes")
+
+    values = {name: FIELDS[name](name, header[name], limits) for name in names}
+    return values | {name: PAYLOADS[name](payload, limits) for name in payload_names}

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket of the editor: one page, its few files, and a channel for messages. Nothing else is served."""
+"""Web server of the editor: the static files of the page, and a WebSocket for messages."""
 
 from __future__ import annotations
 
@@ -15,35 +15,47 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from applications.editor.guard import HEADERS, Guard, Place
+from applications.editor.model import EditorModel
 from applications.editor.protocol import MAX_MESSAGE_BYTES, MessageError, pack, read_message
-from applications.editor.requests import Requests
-from applications.editor.studio import Studio
-from applications.editor.worker import Page, Worker, failure, report_crash
+from applications.editor.requests import RequestHandler
+from applications.editor.security import SECURITY_HEADERS, OriginCheck, ServerAddress
+from applications.editor.worker import Client, Worker, internal_error, log_exception
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_PAGES = 32
-MAX_UNSENT = 64  # replies that a page has not taken; it is cut off then
-TRY_AGAIN_LATER, TOO_SLOW = 1013, 1008  # WebSocket close codes
+MAX_UNSENT = 64  # replies waiting to be sent to a page; more close its connection
+# WebSocket close codes (RFC 6455).
+POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
-    """To be run on the sockets of `listen`. Compression would cost more time than pixels on this machine's wire."""
-    limit = 2 * MAX_MESSAGE_BYTES  # what is above ours is refused with a reason, what is above this cut off
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=limit, ws_per_message_deflate=False))
+    """Return a server for the sockets of `listen`."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ws_max_size=2 * MAX_MESSAGE_BYTES,  # above our own limit, which is answered with a message
+        ws_per_message_deflate=False,  # compression takes longer than sending pixels to the same machine
+    )
+    return uvicorn.Server(config)
 
 
-def create_app(studio: Studio, names: Sequence[str], place: Place, example: bytes | None = None) -> ASGIApp:
-    """The editor of one network as an ASGI application.
+def create_app(
+    model: EditorModel, class_names: Sequence[str], address: ServerAddress, example: bytes | None = None
+) -> ASGIApp:
+    """Create the ASGI application of the editor.
 
     Args:
-        names: of the classes. place: where it will be served.
-        example: file of the drawing that a page opens with; None: an empty one.
+        model: the network to edit with.
+        class_names: one per class.
+        address: the address that it is served at.
+        example: image file of the drawing that a page starts with; None for an empty drawing.
     """
-    worker, requests = Worker(), Requests(studio)
-    greeting = requests.greeting(list(names), example)
-    open_pages: set[Page] = set()
+    worker = Worker()
+    handler = RequestHandler(model)
+    hello = handler.hello(list(class_names), example)
+    clients: set[Client] = set()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -53,77 +65,90 @@ def create_app(studio: Studio, names: Sequence[str], place: Place, example: byte
 
     async def channel(websocket: WebSocket) -> None:
         await websocket.accept()
-        if len(open_pages) >= MAX_PAGES:
-            await websocket.close(TRY_AGAIN_LATER, f"{MAX_PAGES} pages are open already")
+        if len(clients) >= MAX_PAGES:
+            await websocket.close(TRY_AGAIN_LATER, f"The server's limit of {MAX_PAGES} open pages is reached")
             return
         connection = Connection(websocket)
-        open_pages.add(connection.page)
+        clients.add(connection.client)
         try:
-            connection.send(greeting)
-            await connection.serve(worker, requests)
+            connection.send(hello)
+            await connection.serve(worker, handler)
         finally:
-            open_pages.discard(connection.page)
-            worker.forget(connection.page)
+            clients.discard(connection.client)
+            worker.remove(connection.client)
 
-    routes = [Route(path, _file(content, kind)) for path, content, kind in _static_files()]
-    app = Starlette(routes=[*routes, WebSocketRoute("/channel", channel)], lifespan=lifespan)
-    return Guard(app, place)
-
-
-def _static_files() -> list[tuple[str, bytes, str]]:
-    """Path, content and media type of each file of the page: read once, so that no path of a client is ever opened."""
-    kinds = [(path, MEDIA_TYPES.get(path.suffix)) for path in STATIC.iterdir()]
-    files = [(f"/{path.name}", path.read_bytes(), kind) for path, kind in kinds if kind]
-    (index,) = (content for path, content, _ in files if path == "/index.html")
-    return [("/", index, "text/html"), *files]
+    app = Starlette(routes=[*_static_routes(), WebSocketRoute("/channel", channel)], lifespan=lifespan)
+    return OriginCheck(app, address)
 
 
-def _file(content: bytes, kind: str):
+def _static_routes() -> list[Route]:
+    """Serve the files of the page from memory, so that no path in a request ever reaches the disk."""
+    routes = []
+    for file in STATIC.iterdir():
+        if file.suffix in MEDIA_TYPES:
+            response = Response(file.read_bytes(), media_type=MEDIA_TYPES[file.suffix], headers=SECURITY_HEADERS)
+            paths = ["/", "/index.html"] if file.name == "index.html" else [f"/{file.name}"]
+            routes += [Route(path, _respond_with(response)) for path in paths]
+    return routes
+
+
+def _respond_with(response: Response):
     async def respond(_request: Request) -> Response:
-        return Response(content, media_type=kind, headers=HEADERS)
+        return response
 
     return respond
 
 
 class Connection:
-    """One page's WebSocket."""
+    """WebSocket connection of a page.
+
+    Args:
+        websocket: the accepted WebSocket.
+    """
 
     def __init__(self, websocket: WebSocket):
         self.websocket = websocket
         self.loop = asyncio.get_running_loop()
         self.unsent: asyncio.Queue[bytes] = asyncio.Queue()
-        self.page = Page(self._send_from_any_thread)
+        self.client = Client(self._send_from_any_thread)
 
-    def send(self, reply: bytes) -> None:
-        self.unsent.put_nowait(reply)
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; call in the event loop's thread."""
+        self.unsent.put_nowait(frame)
 
-    def _send_from_any_thread(self, reply: bytes) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and the page with it
-            self.loop.call_soon_threadsafe(self.send, reply)
+    def _send_from_any_thread(self, frame: bytes) -> None:
+        with suppress(RuntimeError):  # the event loop has ended, and with it the connection
+            self.loop.call_soon_threadsafe(self.send, frame)
 
-    async def serve(self, worker: Worker, requests: Requests) -> None:
-        """Until the page goes, or takes nothing any more."""
-        async with _background(self._send_all()):
-            with suppress(WebSocketDisconnect):
-                while self.unsent.qsize() < MAX_UNSENT:
-                    frame = await self._receive()
-                    try:
-                        self._take(frame, worker, requests)
-                    except MessageError as error:
-                        self.send(pack(type="error", id=error.id, reason=str(error)))
-                    except Exception as error:  # whatever one message does, the page and the others go on
-                        report_crash()
-                        self.send(failure(None, error))
-                await self.websocket.close(TOO_SLOW, "too many replies were not taken")
+    async def serve(self, worker: Worker, handler: RequestHandler) -> None:
+        """Receive messages until the page disconnects or stops reading its replies."""
+        sender = asyncio.create_task(self._send_all())
+        try:
+            while self.unsent.qsize() < MAX_UNSENT:
+                frame = await self._receive()
+                try:
+                    self._submit(frame, worker, handler)
+                except MessageError as error:
+                    self.send(pack(type="error", id=error.id, reason=str(error)))
+                except Exception as error:  # an unexpected error in one message must not end the connection
+                    log_exception()
+                    self.send(internal_error(None, error))
+            await self.websocket.close(POLICY_VIOLATION, "Too many replies were not received")
+        except WebSocketDisconnect:
+            pass
+        finally:
+            sender.cancel()
+            with suppress(asyncio.CancelledError):
+                await sender
 
-    def _take(self, frame: bytes | None, worker: Worker, requests: Requests) -> None:
+    def _submit(self, frame: bytes | None, worker: Worker, handler: RequestHandler) -> None:
         if frame is None:
-            raise MessageError("expected a binary message, got text")
-        message = read_message(frame, requests.studio.bounds)
+            raise MessageError("message: expected binary data, got text")
+        message = read_message(frame, handler.model.limits)
         if message.kind == "cancel":
-            worker.cancel(self.page)
+            worker.cancel_slow_files(self.client)
         else:
-            worker.submit(self.page, *requests.task(self.page, message))
+            worker.submit(self.client, *handler.create_task(self.client, message))
 
     async def _receive(self) -> bytes | None:
         message = await self.websocket.receive()
@@ -132,17 +157,6 @@ class Connection:
         return message.get("bytes")
 
     async def _send_all(self) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError):  # gone while a reply was on its way
+        with suppress(WebSocketDisconnect, RuntimeError):  # the page disconnected
             while True:
                 await self.websocket.send_bytes(await self.unsent.get())
-
-
-@asynccontextmanager
-async def _background(work) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -1,4 +1,4 @@
-"""The session file: everything that a page needs to go on where it was, as JSON."""
+"""Session files: JSON with everything that a page needs to continue. Also reads and writes image files of drawings."""
 
 from __future__ import annotations
 
@@ -14,69 +14,77 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from applications.editor.protocol import FIELDS, Bounds, MessageError, View
+from applications.editor.protocol import FIELDS, CameraView, MessageError, NetworkLimits, read_view
 from training.data.image_io import encode_png, open_image
 from training.data.label_maps import draw_label_map, read_label_map
 
 FORMAT = "pix2pix3d-session"
 VERSION = 1
-MAX_SIDE = 4096  # pixels of a picture
-MAX_WS = 1e4  # magnitude; a network's ws are below 100
+MAX_SIDE = 4096  # pixels of an image file
+MAX_WS = 1e4  # magnitude; ws of networks are below 100
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a page shows and paints on.
+    """State of a page.
 
     Args:
-        network: name of the network that made ws.
-        drawing: class ids uint8 R,R, seen from `place`. view: from where the scene is seen.
-        keep_style: whether further edits keep the texture of ws. ws: 1,num_ws,w_dim, the scene itself.
+        cfg: configuration of the network.
+        network: digest of its weights.
+        drawing: class ids, R,R uint8.
+        drawing_view: the view that the drawing is seen from; stored as "place".
+        seed: of the latent code z.
+        keep_style: whether further edits keep the texture.
+        view: the view that the object is seen from.
+        ws: 1,num_ws,w_dim of the scene.
     """
 
     cfg: str
     network: str
     drawing: np.ndarray
-    place: View
+    drawing_view: CameraView
     seed: int
     keep_style: bool
-    view: View
+    view: CameraView
     ws: Tensor
 
 
-def read_drawing_file(content: bytes, data_type: str, bounds: Bounds) -> np.ndarray:
-    """Class ids uint8 R,R of a picture of a label map: class ids, palette colors, or dark lines on white.
+# --------------------------------------------------------------------------- drawings
+
+
+def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> np.ndarray:
+    """Read a label map (class ids, palette colors, or dark lines on white) and resize it to a drawing, R,R uint8.
 
     Raises:
-        MessageError: it is none, with the reason.
+        MessageError: the file is not a label map of this network.
     """
-    with tempfile.TemporaryDirectory() as folder:  # the reader takes files; this one has a name of ours
-        path = Path(folder) / "picture"
+    with tempfile.TemporaryDirectory() as directory:  # `read_label_map` reads files; the user's file name is not used
+        path = Path(directory) / "image"
         path.write_bytes(content)
         try:
-            _check_size(content)
-            label_map = read_label_map(path, data_type, bounds.classes, bounds.resolution)[0, 0]
+            # A small file can hold very many pixels, which take long to decode.
+            width, height = open_image(content).size
+            if max(width, height) > MAX_SIDE:
+                raise ValueError(f"{width}x{height} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
+            label_map = read_label_map(path, data_type, limits.classes, limits.resolution)[0, 0]  # R,R
         except ValueError as error:
             raise MessageError(str(error).removeprefix(f"{path}: ")) from error
     return (label_map if data_type == "seg" else label_map < 0).to(torch.uint8).numpy()
 
 
-def _check_size(content: bytes) -> None:
-    """ValueError for more pixels than anybody draws: a small file may hold very many, and decoding them costs."""
-    width, height = open_image(content).size
-    if max(width, height) > MAX_SIDE:
-        raise ValueError(f"is {width}x{height}; pictures up to {MAX_SIDE}x{MAX_SIDE} are opened")
-
-
 def drawing_png(drawing: np.ndarray, data_type: str) -> bytes:
-    """PNG of the class ids, or of black lines on white, which `read_drawing_file` reads back."""
+    """Encode a drawing (R,R uint8) as a PNG of class ids, or of black lines on white, for `read_drawing_file`."""
     if data_type == "seg":
         return encode_png(drawing)
-    return encode_png(draw_label_map(1 - 2 * torch.from_numpy(drawing.astype(np.float32))[None, None], data_type)[0])
+    edges = 1 - 2 * torch.from_numpy(drawing.astype(np.float32))[None, None]  # 1,1,R,R
+    return encode_png(draw_label_map(edges, data_type)[0])
+
+
+# --------------------------------------------------------------------------- sessions
 
 
 def write_session(session: Session, data_type: str) -> bytes:
-    """The file."""
+    """Encode a session file."""
     ws = session.ws.numpy().astype("<f4")
     contents = {
         "format": FORMAT,
@@ -85,7 +93,7 @@ def write_session(session: Session, data_type: str) -> bytes:
         "network": session.network,
         "seed": session.seed,
         "keep_style": session.keep_style,
-        "place": asdict(session.place),
+        "place": asdict(session.drawing_view),
         "view": asdict(session.view),
         "drawing_png": base64.b64encode(drawing_png(session.drawing, data_type)).decode(),
         "ws_shape": list(ws.shape),
@@ -94,43 +102,59 @@ def write_session(session: Session, data_type: str) -> bytes:
     return json.dumps(contents, indent=1).encode()
 
 
-def read_session(content: bytes, cfg: str, data_type: str, bounds: Bounds) -> Session:
-    """What `write_session` wrote, trusting nothing.
+def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits) -> Session:
+    """Decode and validate a session file, which can come from anywhere.
 
     Raises:
-        MessageError: not a session, damaged, of another cfg, or with a drawing or view that this network does not take.
+        MessageError: not a session, damaged, of another configuration, or outside the limits of this network.
     """
+    # Format.
     try:
-        found = json.loads(content)
+        contents = json.loads(content)
     except (ValueError, RecursionError):
         raise MessageError("not a session file (it is not JSON)") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise MessageError("not a session file of this editor")
-    if found.get("version") != VERSION:
-        raise MessageError(f"session version {found.get('version')!r:.20}; this editor reads version {VERSION}")
-    if strange := [name for name in ("cfg", "network") if not isinstance(found.get(name), str)]:
-        raise MessageError(f"damaged session: {strange[0]} is not text")
-    if found["cfg"] != cfg:
-        raise MessageError(f"a session of --cfg {found['cfg']:.20}; this editor was started with {cfg}")
-    fields = {name: FIELDS[name](name, found.get(name), bounds) for name in ("seed", "keep_style", "view", "place")}
-    drawing = read_drawing_file(_bytes(found, "drawing_png"), data_type, bounds)
-    return Session(cfg, found["network"], drawing, ws=_read_ws(found), **fields)
+    if contents.get("version") != VERSION:
+        raise MessageError(f"session version {contents.get('version')!r:.20}; this editor reads version {VERSION}")
+
+    # Network.
+    for name in ("cfg", "network"):
+        if not isinstance(contents.get(name), str):
+            raise MessageError(f"damaged session: {name} is not text")
+    if contents["cfg"] != cfg:
+        raise MessageError(f"the session is for configuration {contents['cfg']:.20}; this editor runs {cfg}")
+
+    # State of the page.
+    return Session(
+        cfg,
+        contents["network"],
+        read_drawing_file(_read_base64(contents, "drawing_png"), data_type, limits),
+        read_view("place", contents.get("place"), limits),
+        FIELDS["seed"]("seed", contents.get("seed"), limits),
+        FIELDS["keep_style"]("keep_style", contents.get("keep_style"), limits),
+        read_view("view", contents.get("view"), limits),
+        _read_ws(contents),
+    )
 
 
-def _read_ws(found: dict[str, Any]) -> Tensor:
-    shape, values = found.get("ws_shape"), np.frombuffer(_bytes(found, "ws_float32", multiple_of=4), "<f4")
-    if not isinstance(shape, list) or len(shape) != 3 or any(type(n) is not int or n < 1 for n in shape):
+def _read_ws(contents: dict[str, Any]) -> Tensor:
+    """Read ws of the stored shape, which should be 1,num_ws,w_dim."""
+    shape = contents.get("ws_shape")
+    values = np.frombuffer(_read_base64(contents, "ws_float32", multiple_of=4), "<f4")
+    if not isinstance(shape, list) or len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise MessageError("damaged session: ws_shape is not three sizes")
+    # Python integers, which do not overflow.
     if len(values) != np.prod(shape, dtype=object) or not (np.abs(values) < MAX_WS).all():
-        raise MessageError("damaged session: its scene is not what its size says, or not finite")
+        raise MessageError("damaged session: ws_float32 does not have ws_shape, or is not finite")
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
-def _bytes(found: dict[str, Any], name: str, multiple_of: int = 1) -> bytes:
+def _read_base64(contents: dict[str, Any], name: str, multiple_of: int = 1) -> bytes:
     try:
-        value = base64.b64decode(found.get(name), validate=True)
+        value = base64.b64decode(contents.get(name), validate=True)
     except (TypeError, ValueError, binascii.Error):
         value = b""
     if not value or len(value) % multiple_of:
-        raise MessageError(f"damaged session: {name} is missing or cut short")
+        raise MessageError(f"damaged session: {name} is missing or incomplete")
     return value

@@ -1,4 +1,4 @@
-"""Who is served next: one thread that computes, pages that take turns, and requests that newer ones replace."""
+"""The rendering thread: runs requests of all clients in turn, and drops requests that newer ones replace."""
 
 from __future__ import annotations
 
@@ -12,151 +12,164 @@ from dataclasses import dataclass
 import click
 import torch
 
-from applications.editor.protocol import MessageError, UnknownScene, pack
+from applications.editor.protocol import MessageError, Reply, UnknownSceneError, pack
+from dnnlib.errors import ConfigError
 
-# What a page waits for, in this order. Of the first two only the newest is of use; files are all to be answered, and
-# one that is made at once need not wait for one that takes long.
-SCENE, LOOK, FILE, LONG_FILE = LANES = ("scene", "look", "file", "long_file")
-REPLACEABLE = (SCENE, LOOK)
-MAX_WAITING = 8  # of a page's requests for files of either kind
-MAX_WAITING_BYTES = 128 * 2**20  # that the requests of all pages hold
-STOP_S = 5  # a step may take longer; the thread ends with the process
+# Queues of a client, most urgent first. Only the newest request for a scene or a view matters; all files are made, with
+# a separate queue for slow ones, so that others need not wait for them.
+QUEUES = ("scene", "view", "file", "slow_file")
+REPLACEABLE = ("scene", "view")
+MAX_WAITING = 8  # requests in a file queue of a client
+MAX_WAITING_BYTES = 128 * 2**20  # binary data in the requests of all clients
+STOP_TIMEOUT_S = 5  # a step may take longer; the thread ends with the process
 
-Job = Iterator[bytes | None]  # one step at a time: a reply to send, or None
+Job = Iterator[Reply | None]  # runs until the next reply, or None to let other clients run
 
 
 @dataclass(eq=False)
 class Task:
-    """A request that waits or is being worked on: `id` is its message's, `size` the bytes it holds."""
+    """A request that is waiting or running.
+
+    Args:
+        id: of the message.
+        job: the computation.
+        size: bytes of binary data that it holds.
+    """
 
     id: int
     job: Job
     size: int = 0
 
 
-class Page:
-    """One open page: what it waits for, and the scene that it sees.
+class Client:
+    """An open page: its waiting requests and its newest scene.
 
     Args:
-        send: takes a reply, in any thread.
+        send: sends a frame to the page; callable from any thread.
     """
 
     def __init__(self, send: Callable[[bytes], None]):
         self.send = send
-        self.scene: str | None = None  # its newest; only jobs touch it
-        self.lanes: dict[str, deque[Task]] = {lane: deque() for lane in LANES}
+        self.scene: str | None = None  # used by jobs only
+        self.queues: dict[str, deque[Task]] = {name: deque() for name in QUEUES}
 
     @property
     def waiting(self) -> list[Task]:
-        """Most urgent first."""
-        return [task for tasks in self.lanes.values() for task in tasks]
+        """All waiting requests, most urgent first."""
+        return [task for queue in self.queues.values() for task in queue]
 
 
 class Worker:
-    """Runs the jobs of all pages, in turn: one step of what a page needs most urgently."""
+    """Runs jobs in a thread, one step of a client's most urgent job at a time, round-robin over clients."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._turns: deque[Page] = deque()  # pages with something to do
+        self._clients: deque[Client] = deque()  # clients with waiting requests, next one first
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="editor worker", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more, and wait a little for the step that is running."""
+        """Start no further steps, and wait a few seconds for the running one."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(STOP_S)
+        self._thread.join(STOP_TIMEOUT_S)
 
-    def submit(self, page: Page, lane: str, task: Task) -> None:
-        """Take a request; in the lanes of REPLACEABLE it replaces what still waits there.
+    def submit(self, client: Client, queue: str, task: Task) -> None:
+        """Add a request.
 
-        A new scene brings its own view, so it replaces a waiting look too.
+        A request for a scene replaces waiting ones for scenes and views; a request for a view, those for views.
 
         Raises:
-            MessageError: the page waits for too many files, or all pages' requests hold too much.
+            MessageError: too many files are waiting, or too much binary data.
         """
         with self._changed:
-            if lane not in REPLACEABLE and len(page.lanes[lane]) >= MAX_WAITING:
-                raise MessageError(
-                    f"{MAX_WAITING} files are being made for this page already; wait, or cancel", task.id
-                )
-            held = sum(waiting.size for other in {page, *self._turns} for waiting in other.waiting)
-            if held + task.size > MAX_WAITING_BYTES:
-                raise MessageError("the server has too much to read at the moment; try again later", task.id)
-            for stale in REPLACEABLE[REPLACEABLE.index(lane) :] if lane in REPLACEABLE else ():
-                page.lanes[stale].clear()
-            page.lanes[lane].append(task)
-            if page not in self._turns:
-                self._turns.append(page)
+            # Limits.
+            if queue not in REPLACEABLE and len(client.queues[queue]) >= MAX_WAITING:
+                raise MessageError(f"{MAX_WAITING} files are already waiting; try again later, or cancel", task.id)
+            waiting_bytes = sum(waiting.size for other in {client, *self._clients} for waiting in other.waiting)
+            if waiting_bytes + task.size > MAX_WAITING_BYTES:
+                raise MessageError("Too much data is waiting on the server; try again later", task.id)
+
+            if queue in REPLACEABLE:
+                for outdated in REPLACEABLE[REPLACEABLE.index(queue) :]:
+                    client.queues[outdated].clear()
+            client.queues[queue].append(task)
+            if client not in self._clients:
+                self._clients.append(client)
             self._changed.notify()
 
-    def cancel(self, page: Page) -> None:
-        """Forget the long files that a page waits for, and say so."""
+    def cancel_slow_files(self, client: Client) -> None:
+        """Drop a client's waiting and running requests for slow files, and confirm this to its page."""
         with self._changed:
-            for task in page.lanes[LONG_FILE]:
-                page.send(pack(type="canceled", id=task.id))
-            page.lanes[LONG_FILE].clear()
+            for task in client.queues["slow_file"]:
+                client.send(pack(type="canceled", id=task.id))
+            client.queues["slow_file"].clear()
 
-    def forget(self, page: Page) -> None:
-        """Forget everything that a page waits for."""
+    def remove(self, client: Client) -> None:
+        """Drop all requests of a client."""
         with self._changed:
-            for tasks in page.lanes.values():
-                tasks.clear()
+            for queue in client.queues.values():
+                queue.clear()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._turns or self._stopping)
+                self._changed.wait_for(lambda: self._clients or self._stopping)
                 if self._stopping:
                     return
-                page = self._turns.popleft()
-            self._turn(page)
-            del page  # what a closed page held must not stay until the next turn
+                client = self._clients.popleft()
+            self._run_step(client)
+            del client  # do not keep a closed page's data alive until the next step
 
-    def _turn(self, page: Page) -> None:
-        """One step of a page's first task; its reply is sent unless the task was forgotten meanwhile."""
+    def _run_step(self, client: Client) -> None:
+        """Run one step of a client's most urgent job, and send its reply unless the request was dropped meanwhile."""
+        # A file request stays in its queue while it runs, so that it can be canceled and counts towards the limits.
         with self._changed:
-            lane = next((name for name in LANES if page.lanes[name]), None)
-            if lane is None:  # forgotten since
-                return
-            tasks = page.lanes[lane]
-            task = tasks.popleft() if lane in REPLACEABLE else tasks[0]
-        reply, ended = _step(task)
+            name = next((name for name in QUEUES if client.queues[name]), None)
+            if name is None:
+                return  # dropped since
+            queue = client.queues[name]
+            task = queue.popleft() if name in REPLACEABLE else queue[0]
+
+        reply, is_done = _next_reply(task)
+
         with self._changed:
-            forgotten = lane not in REPLACEABLE and task not in tasks
-            if reply is not None and not forgotten:
-                page.send(reply)
-            if ended and lane not in REPLACEABLE and not forgotten:
-                tasks.popleft()
-            if page.waiting and page not in self._turns:
-                self._turns.append(page)
+            was_dropped = name not in REPLACEABLE and task not in queue
+            if reply is not None and not was_dropped:
+                client.send(reply)
+            if is_done and name not in REPLACEABLE and not was_dropped:
+                queue.popleft()
+            if client.waiting and client not in self._clients:
+                self._clients.append(client)
 
 
 @torch.inference_mode()
-def _step(task: Task) -> tuple[bytes | None, bool]:
-    """Run a job to its next reply or pause, and whether that was its end. What fails is a message to the page."""
+def _next_reply(task: Task) -> tuple[bytes | None, bool]:
+    """Run a job to its next reply or pause; return the frame to send, if any, and whether the job has ended."""
     try:
-        return next(task.job), False
+        reply = next(task.job)
+        return reply and pack(reply.payload, type=reply.kind, id=task.id, **reply.fields), False
     except StopIteration:
         return None, True
-    except MessageError as error:
-        lost = {"lost": True} if isinstance(error, UnknownScene) else {}
-        return pack(type="error", id=task.id, reason=str(error), **lost), True
-    except Exception as error:  # whatever goes wrong in one picture, the other pages go on
-        report_crash()
-        return failure(task.id, error), True
+    except (MessageError, ConfigError) as error:
+        fields = {"unknown_scene": True} if isinstance(error, UnknownSceneError) else {}
+        return pack(type="error", id=task.id, reason=str(error), **fields), True
+    except Exception as error:  # an unexpected error in one job must not end the thread
+        log_exception()
+        return internal_error(task.id, error), True
 
 
-def failure(id: int | None, error: Exception) -> bytes:
-    """What a page is told of an error that the program did not foresee."""
-    return pack(type="error", id=id, reason=f"the server failed: {type(error).__name__}: {error}"[:300])
+def internal_error(id: int | None, error: Exception) -> bytes:
+    """Encode the message to a page about an unexpected exception."""
+    return pack(type="error", id=id, reason=f"Server error: {type(error).__name__}: {error}"[:300])
 
 
-def report_crash() -> None:
-    """Write the error that is being handled where the server's log goes, if it goes anywhere."""
+def log_exception() -> None:
+    """Print the traceback of the exception being handled to stderr, if that is still open."""
     with suppress(OSError, ValueError):
         click.echo(traceback.format_exc(), err=True)

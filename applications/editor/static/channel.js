@@ -1,14 +1,16 @@
-// The WebSocket to the server: frames of one line of JSON and then bytes, as protocol.py has them.
+// WebSocket connection to the server. A frame is one line of JSON followed by binary data; protocol.py defines it.
 
 export const MAX_MESSAGE_BYTES = 16 * 2 ** 20;
-const RETRY_MS = 1500;
+const RECONNECT_MS = 1500;
+const NEWLINE = 10;
 
 export class Channel {
-  // receive(header, bytes) is called for each message; connected(whether, why not) when the line opens or breaks.
-  constructor(receive, connected) {
-    this.receive = receive;
-    this.connected = connected;
-    this.id = 0;
+  // onMessage(header, bytes) is called for each message, onConnectionChange(isOpen, reason) when the connection opens
+  // or closes.
+  constructor(onMessage, onConnectionChange) {
+    this.onMessage = onMessage;
+    this.onConnectionChange = onConnectionChange;
+    this.lastId = 0;
     this.open();
   }
 
@@ -16,11 +18,11 @@ export class Channel {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     this.socket = new WebSocket(`${scheme}//${location.host}/channel`);
     this.socket.binaryType = "arraybuffer";
-    this.socket.onmessage = (event) => this.receive(...unpack(new Uint8Array(event.data)));
-    this.socket.onopen = () => this.connected(true);
+    this.socket.onmessage = (event) => this.onMessage(...unpack(new Uint8Array(event.data)));
+    this.socket.onopen = () => this.onConnectionChange(true);
     this.socket.onclose = (event) => {
-      this.connected(false, event.reason);
-      setTimeout(() => this.open(), RETRY_MS);
+      this.onConnectionChange(false, event.reason);
+      setTimeout(() => this.open(), RECONNECT_MS);
     };
   }
 
@@ -28,16 +30,18 @@ export class Channel {
     return this.socket.readyState === WebSocket.OPEN;
   }
 
-  // The id under which the answer comes, or 0 where the line is broken.
+  // Send a message. Returns its id, which the reply repeats, or 0 without a connection.
   send(type, header = {}, payload = new Uint8Array(0)) {
     if (!this.isOpen) return 0;
-    const id = ++this.id;
+
+    const id = ++this.lastId;
     this.socket.send(new Blob([`${JSON.stringify({ type, id, ...header })}\n`, payload]));
     return id;
   }
 }
 
 function unpack(frame) {
-  const end = frame.indexOf(10);
-  return [JSON.parse(new TextDecoder().decode(frame.subarray(0, end))), frame.subarray(end + 1)];
+  const end = frame.indexOf(NEWLINE);
+  const header = JSON.parse(new TextDecoder().decode(frame.subarray(0, end)));
+  return [header, frame.subarray(end + 1)];
 }

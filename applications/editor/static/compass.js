@@ -1,36 +1,43 @@
-// A small plan of the scene from above: from where one paints, and from where one looks.
+// Map of the views from above: where the drawing is seen from, and where the object is seen from.
 
 const RADIUS = 20;
-const BAR_X = 33; // of the scale of heights, right of the plan
+const HEIGHT_SCALE_X = 33; // position of the vertical scale for heights, right of the map
 
 export const yaw = (view) => view.azimuth - Math.PI / 2;
-// Polar is uniform in height: the height's sine is linear in it.
+
+// `polar` is uniform in height: the sine of the pitch is linear in it.
 export const pitch = (view) => Math.asin(1 - (2 * view.polar) / Math.PI);
 
-export function inWords(view) {
+// A view in words, such as "from 10° right, 5° up".
+export function describeView(view) {
   const degrees = (radians) => Math.round((radians * 180) / Math.PI);
-  const turned = ((degrees(yaw(view)) + 540) % 360) - 180;
-  const [side, height] = [turned, degrees(pitch(view))];
-  const words = [side && `${Math.abs(side)}° ${side > 0 ? "right" : "left"}`, height && `${Math.abs(height)}° ${height > 0 ? "up" : "down"}`];
-  return `from ${words.filter(Boolean).join(", ") || "the front"}`;
+  const side = ((degrees(yaw(view)) + 540) % 360) - 180; // in [-180, 180)
+  const height = degrees(pitch(view));
+
+  const words = [];
+  if (side) words.push(`${Math.abs(side)}° ${side > 0 ? "right" : "left"}`);
+  if (height) words.push(`${Math.abs(height)}° ${height > 0 ? "up" : "down"}`);
+  return `from ${words.join(", ") || "the front"}`;
 }
 
-export function drawCompass(svg, place, view) {
-  const node = (name, attributes) => {
+export function drawCompass(svg, drawingView, objectView) {
+  const createNode = (name, attributes) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
     return element;
   };
-  const marks = (of, kind, radius) => [
-    node("circle", { class: kind, r: radius, cx: RADIUS * Math.sin(yaw(of)), cy: RADIUS * Math.cos(yaw(of)) }),
-    node("circle", { class: kind, r: radius, cx: BAR_X, cy: -RADIUS * Math.sin(pitch(of)) }),
+  // Each view is one mark on the map and one on the height scale.
+  const createMarks = (view, name, r) => [
+    createNode("circle", { class: name, r, cx: RADIUS * Math.sin(yaw(view)), cy: RADIUS * Math.cos(yaw(view)) }),
+    createNode("circle", { class: name, r, cx: HEIGHT_SCALE_X, cy: -RADIUS * Math.sin(pitch(view)) }),
   ];
+
   svg.replaceChildren(
-    node("circle", { class: "ground", r: RADIUS }),
-    node("path", { class: "object", d: "M-6,-6 H6 L0,9 Z" }), // its tip is the object's front
-    node("path", { class: "ground", d: `M${BAR_X},${-RADIUS} V${RADIUS}` }),
-    ...marks(place, "place", 4),
-    ...marks(view, "view", 5),
+    createNode("circle", { class: "ground", r: RADIUS }),
+    createNode("path", { class: "object", d: "M-6,-6 H6 L0,9 Z" }), // the tip is the front of the object
+    createNode("path", { class: "ground", d: `M${HEIGHT_SCALE_X},${-RADIUS} V${RADIUS}` }),
+    ...createMarks(drawingView, "drawing-view", 4),
+    ...createMarks(objectView, "object-view", 5),
   );
-  svg.setAttribute("aria-label", `Painting ${inWords(place)}; looking ${inWords(view)}`);
+  svg.setAttribute("aria-label", `Drawing seen ${describeView(drawingView)}, object seen ${describeView(objectView)}`);
 }

@@ -1,39 +1,40 @@
-// Files that the server makes: which are under way, and handing them over.
+// Files that the server is preparing: progress bar and download.
 
-const KEPT_MS = 60_000; // a browser may ask before it saves
+const URL_LIFETIME_MS = 60_000; // a browser may ask the user before it saves
 
 export class Downloads {
   constructor(row, bar) {
     Object.assign(this, { row, bar });
-    this.waiting = new Set(); // ids of requests
+    this.pending = new Set(); // ids of requests
   }
 
-  asked(id) {
-    if (id) this.waiting.add(id);
+  start(id) {
+    if (id) this.pending.add(id);
   }
 
-  progress({ id, done }) {
-    if (!this.waiting.has(id)) return;
+  showProgress({ id, done }) {
+    if (!this.pending.has(id)) return;
     this.row.hidden = false;
     this.bar.value = done;
   }
 
-  ended(id) {
-    this.waiting.delete(id);
-    if (!this.waiting.size) this.row.hidden = true;
+  finish(id) {
+    this.pending.delete(id);
+    if (!this.pending.size) this.row.hidden = true;
   }
 
-  endAll() {
-    for (const id of [...this.waiting]) this.ended(id);
+  finishAll() {
+    for (const id of [...this.pending]) this.finish(id);
   }
 
-  deliver({ id, name }, bytes) {
-    if (!this.waiting.has(id)) return;
-    this.ended(id);
+  save({ id, name }, bytes) {
+    if (!this.pending.has(id)) return;
+    this.finish(id);
+
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));
     link.download = name;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), KEPT_MS);
+    setTimeout(() => URL.revokeObjectURL(link.href), URL_LIFETIME_MS);
   }
 }

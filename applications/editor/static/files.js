@@ -1,67 +1,76 @@
-// Files to save and files to open: what the page asks the server for.
+// Saving and opening files, which the server writes and reads.
 
 import { MAX_MESSAGE_BYTES } from "./channel.js";
 
-const HEADER_BYTES = 1000; // more than that of any message
-const BRACE = "{".charCodeAt(0); // begins a session and no picture
+const HEADER_BYTES = 1000; // upper bound for the header of a message with a file
+const OPENING_BRACE = "{".charCodeAt(0); // first byte of a session, and of no image
 
 export class Files {
-  constructor(channel, work, scenes, stage, downloads, say) {
-    Object.assign(this, { channel, work, scenes, stage, downloads, say });
-    this.opening = new Map(); // what the server reads: id to name
-    this.sessions = new Map(); // that the server writes: id to how many changes they have
+  constructor(channel, state, renderer, viewer, downloads, notify) {
+    Object.assign(this, { channel, state, renderer, viewer, downloads, notify });
+    this.opening = new Map(); // name of each file that the server is reading, by request id
+    this.sessions = new Map(); // number of changes in each session that the server is writing, by request id
   }
 
-  // Whether the server can be asked for a file; says so where not.
-  get possible() {
-    if (!this.channel.isOpen) this.say("Files need the server, and there is no connection to it: try again later.", true);
+  // Check the connection; tells the user if there is none.
+  requireConnection() {
+    if (!this.channel.isOpen) this.notify("Not connected to the server. Try again once the connection is back.", true);
     return this.channel.isOpen;
   }
 
-  // What is kept of a scene waits until it is that of the drawing, and shows it as it is seen now.
-  save(what) {
-    if (!this.possible) return;
-    const { channel, work, scenes, downloads, stage: { view } } = this;
-    const [kind, form] = what.split("-");
+  // Save one of the options of the "Save" menu. Everything but the drawing waits for the scene of the latest edit, and
+  // uses the current view.
+  save(option) {
+    if (!this.requireConnection()) return;
+    const { channel, state, renderer, downloads, viewer: { view } } = this;
+    const [kind, format] = option.split("-");
+
+    if (kind === "drawing") {
+      downloads.start(channel.send("save_drawing", { png_format: format }, state.canvas.committedIds));
+      return;
+    }
+    if (!renderer.scene && !renderer.sceneRequest) {
+      this.notify("There is nothing to save yet. Draw something first.", true);
+      return;
+    }
     const send = {
       image: (scene) => channel.send("save_image", { scene, view }),
-      view: (scene) => channel.send("save_labels", { scene, view, png_form: form }),
+      labels: (scene) => channel.send("save_labels", { scene, view, png_format: format }),
       session: (scene) => this.saveSession(scene, view),
-      film: (scene) => channel.send("save_film", { scene, film_form: form }),
-      mesh: (scene) => channel.send("save_mesh", { scene, mesh_form: form }),
+      video: (scene) => channel.send("save_video", { scene, video_format: format }),
+      mesh: (scene) => channel.send("save_mesh", { scene, mesh_format: format }),
     };
-    if (kind === "drawing") downloads.asked(channel.send("save_drawing", { png_form: form }, work.board.ids));
-    else if (scenes.scene || scenes.making) scenes.whenMade(() => downloads.asked(send[kind](scenes.scene)));
-    else this.say("There is nothing to save yet: paint something first.", true);
+    renderer.whenReady(() => downloads.start(send[kind](renderer.scene)));
   }
 
   saveSession(scene, view) {
-    const { place, seed, changes, board } = this.work;
-    const header = { scene, place, seed, keep_style: this.work.keepsStyle(), view };
-    const id = this.channel.send("save_session", header, board.ids);
-    this.sessions.set(id, changes);
+    const { drawingView, seed, changeCount, canvas } = this.state;
+    const header = { scene, drawing_view: drawingView, seed, keep_style: this.state.keepsStyle(), view };
+    const id = this.channel.send("save_session", header, canvas.committedIds);
+    this.sessions.set(id, changeCount);
     return id;
   }
 
-  deliver(header, bytes) {
-    this.downloads.deliver(header, bytes);
-    this.work.saved = Math.max(this.work.saved, this.sessions.get(header.id) ?? 0);
+  handleFile(header, bytes) {
+    this.downloads.save(header, bytes);
+    this.state.savedCount = Math.max(this.state.savedCount, this.sessions.get(header.id) ?? 0);
   }
 
-  async open(chosen) {
-    if (!chosen || !this.possible) return;
-    if (chosen.size > MAX_MESSAGE_BYTES - HEADER_BYTES) {
-      const [size, limit] = [chosen.size, MAX_MESSAGE_BYTES].map((bytes) => Math.round(bytes / 2 ** 20));
-      this.say(`${chosen.name}: ${size} MB; files up to ${limit} MB are opened`, true);
+  async open(file) {
+    if (!file || !this.requireConnection()) return;
+    if (file.size > MAX_MESSAGE_BYTES - HEADER_BYTES) {
+      const [size, limit] = [file.size, MAX_MESSAGE_BYTES].map((bytes) => Math.round(bytes / 2 ** 20));
+      this.notify(`${file.name}: the file has ${size} MB; the limit is ${limit} MB`, true);
       return;
     }
-    const content = new Uint8Array(await chosen.arrayBuffer());
-    const session = content[0] === BRACE || /\.json$/i.test(chosen.name);
-    this.opening.set(this.channel.send(session ? "open_session" : "open_drawing", {}, content), chosen.name);
+
+    const content = new Uint8Array(await file.arrayBuffer());
+    const isSession = content[0] === OPENING_BRACE || /\.json$/i.test(file.name);
+    this.opening.set(this.channel.send(isSession ? "open_session" : "open_drawing", {}, content), file.name);
   }
 
-  // The reason of an error, after the name of the file that it is about.
-  named({ id, reason }) {
+  // The message of an error, with the name of the file that it is about.
+  describeError({ id, reason }) {
     const name = this.opening.get(id);
     return name ? `${name}: ${reason}` : reason;
   }

@@ -1,276 +1,310 @@
-// The page: its elements, what they show, and what its buttons and keys do.
+// Entry point of the page: connects the modules, handles server messages, and defines what buttons and shortcuts do.
 
-import { Board, packed } from "./board.js";
 import { Channel } from "./channel.js";
-import { drawCompass, inWords } from "./compass.js";
+import { describeView, drawCompass } from "./compass.js";
 import { Downloads } from "./downloads.js";
 import { Drawing } from "./drawing.js";
+import { DrawingCanvas, packColor } from "./drawing_canvas.js";
+import { EditorState } from "./editor_state.js";
 import { Files } from "./files.js";
-import { History } from "./history.js";
-import { fillHelp, listen } from "./keys.js";
-import { Lens } from "./lens.js";
-import { note } from "./notes.js";
+import { notify } from "./notifications.js";
 import { fillPalette } from "./palette.js";
-import { same, Scenes } from "./scenes.js";
-import { Stage } from "./stage.js";
-import { Work } from "./work.js";
+import { RenderClient, sameView } from "./render_client.js";
+import { ResultStrip } from "./results.js";
+import { fillShortcutList, listenForShortcuts } from "./shortcuts.js";
+import { Viewer } from "./viewer.js";
+import { CanvasZoom } from "./zoom.js";
 
-const TURN_STEP_RAD = Math.PI / 36; // of an arrow key
+const ROTATION_STEP_RAD = Math.PI / 36; // of an arrow key
 const ZOOM_STEP = 1.1;
-const SIZE_STEP = 1.2;
+const BRUSH_STEP = 1.2;
 const BLEND_STEP = 0.05;
-const LARGEST_BRUSH = 1 / 4; // of the drawing
+const MAX_BRUSH = 1 / 4; // of the drawing's side
+const DEFAULT_BRUSH = { seg: 1 / 16, edge: 1 / 64 }; // of the drawing's side
 const MAX_SEED = 2 ** 32 - 1;
-const OVERLAY = 50; // percent, of its key
-const PATIENCE_MS = 1000; // waiting is said after that
+const DEFAULT_OVERLAY = 50; // percent
+const PATIENCE_MS = 1000; // "Rendering…" appears after this
 
-const at = (id) => document.getElementById(id);
-const say = (text, bad) => note(at("notes"), text, bad);
-const buttonOf = (action) => document.querySelector(`[data-action="${action}"]`);
+const byId = (id) => document.getElementById(id);
+const showNotification = (text, isError) => notify(byId("notifications"), text, isError);
+const actionButton = (action) => document.querySelector(`[data-action="${action}"]`);
 
-const state = {
-  hello: null, // what the server said of its network
-  id: 1, // of the chosen class
+const ui = {
+  hello: null, // first message of the server: the network and its limits
+  classId: 1, // selected class
   tool: "brush",
-  taking: null, // the view whose label map becomes the drawing when it has come
-  awaited: undefined, // id of the question that the page waits for
-  patience: null, // timer after which it says so
+  viewToEdit: null, // after "Edit from here": the view whose label map becomes the drawing once it is rendered
+  requestId: undefined, // id of the request in flight
+  patienceTimer: null,
 };
 
-// ---------------------------------------------------------------------------- server
+// ------------------------------------------------------------------------------------------------ server messages
 
-const receivers = {
-  hello, error,
-  picture: (header, bytes) => scenes.answer(header, bytes),
-  drawing: (_header, bytes) => board.whenFree(() => work.change({ ids: bytes, scene: null })),
-  session: (header, bytes) => board.whenFree(() => openedSession(header, bytes)),
-  file: (header, bytes) => files.deliver(header, bytes),
-  progress: (header) => downloads.progress(header),
-  canceled: (header) => downloads.ended(header.id),
+const handlers = {
+  hello: handleHello,
+  error: handleError,
+  image: (header, bytes) => renderer.handleImage(header, bytes),
+  drawing: (_header, bytes) => canvas.whenIdle(() => state.change({ ids: bytes, scene: null })),
+  session: (header, bytes) => canvas.whenIdle(() => restoreSession(header, bytes)),
+  file: (header, bytes) => files.handleFile(header, bytes),
+  progress: (header) => downloads.showProgress(header),
+  canceled: (header) => downloads.finish(header.id),
 };
-const channel = new Channel((header, bytes) => receivers[header.type](header, bytes), connected);
+const channel = new Channel((header, bytes) => handlers[header.type](header, bytes), handleConnectionChange);
 
-function connected(open, reason) {
-  at("status").textContent = open ? "" : `${reason || "no connection to the server"}; trying again…`;
-  at("status").classList.toggle("bad", !open);
-  if (open) return;
-  state.taking = null;
-  scenes.disconnect();
-  downloads.endAll();
+function handleConnectionChange(isOpen, reason) {
+  byId("status").textContent = isOpen ? "" : `${reason || "Not connected to the server"}. Reconnecting…`;
+  byId("status").classList.toggle("error", !isOpen);
+  if (isOpen) return;
+
+  ui.viewToEdit = null;
+  renderer.handleDisconnect();
+  downloads.finishAll();
 }
 
-function hello(header, bytes) {
-  const before = state.hello;
-  if (!before) {
-    begin(header, bytes);
-  } else if (JSON.stringify({ ...before, network: "" }) !== JSON.stringify({ ...header, network: "" })) {
-    say("The server shows another network now, which this drawing does not fit. Reload the page to begin anew.", true);
-  } else {
-    state.hello = header;
-    if (before.network !== header.network && scenes.shown) work.forgotten();
-    else scenes.refresh(); // what was drawn meanwhile
+function handleHello(header, bytes) {
+  const previous = ui.hello;
+  if (!previous) {
+    initialize(header, bytes);
+    return;
   }
+
+  // Reconnected: the drawing still fits if everything but the weights is the same.
+  if (JSON.stringify({ ...previous, network: "" }) !== JSON.stringify({ ...header, network: "" })) {
+    showNotification("The server now runs a different network. Reload the page to start over.", true);
+    return;
+  }
+  ui.hello = header;
+  if (previous.network !== header.network && renderer.shown) state.handleLostScenes();
+  else renderer.update(); // sends what was drawn in the meantime
 }
 
-function begin(header, example) {
-  state.hello = header;
-  const { resolution, classes, orbit, front, cfg, data_type } = header;
-  const colors = Uint32Array.from(classes, ({ color }) => packed(color));
-  at("network").textContent = `${cfg}, ${data_type === "edge" ? "edges" : `${classes.length} classes`}, ${resolution} pixels`;
+function initialize(header, exampleIds) {
+  ui.hello = header;
+  const { resolution, classes, limits, front, cfg, data_type } = header;
+  const input = data_type === "edge" ? "edges" : `${classes.length} classes`;
+  byId("network").textContent = `${cfg}, ${input}, ${resolution} pixels`;
+
+  // Canvases and state.
+  const colors = Uint32Array.from(classes, ({ color }) => packColor(color));
   const drawing = new Drawing(resolution);
-  board.use(drawing, colors);
-  stage.use(orbit, front, resolution, colors);
-  work.use(drawing, { ...front });
-  at("overlay").width = at("overlay").height = resolution;
-  at("size").max = Math.round(resolution * LARGEST_BRUSH);
-  setSize(Math.max(1, Math.round(resolution / (data_type === "edge" ? 64 : 16))));
-  fillPalette(at("classes"), classes, setClass);
+  canvas.configure(drawing, colors);
+  viewer.configure(limits, front, resolution, colors);
+  state.configure(drawing, { ...front });
+  byId("overlay").width = byId("overlay").height = resolution;
+
+  // Tools.
+  byId("size").max = Math.round(resolution * MAX_BRUSH);
+  setBrushSize(Math.max(1, Math.round(resolution * DEFAULT_BRUSH[data_type])));
+  fillPalette(byId("classes"), classes, setClass);
   setClass(1);
-  if (example.length) {
-    drawing.ids.set(example);
-    work.edit();
+
+  if (exampleIds.length) {
+    drawing.ids.set(exampleIds);
+    state.computeScene();
   }
-  showWork();
+  showState();
   document.body.dataset.ready = "true";
 }
 
-function error(header) {
-  downloads.ended(header.id);
-  if (header.lost) {
-    say("The server does not know this object any more: it is made again from the drawing.");
-    work.forgotten();
+function handleError(header) {
+  downloads.finish(header.id);
+  if (header.unknown_scene) {
+    showNotification("The server no longer has this object. It is being rendered again from the drawing.");
+    state.handleLostScenes();
   } else {
-    say(files.named(header), true);
+    showNotification(files.describeError(header), true);
   }
-  scenes.refuse(header.id);
-  if (scenes.failed) state.taking = null;
+  renderer.handleError(header.id);
+  if (renderer.failed) ui.viewToEdit = null;
 }
 
-// ---------------------------------------------------------------------------- what is shown
+function restoreSession(header, bytes) {
+  byId("keep-style").checked = header.keep_style;
+  viewer.view = viewer.clampView(header.view);
+  if (!header.scene) {
+    showNotification("This session was saved with different weights. Its object is being rendered again from the drawing.");
+  }
+  const { drawing_view: drawingView, seed, scene } = header;
+  state.change({ ids: bytes, drawingView, seed, scene, style: scene });
+  state.savedCount = state.changeCount;
+}
 
-const stage = new Stage(at("orbit"), at("image"), at("labels"), () => {
-  if (state.taking && !same(state.taking, stage.view)) state.taking = null;
-  showPlaces();
-  scenes.refresh();
+// ------------------------------------------------------------------------------------------------ modules and display
+
+const viewer = new Viewer(byId("viewer"), byId("image"), byId("labels"), () => {
+  // Rotating on cancels "Edit from here".
+  if (ui.viewToEdit && !sameView(ui.viewToEdit, viewer.view)) ui.viewToEdit = null;
+  showViews();
+  renderer.update();
 });
-const scenes = new Scenes(channel, stage, picture, showWaiting, (run) => board.whenFree(run));
-
-const board = new Board(at("drawing"), at("cursor"), tools, {
-  ended: (before) => work.stroked(before),
-  picked(id) {
+const renderer = new RenderClient(channel, viewer, {
+  onImage: showImage,
+  onChange: showBusy,
+  whenIdle: (callback) => canvas.whenIdle(callback),
+});
+const canvas = new DrawingCanvas(byId("drawing"), byId("cursor"), getTool, {
+  onStroke: (idsBefore) => state.commitStroke(idsBefore),
+  onPick(id) {
     setClass(id);
-    if (state.tool === "pick") setTool("brush");
+    if (ui.tool === "pick") setTool("brush");
   },
 });
-
-const work = new Work(board, stage, scenes, () => at("keep-style").checked, showWork);
-const downloads = new Downloads(at("progress-row"), at("progress"));
-const files = new Files(channel, work, scenes, stage, downloads, say);
-
-const results = new History(at("strip"), (result) => work.change(result), (first, second) => {
-  at("blend").disabled = !(first && second);
+const state = new EditorState(canvas, viewer, renderer, () => byId("keep-style").checked, showState);
+const downloads = new Downloads(byId("progress-row"), byId("progress"));
+const files = new Files(channel, state, renderer, viewer, downloads, showNotification);
+const results = new ResultStrip(byId("results"), (result) => state.change(result), (first, second) => {
+  byId("blend").disabled = !(first && second);
 });
 
-function picture(header, bytes, made) {
-  const count = state.hello.resolution ** 2;
+function showImage(header, bytes, isNewScene) {
+  // The message holds RGB, class ids, and for a blend the class ids seen from the drawing's view.
+  const count = ui.hello.resolution ** 2;
   const ids = bytes.slice(3 * count, 4 * count);
-  stage.show(bytes.subarray(0, 3 * count), ids);
-  if (made) work.made(header.scene);
-  at("empty").hidden = true;
-  at("timing").textContent = `${Math.round(header.ms)} ms`;
-  Object.assign(at("orbit").dataset, { id: header.id, scene: header.scene, quality: header.quality, view: JSON.stringify(header.view) });
+  viewer.showImage(bytes.subarray(0, 3 * count), ids);
+  if (isNewScene) state.handleNewScene(header.scene);
+
+  byId("placeholder").hidden = true;
+  byId("timing").textContent = `${Math.round(header.ms)} ms`;
+  const { id, scene, quality, view } = header;
+  Object.assign(byId("viewer").dataset, { id, scene, quality, view: JSON.stringify(view) });
   showOverlay();
-  if (header.quality !== "full" || scenes.making) return;
-  if (bytes.length > 4 * count) work.change({ ids: bytes.slice(4 * count) }); // what a blend looks like is its drawing
-  if (state.taking && same(state.taking, header.view) && !board.stroke) take(ids, header.view);
-  results.add(work.snapshot(), at("image"));
+  if (quality !== "full" || renderer.sceneRequest) return;
+
+  // The label map becomes the drawing after a blend, and after "Edit from here".
+  if (bytes.length > 4 * count) state.change({ ids: bytes.slice(4 * count) });
+  if (ui.viewToEdit && sameView(ui.viewToEdit, view) && !canvas.stroke) useLabelMap(ids, view);
+  results.add(state.snapshot(), byId("image"));
 }
 
-function showWaiting() {
-  at("orbit").dataset.busy = scenes.busy;
-  const awaited = scenes.asked?.id;
-  if (awaited === state.awaited) return;
-  state.awaited = awaited;
-  clearTimeout(state.patience);
-  if (awaited) state.patience = setTimeout(() => (at("status").textContent = "rendering…"), PATIENCE_MS);
-  else if (channel.isOpen) at("status").textContent = "";
+function showBusy() {
+  byId("viewer").dataset.busy = renderer.busy;
+  const requestId = renderer.inFlight?.id;
+  if (requestId === ui.requestId) return;
+
+  ui.requestId = requestId;
+  clearTimeout(ui.patienceTimer);
+  if (requestId) ui.patienceTimer = setTimeout(() => (byId("status").textContent = "Rendering…"), PATIENCE_MS);
+  else if (channel.isOpen) byId("status").textContent = "";
 }
 
-function showWork() {
-  state.taking = null;
-  at("seed").value = work.seed;
-  showPlaces();
+function showState() {
+  ui.viewToEdit = null;
+  byId("seed").value = state.seed;
+  showViews();
   showOverlay();
-  showEnabled();
+  updateButtons();
 }
 
-function showEnabled() {
-  const object = Boolean(scenes.scene || scenes.making);
-  const able = {
-    undo: work.undo.past.length, redo: work.undo.future.length, clear: board.ids.some(Boolean),
-    "edit-here": object, "new-style": object, save: object || at("save-what").value.startsWith("drawing"),
+function updateButtons() {
+  const hasScene = Boolean(renderer.scene || renderer.sceneRequest);
+  const enabled = {
+    undo: state.history.undoStack.length,
+    redo: state.history.redoStack.length,
+    clear: canvas.committedIds.some(Boolean),
+    "edit-here": hasScene,
+    "new-style": hasScene,
+    save: hasScene || byId("save-option").value.startsWith("drawing"),
   };
-  for (const [action, possible] of Object.entries(able)) buttonOf(action).disabled = !possible;
+  for (const [action, isEnabled] of Object.entries(enabled)) actionButton(action).disabled = !isEnabled;
 }
 
-function showPlaces() {
-  at("place").textContent = inWords(work.place);
-  at("seen-from").textContent = `${inWords(stage.view)}${stage.view.zoom === 1 ? "" : `, ${stage.view.zoom.toFixed(2)}×`}`;
-  drawCompass(at("compass"), work.place, stage.view);
+function showViews() {
+  const { zoom } = viewer.view;
+  byId("drawing-view").textContent = describeView(state.drawingView);
+  byId("object-view").textContent = `${describeView(viewer.view)}${zoom === 1 ? "" : `, ${zoom.toFixed(2)}×`}`;
+  drawCompass(byId("compass"), state.drawingView, viewer.view);
 }
 
-// The image over the drawing, where it was rendered from the drawing's place.
+// Lay the image over the drawing, if both have the same view.
 function showOverlay() {
-  const fits = Boolean(scenes.shown && same(scenes.shown.view, work.place));
-  at("overlay").hidden = !fits;
-  at("overlay").style.opacity = at("overlay-share").value / 100;
-  if (fits) at("overlay").getContext("2d").drawImage(at("image"), 0, 0);
+  const fits = Boolean(renderer.shown && sameView(renderer.shown.view, state.drawingView));
+  byId("overlay").hidden = !fits;
+  byId("overlay").style.opacity = byId("overlay-opacity").value / 100;
+  if (fits) byId("overlay").getContext("2d").drawImage(byId("image"), 0, 0);
 }
 
-// ---------------------------------------------------------------------------- tools
+// ------------------------------------------------------------------------------------------------ drawing tools
 
-function tools() {
-  const blending = work.before && scenes.busy; // the drawing is about to become another
-  return blending ? null : { tool: state.tool, size: Number(at("size").value), id: state.id };
+function getTool() {
+  const isBlending = state.beforeBlend && renderer.busy; // the drawing is about to be replaced
+  return isBlending ? null : { tool: ui.tool, size: Number(byId("size").value), id: ui.classId };
 }
 
-function press(buttons, pressed) {
-  for (const button of buttons) button.setAttribute("aria-pressed", String(pressed(button)));
+function setPressed(buttons, isPressed) {
+  for (const button of buttons) button.setAttribute("aria-pressed", String(isPressed(button)));
 }
 
 function setTool(tool) {
-  state.tool = tool;
-  press(at("tool-choice").children, (button) => button.dataset.tool === tool);
+  ui.tool = tool;
+  setPressed(byId("tool-choice").children, (button) => button.dataset.tool === tool);
 }
 
-function setSize(size) {
-  at("size").value = size;
-  at("size-shown").textContent = `${at("size").value} px`;
+function setBrushSize(size) {
+  byId("size").value = size;
+  byId("size-value").textContent = `${byId("size").value} px`;
 }
 
-function scaleSize(factor) {
-  const size = Number(at("size").value);
+function scaleBrushSize(factor) {
+  const size = Number(byId("size").value);
   const scaled = Math.round(size * factor);
-  setSize(scaled === size ? size + Math.sign(factor - 1) : scaled);
+  setBrushSize(scaled === size ? size + Math.sign(factor - 1) : scaled);
 }
 
 function setClass(id) {
-  if (id < 0 || id >= state.hello.classes.length) return;
-  state.id = id;
-  press(at("classes").children, (button) => Number(button.dataset.id) === id);
-  if (state.tool === "eraser") setTool("brush");
+  if (id < 0 || id >= ui.hello.classes.length) return;
+  ui.classId = id;
+  setPressed(byId("classes").children, (button) => Number(button.dataset.id) === id);
+  if (ui.tool === "eraser") setTool("brush");
 }
 
-// ---------------------------------------------------------------------------- scenes
+// ------------------------------------------------------------------------------------------------ scenes
 
+// "Edit from here": the label map of the current view becomes the drawing.
 function editFromHere() {
-  const here = { ...stage.view, zoom: state.hello.front.zoom }; // the network knows drawings in its own lens only
-  state.taking = here;
-  stage.look(here, true);
-  if (scenes.isShown(here)) take(stage.ids, here);
+  const view = { ...viewer.view, zoom: ui.hello.front.zoom }; // the network was trained on drawings at this zoom only
+  ui.viewToEdit = view;
+  viewer.setView(view, true);
+  if (renderer.isShown(view)) useLabelMap(viewer.ids, view);
 }
 
-function take(ids, place) {
-  state.taking = null;
-  work.change({ ids, place });
+function useLabelMap(ids, drawingView) {
+  ui.viewToEdit = null;
+  state.change({ ids, drawingView });
 }
 
-function keepStyle() {
-  work.style = at("keep-style").checked ? scenes.scene : null;
+function updateKeptStyle() {
+  state.style = byId("keep-style").checked ? renderer.scene : null;
 }
 
-function newStyle(seed) {
-  scenes.whenMade(() => work.change({ seed: seed(), style: null, geometry: scenes.scene, scene: null }));
+// Compute a new texture for the current geometry. getSeed() is called once the current scene is ready.
+function newStyle(getSeed) {
+  renderer.whenReady(() => {
+    state.change({ seed: getSeed(), style: null, geometry: renderer.scene, scene: null });
+  });
 }
 
-function typedSeed() {
-  return Math.min(Math.max(Math.trunc(at("seed").valueAsNumber) || 0, 0), MAX_SEED);
+function setSeed() {
+  const seed = Math.min(Math.max(Math.trunc(byId("seed").valueAsNumber) || 0, 0), MAX_SEED);
+  if (renderer.scene || renderer.sceneRequest) newStyle(() => seed);
+  else state.seed = seed;
 }
 
 function blend(quality) {
   const { first, second } = results;
   if (!first || !second) return;
-  results.mark(null);
-  if (quality === "preview") stage.stir();
-  work.blend(first.scene, second.scene, Number(at("blend").value), quality);
+  results.highlight(null);
+  if (quality === "preview") viewer.startMoving();
+  state.blend(first.scene, second.scene, Number(byId("blend").value), quality);
 }
 
-function moveBlend(by) {
-  if (at("blend").disabled) return;
-  at("blend").value = Number(at("blend").value) + by;
+function moveBlend(step) {
+  if (byId("blend").disabled) return;
+  byId("blend").value = Number(byId("blend").value) + step;
   blend("full");
 }
 
-function openedSession(header, bytes) {
-  at("keep-style").checked = header.keep_style;
-  stage.view = stage.within(header.view);
-  if (!header.scene) say("This session was saved with other weights: the object is made anew from its drawing.");
-  const { place, seed, scene } = header;
-  work.change({ ids: bytes, place, seed, scene, style: scene });
-  work.saved = work.changes;
-}
-
-// ---------------------------------------------------------------------------- buttons and keys
+// ------------------------------------------------------------------------------------------------ actions
 
 const actions = {
   "tool-brush": () => setTool("brush"),
@@ -278,77 +312,83 @@ const actions = {
   "tool-fill": () => setTool("fill"),
   "tool-line": () => setTool("line"),
   "tool-pick": () => setTool("pick"),
-  smaller: () => scaleSize(1 / SIZE_STEP),
-  larger: () => scaleSize(SIZE_STEP),
-  class: (event) => setClass(Number(event.key)),
-  "class-before": () => setClass(state.id - 1),
-  "class-after": () => setClass(state.id + 1),
-  undo: () => work.step(true),
-  redo: () => work.step(false),
-  clear: () => work.change({ ids: new Uint8Array(board.ids.length), scene: null }),
-  open: () => at("file").click(),
-  turn(event) {
+  "smaller-brush": () => scaleBrushSize(1 / BRUSH_STEP),
+  "larger-brush": () => scaleBrushSize(BRUSH_STEP),
+  "select-class": (event) => setClass(Number(event.key)),
+  "previous-class": () => setClass(ui.classId - 1),
+  "next-class": () => setClass(ui.classId + 1),
+  undo: () => state.undo(),
+  redo: () => state.redo(),
+  clear: () => state.change({ ids: new Uint8Array(canvas.committedIds.length), scene: null }),
+  open: () => byId("file").click(),
+  rotate(event) {
     const [right, up] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    stage.turn(right * TURN_STEP_RAD, up * TURN_STEP_RAD, !event.repeat);
+    viewer.rotate(right * ROTATION_STEP_RAD, up * ROTATION_STEP_RAD, !event.repeat);
   },
-  nearer: (event) => stage.zoomBy(ZOOM_STEP, !event.repeat),
-  farther: (event) => stage.zoomBy(1 / ZOOM_STEP, !event.repeat),
-  reset: () => stage.look(state.hello.front, true),
-  swap() {
-    at("reveal").value = at("reveal").value > 50 ? 0 : 100;
-    stage.reveal(at("reveal").value);
+  "zoom-in": (event) => viewer.zoomBy(ZOOM_STEP, !event.repeat),
+  "zoom-out": (event) => viewer.zoomBy(1 / ZOOM_STEP, !event.repeat),
+  "reset-view": () => viewer.setView(ui.hello.front, true),
+  "toggle-labels"() {
+    byId("label-share").value = byId("label-share").value > 50 ? 0 : 100;
+    viewer.revealLabels(byId("label-share").value);
   },
-  overlay() {
-    at("overlay-share").value = at("overlay-share").value > 0 ? 0 : OVERLAY;
+  "toggle-overlay"() {
+    byId("overlay-opacity").value = byId("overlay-opacity").value > 0 ? 0 : DEFAULT_OVERLAY;
     showOverlay();
   },
   "edit-here": editFromHere,
-  "keep-style"() {
-    at("keep-style").checked = !at("keep-style").checked;
-    keepStyle();
+  "toggle-keep-style"() {
+    byId("keep-style").checked = !byId("keep-style").checked;
+    updateKeptStyle();
   },
-  "new-style": () => newStyle(() => (work.seed + 1) % (MAX_SEED + 1)),
-  "result-before": () => results.step(-1),
-  "result-after": () => results.step(1),
-  end: () => results.nextEnd(),
-  "towards-first": () => moveBlend(-BLEND_STEP),
-  "towards-second": () => moveBlend(BLEND_STEP),
-  save: () => files.save(at("save-what").value),
+  "new-style": () => newStyle(() => (state.seed + 1) % (MAX_SEED + 1)),
+  "previous-result": () => results.selectNeighbor(-1),
+  "next-result": () => results.selectNeighbor(1),
+  "mark-endpoint": () => results.markNextEndpoint(),
+  "blend-to-first": () => moveBlend(-BLEND_STEP),
+  "blend-to-second": () => moveBlend(BLEND_STEP),
+  save: () => files.save(byId("save-option").value),
   "save-session": () => files.save("session"),
   cancel: () => channel.send("cancel"),
-  help: () => (at("help").open ? at("help").close() : at("help").showModal()),
+  help: () => (byId("help").open ? byId("help").close() : byId("help").showModal()),
 };
 
-function act(action, event) {
-  if (board.stroke && action === "cancel") board.abort();
-  else if (state.hello && !board.stroke && !buttonOf(action)?.disabled) actions[action](event);
+// Run an action, unless its button is disabled or a stroke is in progress, which only "cancel" affects.
+function runAction(action, event) {
+  if (canvas.stroke && action === "cancel") canvas.cancelStroke();
+  else if (ui.hello && !canvas.stroke && !actionButton(action)?.disabled) actions[action](event);
 }
 
+// ------------------------------------------------------------------------------------------------ event listeners
+
 setTool("brush");
-fillHelp(at("keys"));
-listen(act);
-new Lens(at("frame"), at("sheet"));
-for (const button of document.querySelectorAll("[data-action]")) button.addEventListener("click", (event) => act(button.dataset.action, event));
-for (const button of at("tool-choice").children) button.addEventListener("click", () => setTool(button.dataset.tool));
-at("size").addEventListener("input", () => setSize(at("size").value));
-at("keep-style").addEventListener("change", keepStyle);
-at("seed").addEventListener("change", () => {
-  const seed = typedSeed();
-  if (scenes.scene || scenes.making) newStyle(() => seed);
-  else work.seed = seed;
+fillShortcutList(byId("shortcuts"));
+listenForShortcuts(runAction);
+new CanvasZoom(byId("frame"), byId("zoom-layer"));
+
+for (const button of document.querySelectorAll("[data-action]")) {
+  button.addEventListener("click", (event) => runAction(button.dataset.action, event));
+}
+for (const button of byId("tool-choice").children) {
+  button.addEventListener("click", () => setTool(button.dataset.tool));
+}
+byId("size").addEventListener("input", () => setBrushSize(byId("size").value));
+byId("keep-style").addEventListener("change", updateKeptStyle);
+byId("seed").addEventListener("change", setSeed);
+byId("label-share").addEventListener("input", () => viewer.revealLabels(byId("label-share").value));
+byId("overlay-opacity").addEventListener("input", showOverlay);
+byId("blend").addEventListener("input", () => blend("preview"));
+byId("blend").addEventListener("change", () => blend("full"));
+byId("save-option").addEventListener("change", updateButtons);
+byId("file").addEventListener("change", () => {
+  files.open(byId("file").files[0]);
+  byId("file").value = ""; // choosing the same file again is a change, too
 });
-at("reveal").addEventListener("input", () => stage.reveal(at("reveal").value));
-at("overlay-share").addEventListener("input", showOverlay);
-at("blend").addEventListener("input", () => blend("preview"));
-at("blend").addEventListener("change", () => blend("full"));
-at("save-what").addEventListener("change", showEnabled);
-at("file").addEventListener("change", () => {
-  files.open(at("file").files[0]);
-  at("file").value = ""; // so that the same file can be chosen again
+byId("help").addEventListener("click", (event) => {
+  if (event.target === byId("help")) byId("help").close(); // a click outside the dialog's content
 });
-at("help").addEventListener("click", (event) => {
-  if (event.target === at("help")) at("help").close(); // beside what it holds
-});
+
+// Files can be dropped anywhere on the page.
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
@@ -356,6 +396,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") files.open(event.dataTransfer.files[0]);
   });
 }
+
+// The browser asks before it discards unsaved work.
 window.addEventListener("beforeunload", (event) => {
-  if (work.unsaved) event.preventDefault();
+  if (state.hasUnsavedChanges) event.preventDefault();
 });

@@ -1,20 +1,23 @@
-// One button for each class: its color, its name, its key.
+// The class palette: one button for each class with its color, name and key.
 
-const KEYS = 10; // digits
-const ONE_COLUMN = 10; // more classes stand in two
+const DIGIT_KEYS = 10; // classes 0 to 9 have a key
+const MAX_ONE_COLUMN = 10; // more classes are shown in two columns
 
-export function fillPalette(box, classes, choose) {
-  box.classList.toggle("many", classes.length > ONE_COLUMN);
-  box.replaceChildren(...classes.map(({ name, color }, id) => {
-    const button = document.createElement("button");
-    const [swatch, label, key] = ["i", "span", "kbd"].map((tag) => document.createElement(tag));
-    Object.assign(button, { type: "button", title: `${id}: ${name}` });
-    button.dataset.id = id;
-    swatch.style.background = `rgb(${color.join()})`;
-    label.textContent = name;
-    key.textContent = id;
-    button.append(swatch, label, ...(id < KEYS ? [key] : []));
-    button.addEventListener("click", () => choose(id));
-    return button;
-  }));
+export function fillPalette(container, classes, onSelect) {
+  container.classList.toggle("two-columns", classes.length > MAX_ONE_COLUMN);
+  container.replaceChildren(...classes.map((entry, id) => createButton(entry, id, onSelect)));
+}
+
+function createButton({ name, color }, id, onSelect) {
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", title: `${id}: ${name}` });
+  button.dataset.id = id;
+
+  const swatch = document.createElement("i");
+  swatch.style.background = `rgb(${color.join()})`;
+  const label = Object.assign(document.createElement("span"), { textContent: name });
+  const key = Object.assign(document.createElement("kbd"), { textContent: id });
+  button.append(swatch, label, ...(id < DIGIT_KEYS ? [key] : []));
+  button.addEventListener("click", () => onSelect(id));
+  return button;
 }

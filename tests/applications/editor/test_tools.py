@@ -1,4 +1,4 @@
-"""The page of the editor in a real browser: what its tools, pointers and keys do."""
+"""The page of the editor in a browser: tools, pointers and shortcuts."""
 
 import json
 from itertools import pairwise
@@ -12,31 +12,31 @@ from editor_browser import (
     cat,
     drag,
     drawing,
+    model,
     needs_browser,
-    new_picture,
     open_drawing,
-    opened,
+    open_page,
     position,
-    saved,
+    save,
     set_size,
     stroke,
-    studio,
     sync_api,
+    wait_for_image,
 )
 
-__all__ = ["address", "browser", "cat", "opened", "studio"]  # fixtures
+__all__ = ["address", "browser", "cat", "model", "open_page"]  # fixtures
 pytestmark = needs_browser
 
 
-def test_fill_line_eraser_and_picking_change_what_they_should(opened):
-    page = opened()
+def test_fill_line_eraser_and_pick_change_the_expected_pixels(open_page):
+    page = open_page()
     expected = np.zeros((128, 128), np.uint8)
     page.keyboard.press("l")
     page.keyboard.press("3")
     set_size(page, 3)
     corners = [(20, 20), (100, 20), (100, 100), (20, 100), (20, 20)]
     for start, end in pairwise(corners):
-        stroke(page, start, (64, 64), end)  # a line follows the pointer and keeps only its last end
+        stroke(page, start, (64, 64), end)  # a line follows the pointer: only its last end counts
         expected = capsule(expected, start, end, 3, 3)
     page.keyboard.press("f")
     page.keyboard.press("5")
@@ -64,8 +64,8 @@ def test_fill_line_eraser_and_picking_change_what_they_should(opened):
     assert np.array_equal(drawing(page), expected)
 
 
-def test_undo_goes_back_fifty_steps_and_no_further(opened):
-    page = opened()
+def test_undo_goes_back_at_most_fifty_steps(open_page):
+    page = open_page()
     set_size(page, 1)
     for number in range(52):
         page.mouse.click(*position(page, 2 * number, 5))
@@ -75,16 +75,16 @@ def test_undo_goes_back_fifty_steps_and_no_further(opened):
 
 
 def fingers(page, *steps):
-    """Touch the screen: each step is the points at which fingers are, the last one none."""
-    line = page.context.new_cdp_session(page)
+    """Touch the screen; each step lists the positions of all fingers, and the last is empty."""
+    session = page.context.new_cdp_session(page)
     kinds = ["touchStart", *["touchMove"] * (len(steps) - 2), "touchEnd"]
     for kind, points in zip(kinds, steps, strict=True):
         touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
-        line.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
 
 
 def pointer(page, name, x, y, **values):
-    """Report a pointer over pixel x, y of the drawing as a device does that Playwright does not have."""
+    """Dispatch an event of a pointer that Playwright does not support, at pixel x, y of the drawing."""
     x, y = position(page, x, y)
     page.locator("#drawing").evaluate(
         """(canvas, [name, values]) => {
@@ -95,28 +95,29 @@ def pointer(page, name, x, y, **values):
     )
 
 
-def test_a_finger_paints_turns_and_two_come_nearer(opened):
-    page = opened(820, 700, has_touch=True)
-    with new_picture(page):
+def test_one_finger_draws_and_rotates_and_two_zoom(open_page):
+    page = open_page(820, 700, has_touch=True)
+    with wait_for_image(page):
         fingers(page, [position(page, 64, 64)], [position(page, 80, 64)], [])
-    page.locator("#strip figure").wait_for()
-    assert page.evaluate("scrollY") == 0, "the strip of results below shows the new one without moving the page"
+    page.locator("#results figure").wait_for()
+    assert page.evaluate("scrollY") == 0, "the strip of results scrolls, but not the page"
     assert drawing(page)[64, 64:80].all()
     page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#orbit").bounding_box()
+    box = page.locator("#viewer").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    with new_picture(page):
+    with wait_for_image(page):
         fingers(page, [(x, y)], [(x - 40, y)], [])
-    assert page.inner_text("#seen-from").endswith("right")
-    with new_picture(page):
+    assert page.inner_text("#object-view").endswith("right")
+    with wait_for_image(page):
         fingers(page, [(x - 40, y), (x + 40, y)], [(x - 80, y), (x + 80, y)], [])
-    assert page.inner_text("#seen-from").endswith("2.00×")
+    assert page.inner_text("#object-view").endswith("2.00×")
 
 
-def test_a_pen_paints_though_the_hand_lies_on_the_screen_and_its_other_end_erases(opened):
-    page = opened()
+def test_a_pen_overrides_touch_and_its_eraser_erases(open_page):
+    page = open_page()
     set_size(page, 3)
-    hand, pen = {"pointerId": 7, "pointerType": "touch"}, {"pointerId": 8, "pointerType": "pen"}
+    hand = {"pointerId": 7, "pointerType": "touch"}
+    pen = {"pointerId": 8, "pointerType": "pen"}
     pointer(page, "pointerdown", 100, 100, **hand)
     pointer(page, "pointerdown", 20, 20, **pen)
     pointer(page, "pointermove", 110, 110, **hand)
@@ -130,21 +131,21 @@ def test_a_pen_paints_though_the_hand_lies_on_the_screen_and_its_other_end_erase
     assert not drawing(page).any()
 
 
-def test_other_buttons_of_a_mouse_neither_paint_nor_turn(opened, cat):
-    page = opened()
+def test_other_mouse_buttons_neither_draw_nor_rotate(open_page, cat):
+    page = open_page()
     open_drawing(page, cat)
     page.mouse.click(*position(page, 10, 100), button="middle")
     assert np.array_equal(drawing(page), cat)
-    box = page.locator("#orbit").bounding_box()
+    box = page.locator("#viewer").bounding_box()
     page.mouse.move(box["x"] + 200, box["y"] + 200)
     page.mouse.down(button="right")
     page.mouse.move(box["x"] + 260, box["y"] + 200)
     page.mouse.up(button="right")
-    assert page.inner_text("#seen-from") == "from the front"
+    assert page.inner_text("#object-view") == "from the front"
 
 
-def test_the_drawing_can_be_enlarged_and_strokes_go_where_the_pointer_is(opened):
-    page = opened()
+def test_strokes_follow_the_pointer_on_an_enlarged_drawing(open_page):
+    page = open_page()
     set_size(page, 1)
     page.mouse.move(*position(page, 127, 127))
     page.keyboard.down("Control")
@@ -159,8 +160,8 @@ def test_the_drawing_can_be_enlarged_and_strokes_go_where_the_pointer_is(opened)
     assert np.argwhere(drawing(page)).tolist() == [[120, 120]]
 
 
-def test_escape_gives_up_a_stroke(opened):
-    page = opened()
+def test_escape_cancels_a_stroke(open_page):
+    page = open_page()
     page.mouse.move(*position(page, 20, 20))
     page.mouse.down()
     page.mouse.move(*position(page, 90, 90))
@@ -169,59 +170,59 @@ def test_escape_gives_up_a_stroke(opened):
     assert not drawing(page).any() and page.locator("[data-action=undo]").is_disabled()
 
 
-def test_keys_belong_to_the_page_after_a_click_and_to_a_field_while_it_is_typed_in(opened, cat):
-    page = opened()
+def test_shortcuts_work_after_a_click_but_not_while_typing_in_a_field(open_page, cat):
+    page = open_page()
     open_drawing(page, cat)
     page.click("#classes button:nth-child(3)")
-    with new_picture(page):
+    with wait_for_image(page):
         page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")  # not once more the button
-    sync_api.expect(page.locator("#place")).to_have_text("from 5° left")
+    page.keyboard.press("Enter")  # does not press the button again
+    sync_api.expect(page.locator("#drawing-view")).to_have_text("from 5° left")
     before = drawing(page)
     page.focus("#seed")
     page.keyboard.press("Control+z")
     page.keyboard.press("7")
-    with new_picture(page):
+    with wait_for_image(page):
         page.locator("#seed").blur()
-    assert np.array_equal(drawing(page), before) and json.loads(saved(page, "session"))["seed"] == 70
-    with new_picture(page):
+    assert np.array_equal(drawing(page), before) and json.loads(save(page, "session"))["seed"] == 70
+    with wait_for_image(page):
         page.fill("#seed", "1e99")
         page.locator("#seed").blur()
     assert page.input_value("#seed") == str(2**32 - 1)
 
 
-def test_arrow_keys_turn_as_a_drag_that_way_does(opened, cat):
-    page = opened()
+def test_arrow_keys_rotate_like_a_drag_in_that_direction(open_page, cat):
+    page = open_page()
     open_drawing(page, cat)
     for key, right, down in (("ArrowRight", 30, 0), ("ArrowUp", 0, -30)):
-        words = []
+        directions = []
         for turn in (lambda k=key: page.keyboard.press(k), lambda r=right, d=down: drag(page, r, d)):
-            with new_picture(page):
+            with wait_for_image(page):
                 turn()
-            words.append(page.inner_text("#seen-from").split()[-1])
-            with new_picture(page):
+            directions.append(page.inner_text("#object-view").split()[-1])
+            with wait_for_image(page):
                 page.keyboard.press("r")
-        assert words[0] == words[1]
+        assert directions[0] == directions[1]
 
 
-def test_the_image_lies_over_the_drawing_where_it_was_seen_from_there(opened, cat):
-    page = opened()
+def test_the_overlay_shows_only_when_drawing_and_image_have_the_same_view(open_page, cat):
+    page = open_page()
     open_drawing(page, cat)
     page.keyboard.press("v")
     assert page.locator("#overlay").is_visible()
     assert np.array_equal(canvas(page, "overlay"), canvas(page, "image"))
-    with new_picture(page):
+    with wait_for_image(page):
         page.keyboard.press("ArrowLeft")
     assert not page.locator("#overlay").is_visible()
     page.keyboard.press("Enter")
     sync_api.expect(page.locator("#overlay")).to_be_visible()
 
 
-def test_help_names_every_key_and_closes(opened):
-    page = opened()
+def test_help_lists_the_shortcuts_and_closes(open_page):
+    page = open_page()
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
-    assert page.locator("#keys dt").count() >= 20
+    assert page.locator("#shortcuts dt").count() >= 20
     page.keyboard.press("Escape")
     assert not page.locator("#help").is_visible()
     for close in (lambda: page.keyboard.press("?"), lambda: page.mouse.click(5, 5)):
@@ -231,14 +232,14 @@ def test_help_names_every_key_and_closes(opened):
         assert not page.locator("#help").is_visible()
 
 
-def test_what_makes_no_sense_yet_cannot_be_pressed(opened):
-    page = opened()
+def test_unavailable_actions_are_disabled(open_page):
+    page = open_page()
     for action in ("undo", "redo", "clear", "edit-here", "new-style", "save"):
         assert page.locator(f"[data-action={action}]").is_disabled(), action
     for key in ("Enter", "n", "s", "Delete", "a", ">", "PageUp", "Control+z"):
         page.keyboard.press(key)
     page.keyboard.press("Control+s")
-    sync_api.expect(page.locator("#notes p")).to_contain_text("paint something first")
-    with new_picture(page):
+    sync_api.expect(page.locator("#notifications p")).to_contain_text("Draw something first")
+    with wait_for_image(page):
         stroke(page, (20, 20), (90, 90))
     assert page.locator("[data-action=save]").is_enabled()

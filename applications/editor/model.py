@@ -1,0 +1,196 @@
+"""The network of the editor with caches of encoded drawings and scenes. For use in one thread."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from applications.editor.protocol import SCENE_NAME_LENGTH, CameraView, NetworkLimits, OrbitLimits, UnknownSceneError
+from camera_utils import CAMERAS, CameraPreset, pose_at
+from inference.latents import scene_ws
+from inference.scene import Scene
+from training.data.label_maps import draw_image, to_uint8
+from training.networks.generator import TriPlane
+
+MAX_WS = 4096  # cached ws of scenes, 30 to 60 KB each
+MAX_SCENES = 12  # cached tri-planes, 25 MB each in the published models
+MAX_ENCODED = 12  # cached encoder outputs, 14 KB each
+ORBIT_SCALE = 2  # largest rotation, relative to the camera path of the published video
+POLE_MARGIN_RAD = 0.12  # in polar; nearer to the poles, dragging spins the image
+ZOOM_RANGE = (0.75, 3.0)
+PREVIEW_DOWNSCALE = 2  # of the neural rendering resolution
+LINE_BELOW = 128  # gray value of a rendered edge map below which a pixel is line
+
+
+class LRUCache(OrderedDict):
+    """Dictionary that drops its least recently used entry when it exceeds `maxsize` entries."""
+
+    def __init__(self, maxsize: int):
+        super().__init__()
+        self.maxsize = maxsize
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        self.move_to_end(key)
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self.maxsize:
+            del self[next(iter(self))]
+
+
+def orbit_limits(preset: CameraPreset) -> OrbitLimits:
+    """Return how far the page can rotate the object of a configuration."""
+    front = math.pi / 2
+    pitch = min(ORBIT_SCALE * preset.pitch_rad, math.pi / 2 - POLE_MARGIN_RAD)
+    yaw = min(ORBIT_SCALE * preset.yaw_rad, math.pi)
+    azimuth = (-math.pi, math.pi) if preset.full_turn else (front - yaw, front + yaw)
+    return OrbitLimits(azimuth, (front - pitch, front + pitch), ZOOM_RANGE, preset.full_turn)
+
+
+class EditorModel:
+    """A generator and the scenes that were made with it.
+
+    A scene is named by a digest of its ws, so pages that make the same scene share its tri-planes.
+
+    Args:
+        G: the generator.
+        cfg: configuration of its cameras, a key of CAMERAS.
+    """
+
+    def __init__(self, G: TriPlane, cfg: str):
+        self.G = G
+        self.cfg = cfg
+        self.preset = CAMERAS[cfg]
+        self.device = next(G.parameters()).device
+        classes = G.semantic_channels if G.data_type == "seg" else 2
+        self.limits = NetworkLimits(G.img_resolution, classes, orbit_limits(self.preset))
+
+        self._ws = LRUCache(MAX_WS)  # by scene name, on the CPU
+        self.scene = lru_cache(MAX_SCENES)(self._scene)
+        self.encode = lru_cache(MAX_ENCODED)(self._encode)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the decoder's weights, a few thousand numbers that every training step changes."""
+        weights = [values.cpu().numpy().tobytes() for values in self.G.decoder.state_dict().values()]
+        return hashlib.sha256(b"".join(weights)).hexdigest()[:SCENE_NAME_LENGTH]
+
+    @property
+    def ws_shape(self) -> tuple[int, int]:
+        """Shape num_ws,w_dim of a scene's ws; networks with two backbones concatenate both along w_dim."""
+        return self.G.num_ws, self.G.w_dim * (2 if self.G.architecture.split else 1)
+
+    def pose(self, view: CameraView) -> Tensor:
+        """Return the pose (1,25) of a view, on the network's own orbit."""
+        pose = pose_at(self.preset, view.azimuth, view.polar, **self.G.orbit, device=self.device)
+        pose[:, [16, 20]] *= view.zoom  # focal lengths fx and fy
+        return pose
+
+    # ----------------------------------------------------------------------- scenes
+
+    def add(self, ws: Tensor) -> str:
+        """Store ws (1,num_ws,w_dim) and return the name of their scene."""
+        ws = ws.float().cpu().contiguous()
+        name = hashlib.sha256(ws.numpy().tobytes()).hexdigest()[:SCENE_NAME_LENGTH]
+        self._ws[name] = ws
+        return name
+
+    def ws(self, name: str) -> Tensor:
+        """Return the ws (1,num_ws,w_dim, on the CPU) of a scene.
+
+        Raises:
+            UnknownSceneError: the scene is not in the cache.
+        """
+        if name not in self._ws:
+            raise UnknownSceneError("The server no longer has this object")
+        return self._ws[name]
+
+    def edit(self, drawing: np.ndarray, view: CameraView, seed: int, style: str | None, geometry: str | None) -> str:
+        """Make the scene of a drawing and return its name.
+
+        Args:
+            drawing: R,R uint8 class ids.
+            view: the view that the drawing is seen from.
+            seed: of the latent code z.
+            style: scene whose texture replaces that of the seed, or None.
+            geometry: scene whose geometry replaces that of the drawing, or None.
+        """
+        ws = scene_ws(self.G, self.encode(drawing.tobytes()), self.pose(view), [seed]).cpu()
+        geometry_ws = ws if geometry is None else self.ws(geometry)
+        texture_ws = ws if style is None else self.ws(style)
+        return self.add(self._combine(geometry_ws, texture_ws))
+
+    def blend(self, first: str, second: str, weight: float) -> str:
+        """Interpolate the ws of two scenes and return the new scene's name; `weight` of the second is in [0, 1]."""
+        return self.add(torch.lerp(self.ws(first), self.ws(second), weight))
+
+    def _combine(self, geometry: Tensor, texture: Tensor) -> Tensor:
+        """Take the ws of the geometry layers from one scene and those of the texture layers from another."""
+        if self.G.architecture.split:
+            # Two backbones: the first half of w_dim is for color, the second for geometry and labels.
+            color = self.G.w_dim
+            return torch.cat([texture[..., :color], geometry[..., color:]], dim=-1)
+        layer = self.G.backbone.mapping.geometry_layer
+        return torch.cat([geometry[:, :layer], texture[:, layer:]], dim=1)
+
+    def _scene(self, name: str) -> Scene:
+        return Scene(self.G, self.ws(name).to(self.device), self.cfg)
+
+    def _encode(self, drawing: bytes) -> Tensor:
+        """Run the label map encoder on a drawing, R*R bytes of class ids."""
+        size = self.limits.resolution
+        ids = np.frombuffer(drawing, np.uint8).astype(np.int64).reshape(1, 1, size, size)
+        label_map = torch.from_numpy(ids).to(self.device)  # 1,1,R,R
+        return self.G.encode({"mask": label_map if self.G.data_type == "seg" else 1 - 2 * label_map.float()})
+
+    # ----------------------------------------------------------------------- images
+
+    def render(self, name: str, view: CameraView, quality: str) -> tuple[np.ndarray, np.ndarray]:
+        """Render a scene.
+
+        Args:
+            name: of the scene.
+            view: the camera.
+            quality: "full", or "preview": fewer rays, and bilinear upsampling in place of super-resolution.
+        Returns:
+            Colors R,R,3 uint8 and class ids R,R uint8 (edges: 0 background, 1 line).
+        """
+        scene = self.scene(name)
+        pose = self.pose(view)
+        if quality == "full":
+            tensors = scene.render(pose=pose, outputs=("image", "semantic")).tensors
+            image = tensors["image"]  # 1,3,R,R
+            semantic = tensors["semantic"]  # 1,S,R,R
+        else:
+            tensors = self.G.synthesis(
+                scene.ws,
+                pose,
+                self.G.neural_rendering_resolution // PREVIEW_DOWNSCALE,
+                noise_mode="const",
+                planes=scene.planes,
+                jitter=False,
+                outputs=("image_raw", "semantic_raw"),
+            )
+            image = self._upsample(tensors["image_raw"])
+            semantic = self._upsample(tensors["semantic_raw"])
+        return draw_image(image)[0], self._class_ids(semantic)
+
+    def _upsample(self, raw: Tensor) -> Tensor:
+        return F.interpolate(raw.float(), size=self.limits.resolution, mode="bilinear", align_corners=False)
+
+    def _class_ids(self, semantic: Tensor) -> np.ndarray:
+        """Convert rendered labels 1,S,R,R to class ids R,R uint8."""
+        if self.G.data_type == "seg":
+            return semantic[0].argmax(0).to(torch.uint8).cpu().numpy()
+        return (to_uint8(semantic)[0, 0] < LINE_BELOW).to(torch.uint8).cpu().numpy()
