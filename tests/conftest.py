@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures shared by several test files."""
 
 import functools
 from contextlib import suppress
@@ -14,15 +14,15 @@ from training.weights.snapshot import UNTRAINED, save_snapshot
 
 
 @pytest.fixture(autouse=True)
-def same_random_numbers_every_time():
-    """What fails, fails again."""
+def fixed_seed():
+    """Seed random numbers, so that failures are reproducible."""
     torch.manual_seed(0)
     np.random.seed(0)
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """Function from a config to the path of its untrained network, as narrow as they get, made once."""
+    """Return a function from a configuration to the path of an untrained, very narrow network, created once."""
     folder = tmp_path_factory.mktemp("networks")
     narrow = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
 
@@ -41,13 +41,13 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def torchvision_operators():
-    """Two operators without which torchvision, made for CUDA, cannot be imported beside a CPU build of torch."""
+    """Two operators without which a CUDA build of torchvision cannot be imported with a CPU build of torch."""
     with suppress(ImportError, RuntimeError):
-        import torchvision  # noqa: F401 one that goes with this torch brings its own
+        import torchvision  # noqa: F401 one built for this torch has its own
 
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library  # they last as long as it
+    return library  # the operators exist as long as this object

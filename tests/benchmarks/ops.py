@@ -1,7 +1,7 @@
 """Time the operators of torch_utils/ops at the sizes of the 512-pixel model: python tests/benchmarks/ops.py
 
-Batch 1, float32, channels-last, no gradients, best of several runs. Each chosen way stands beside those it was chosen
-from, so that the choice can be made again on another machine.
+Batch 1, float32, channels-last, no gradients, best of several runs. Each implementation is listed with its
+alternatives, so that the choice can be verified on another machine.
 """
 
 import argparse
@@ -23,7 +23,7 @@ UPSAMPLING_CONVS = [(32, 256, 128), (256, 128, 256), (512, 512, 32)]  # channels
 
 
 def best_ms(run, device, repeats):
-    """Fewest milliseconds of `repeats` runs after one warm-up."""
+    """Return the minimum milliseconds of `repeats` runs after a warm-up."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -39,7 +39,7 @@ def image(channels, size, device, batch=1):
 
 
 def four_phases(x, w, f):
-    """Upsampling 3x3 convolution as four small ones, one for each phase of the result, then the filter."""
+    """Upsample and convolve by 3x3 as four small convolutions, one for each phase of the result, then filter."""
     n, _, h, width = x.shape
     kernel = w.flip([2, 3])
     y = x.new_empty(n, w.shape[0], 2 * h + 1, 2 * width + 1).contiguous(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def four_phases(x, w, f):
 
 
 def merged(x, w, f):
-    """Kernel and filter merged to 6x6, its four 3x3 phases as one convolution, interleaved."""
+    """Merge kernel and filter to 6x6, compute its four 3x3 phases as one convolution, and interleave them."""
     out, channels = w.shape[:2]
     kernels = w.flip([2, 3]).reshape(-1, 1, 3, 3)
     kernels = F.conv2d(F.pad(kernels, [3] * 4), 4 * f.flip([0, 1])[None, None]).view(out, channels, 6, 6)
@@ -60,10 +60,10 @@ def merged(x, w, f):
 
 
 def cases(device):
-    """(what, way, function) in the order of the table."""
+    """Yield (operation, implementation, function) in the order of the table."""
     f = setup_filter([1, 3, 3, 1], device=device)
     x, b = image(256, 256, device), torch.randn(256, device=device)
-    yield "copy 256 x 256^2 (floor)", "clone", lambda x=x: x.clone()
+    yield "copy 256 x 256^2 (lower bound)", "clone", lambda x=x: x.clone()
     yield "bias, lrelu, clamp 256 x 256^2", "chosen", lambda x=x: bias_act(x, b, act="lrelu", clamp=256)
     naive = lambda x=x: (F.leaky_relu(x + b.view(1, -1, 1, 1), 0.2) * 2**0.5).clamp(-256, 256)  # noqa: E731
     yield "bias, lrelu, clamp 256 x 256^2", "one pass each", naive
@@ -80,18 +80,18 @@ def cases(device):
         yield f"upsample {channels} x {size}^2", "definition", lambda x=x: upsample2d(x, f, impl="ref")
     for channels, out, size in UPSAMPLING_CONVS:
         x, w = image(channels, size, device), torch.randn(out, channels, 3, 3, device=device)
-        what = f"conv up 2, {channels} to {out}, {size}^2"
-        yield what, "chosen", lambda x=x, w=w: conv2d_resample(x, w, f, up=2, padding=1)
-        yield what, "four phases", lambda x=x, w=w: four_phases(x, w, f)
-        yield what, "merged with filter", lambda x=x, w=w: merged(x, w, f)
+        operation = f"conv up 2, {channels} to {out}, {size}^2"
+        yield operation, "chosen", lambda x=x, w=w: conv2d_resample(x, w, f, up=2, padding=1)
+        yield operation, "four phases", lambda x=x, w=w: four_phases(x, w, f)
+        yield operation, "merged with filter", lambda x=x, w=w: merged(x, w, f)
     for channels, size, batch in [(512, 32, 1), (256, 256, 1), (256, 64, 4)]:
         x, w = image(channels, size, device, batch), torch.randn(channels, channels, 3, 3, device=device)
-        s, what = torch.randn(batch, channels, device=device), f"modulated {batch} x {channels} x {size}^2"
+        s, operation = torch.randn(batch, channels, device=device), f"modulated {batch} x {channels} x {size}^2"
         plain = lambda x=x, w=w: conv2d_resample(x, w, padding=1)  # noqa: E731
-        yield what, "plain convolution", plain
+        yield operation, "plain convolution", plain
         for fused in (True, False):
             run = lambda x=x, w=w, s=s, fused=fused: modulated_conv2d(x, w, s, padding=1, fused_modconv=fused)  # noqa: E731
-            yield what, "fused" if fused else "unfused", run
+            yield operation, "fused" if fused else "unfused", run
 
 
 def main():
@@ -101,8 +101,11 @@ def main():
     options = parser.parse_args()
     print(f"PyTorch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
     with torch.no_grad():
-        for what, way, run in cases(options.device):
-            print(f"{what:36s}{way:22s}{best_ms(run, options.device, options.repeats):9.2f} ms", flush=True)
+        for operation, implementation, run in cases(options.device):
+            print(
+                f"{operation:36s}{implementation:22s}{best_ms(run, options.device, options.repeats):9.2f} ms",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

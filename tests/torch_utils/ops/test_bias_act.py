@@ -1,4 +1,4 @@
-"""bias_act: definition, derivatives, layouts, bad input. Numbers of the reference are in test_ops_golden."""
+"""bias_act: derivatives, memory formats, invalid arguments. Golden values are in test_ops_golden.py."""
 
 import pytest
 import torch
@@ -13,31 +13,32 @@ def seed():
 
 
 def away_from_kinks(*shape):
-    """float64 values whose activation and clamp (at 0.9) are smooth within gradcheck's step."""
+    """Return float64 values at which activations and clamp (at 0.9) are smooth within the step of gradcheck."""
     x = torch.linspace(-2.03, 2.11, int(torch.tensor(shape).prod()), dtype=torch.float64).view(shape)
     return x.requires_grad_()
 
 
 @pytest.mark.parametrize("clamp", [None, 0.9])
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_first_and_second_derivatives_are_those_of_finite_differences(act, clamp):
-    x, b = away_from_kinks(2, 3, 2, 3), torch.tensor([0.011, -0.023, 0.037], dtype=torch.float64, requires_grad=True)
+def test_first_and_second_derivatives_match_finite_differences(act, clamp):
+    x = away_from_kinks(2, 3, 2, 3)
+    b = torch.tensor([0.011, -0.023, 0.037], dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda x, b: bias_act(x, b, act=act, clamp=clamp), (x, b))
     assert gradgradcheck(lambda x, b: bias_act(x, b, act=act, clamp=clamp), (x, b))
 
 
 @pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
-def test_channels_last_gives_the_same_numbers_and_stays_channels_last(act):
+def test_channels_last_input_gives_the_same_values_in_channels_last(act):
     x, b = torch.randn(2, 5, 4, 3), torch.randn(5)
     y = bias_act(x.to(memory_format=torch.channels_last), b, act=act, clamp=0.5)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, bias_act(x, b, act=act, clamp=0.5))  # exp: vector and scalar code round differently
+    torch.testing.assert_close(y, bias_act(x, b, act=act, clamp=0.5))  # vectorized and scalar exp round differently
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [None, torch.full((5,), 0.1)])
-def test_the_callers_tensors_are_never_written_to(act, bias, requires_grad):
+def test_inputs_are_not_modified(act, bias, requires_grad):
     x = torch.randn(2, 5, requires_grad=requires_grad)
     before, bias_before = x.detach().clone(), None if bias is None else bias.clone()
     y = bias_act(x, bias, act=act, gain=1, clamp=0.3)
@@ -47,13 +48,13 @@ def test_the_callers_tensors_are_never_written_to(act, bias, requires_grad):
 
 
 @pytest.mark.parametrize("act", ["linear", "relu", "lrelu"])
-def test_gain_that_moves_before_the_activation_changes_nothing(act):
+def test_gain_applied_before_the_activation_gives_the_same_values(act):
     x, b = torch.randn(2, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     for gain in (3.0, -3.0, 0.0):
         torch.testing.assert_close(bias_act(x, b, act=act, gain=gain), gain * bias_act(x, b, act=act, gain=1))
 
 
-def test_clamp_comes_after_gain_and_stops_the_gradient():
+def test_clamp_is_applied_after_gain_and_stops_the_gradient():
     x = torch.tensor([-3.0, -0.1, 0.1, 3.0], requires_grad=True)
     y = bias_act(x, gain=2, clamp=1)
     y.sum().backward()
@@ -61,11 +62,11 @@ def test_clamp_comes_after_gain_and_stops_the_gradient():
     assert x.grad.tolist() == [0, 2, 2, 0]
 
 
-def test_bias_takes_the_type_of_the_image():
+def test_bias_is_converted_to_the_type_of_x():
     assert bias_act(torch.zeros(1, 2, dtype=torch.bfloat16), torch.ones(2), act="lrelu").dtype == torch.bfloat16
 
 
-def test_empty_tensor_stays_empty():
+def test_an_empty_tensor_is_accepted():
     assert bias_act(torch.zeros(0, 3, 4, 4), torch.zeros(3), act="lrelu", clamp=1).shape == (0, 3, 4, 4)
 
 
@@ -80,7 +81,7 @@ def test_empty_tensor_stays_empty():
         ({"clamp": float("nan")}, "nan"),
     ],
 )
-def test_bad_arguments_are_named_with_what_is_allowed(change, message):
+def test_invalid_arguments_are_named_with_the_allowed_values(change, message):
     call = {"x": torch.zeros(2, 5), "b": torch.zeros(5)} | change
     with pytest.raises(ValueError, match=message):
         bias_act(**call)

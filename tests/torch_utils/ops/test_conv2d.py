@@ -1,4 +1,4 @@
-"""conv2d_resample and modulated_conv2d: their shortcuts against the plain definition, derivatives, layouts, input."""
+"""conv2d_resample and modulated_conv2d: equality with the definition, derivatives, memory formats, errors."""
 
 import itertools
 
@@ -18,11 +18,11 @@ def seed():
 
 
 FILTER = setup_filter([1, 3, 3, 1])
-LOPSIDED = setup_filter([[1, 2, 3], [5, 7, 2], [0, 1, 4]])
+ASYMMETRIC = setup_filter([[1, 2, 3], [5, 7, 2], [0, 1, 4]])
 
 
 def step_by_step(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
-    """Upsample with all padding, convolve, downsample: nothing exchanged, nothing merged."""
+    """Upsample with all padding, convolve, downsample, in this order."""
     pad = [0, 0, 0, 0]
     if up > 1:
         pad = [a + b for a, b in zip(pad, resample_padding(f, (up, up), (1, 1)), strict=True)]
@@ -37,15 +37,15 @@ def step_by_step(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
 @pytest.mark.parametrize("padding", [(1, 1, 1, 1), (2, 0, 1, 3), (-1, 2, 0, -2), (-6, 3, 2, -5), (7, 8, 9, 6)])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 4)])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)])
-def test_every_shortcut_equals_the_steps_of_the_definition(up, down, kernel, padding):
+def test_conv2d_resample_equals_the_definition_in_every_case(up, down, kernel, padding):
     x, w = torch.randn(2, 4, 13, 14, dtype=torch.float64), torch.randn(6, 2, *kernel, dtype=torch.float64)
-    for f, flip_weight, flip_filter in itertools.product([FILTER, LOPSIDED], [False, True], [False, True]):
+    for f, flip_weight, flip_filter in itertools.product([FILTER, ASYMMETRIC], [False, True], [False, True]):
         arguments = (x, w, f, up, down, padding, 2, flip_weight, flip_filter)
         torch.testing.assert_close(conv2d_resample(*arguments), step_by_step(*arguments), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
-def test_derivatives_of_conv2d_resample_are_those_of_finite_differences(up, down):
+def test_derivatives_of_conv2d_resample_match_finite_differences(up, down):
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     w = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     operation = lambda x, w: conv2d_resample(x, w, FILTER, up, down, padding=1, flip_weight=up == 1)  # noqa: E731
@@ -55,7 +55,7 @@ def test_derivatives_of_conv2d_resample_are_those_of_finite_differences(up, down
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
-def test_channels_last_gives_the_same_numbers_and_stays_channels_last(up, down, kernel):
+def test_channels_last_input_gives_the_same_values_in_channels_last(up, down, kernel):
     x, w = torch.randn(1, 4, 8, 8), torch.randn(6, 4, kernel, kernel)
     styles, noise = torch.randn(1, 4), torch.randn(8 * up // down, 8 * up // down)
     for operation in (
@@ -70,16 +70,16 @@ def test_channels_last_gives_the_same_numbers_and_stays_channels_last(up, down, 
 
 @pytest.mark.parametrize("demodulate", [False, True])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
-def test_scaling_kernels_and_scaling_images_are_the_same_convolution(up, down, demodulate):
+def test_scaling_kernels_equals_scaling_images(up, down, demodulate):
     x, weight, styles = (torch.randn(s, dtype=torch.float64) for s in [(3, 4, 8, 8), (5, 4, 3, 3), (3, 4)])
     demod = torch.rand(3, 5, dtype=torch.float64) if demodulate else None
     resample = {"f": FILTER, "up": up, "down": down, "padding": 1, "flip_weight": True}
-    one, other = (scale(x, weight, styles, demod, resample) for scale in (_scale_kernels, _scale_images))
-    torch.testing.assert_close(one, other)
+    expected = _scale_images(x, weight, styles, demod, resample)
+    torch.testing.assert_close(_scale_kernels(x, weight, styles, demod, resample), expected)
 
 
 @pytest.mark.parametrize("fused_modconv", [False, True])
-def test_demodulated_result_has_unit_variance_whatever_the_scale_of_weight_and_styles(fused_modconv):
+def test_demodulated_output_has_unit_variance_for_any_scale_of_weight_and_styles(fused_modconv):
     x = torch.randn(1, 16, 32, 32)
     for scale in (1e-2, 1, 1e3):
         weight, styles = torch.randn(8, 16, 3, 3) * scale, torch.rand(1, 16) * scale
@@ -89,7 +89,7 @@ def test_demodulated_result_has_unit_variance_whatever_the_scale_of_weight_and_s
 
 @pytest.mark.parametrize("fused_modconv", [False, True])
 @pytest.mark.parametrize("samples", [1, 2])
-def test_derivatives_of_modulated_conv2d_are_those_of_finite_differences(samples, fused_modconv):
+def test_derivatives_of_modulated_conv2d_match_finite_differences(samples, fused_modconv):
     shapes = [(samples, 2, 3, 3), (2, 2, 3, 3), (samples, 2), (samples, 1, 6, 6)]
     tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
 
@@ -100,15 +100,15 @@ def test_derivatives_of_modulated_conv2d_are_those_of_finite_differences(samples
     assert gradgradcheck(operation, tensors)
 
 
-def test_half_precision_survives_weights_and_styles_that_would_overflow_it():
+def test_float16_does_not_overflow_with_large_weights_and_styles():
     x, weight, styles = torch.randn(1, 64, 4, 4), torch.randn(8, 64, 1, 1) * 1e3, torch.rand(1, 64) * 1e3
     expected = modulated_conv2d(x, weight, styles)
     y = modulated_conv2d(x.half(), weight, styles)
     assert y.dtype == torch.float16
-    torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)  # half has 11 bits, sums of 64
+    torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)  # sums of 64 products with 11 bits
 
 
-def test_the_callers_tensors_are_never_written_to():
+def test_inputs_are_not_modified():
     tensors = [torch.randn(s) for s in [(1, 4, 8, 8), (5, 4, 1, 1), (1, 4), (1, 1, 8, 8)]]
     before = [t.clone() for t in tensors]
     for fused_modconv in (False, True):
@@ -128,14 +128,14 @@ def test_the_callers_tensors_are_never_written_to():
         {"groups": 4},
     ],
 )
-def test_bad_arguments_of_conv2d_resample_are_refused(change):
+def test_invalid_arguments_of_conv2d_resample_are_rejected(change):
     call = {"x": torch.zeros(1, 4, 8, 8), "w": torch.zeros(6, 4, 3, 3), "f": FILTER} | change
     with pytest.raises(ValueError, match=r"expected|smaller"):
         conv2d_resample(**call)
 
 
 @pytest.mark.parametrize("change", [{"styles": torch.zeros(2, 4)}, {"weight": torch.zeros(6, 5, 3, 3)}])
-def test_bad_arguments_of_modulated_conv2d_are_refused_with_both_shapes(change):
+def test_invalid_arguments_of_modulated_conv2d_are_rejected_with_both_shapes(change):
     call = {"x": torch.zeros(1, 4, 8, 8), "weight": torch.zeros(6, 4, 3, 3), "styles": torch.zeros(1, 4)} | change
     with pytest.raises(ValueError, match=r"expected .*\(1, 4, 8, 8\)"):
         modulated_conv2d(**call)

@@ -1,7 +1,7 @@
-"""The CUDA kernels: they compile, they equal the references, and without them the references run.
+"""CUDA kernels: compilation, equality with the references, and use of the references without a compiler.
 
-Without a GPU the kernels still run here: a plain C++ compiler builds them against the few lines of tests/cuda_on_cpu,
-checks, binding and autograd included.
+Without a GPU the kernels run too: a C++ compiler builds them for the CPU with the replacement headers in
+tests/cuda_on_cpu, including checks, binding and autograd.
 """
 
 import shutil
@@ -23,9 +23,9 @@ def seed():
     torch.manual_seed(0)
 
 
-STAND_IN = ROOT / "tests" / "cuda_on_cpu"
+CUDA_ON_CPU = ROOT / "tests" / "cuda_on_cpu"
 WARP_AND_BLOCK_EDGES = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025]
-# PyTorch's own build flags: device code must do without implicit conversions of halves.
+# PyTorch's build flags, which disable implicit conversions of 16-bit types.
 NVCC_FLAGS = ["-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"]
 
 
@@ -41,15 +41,15 @@ def test_device_code_compiles_without_pytorch(source, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def stand_in_library(tmp_path_factory):
-    """The kernels, built for the CPU, as one source: PyTorch's headers are what takes the time."""
+def cpu_library(tmp_path_factory):
+    """Build the kernels for the CPU, as one source because most of the time is spent on PyTorch's headers."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ on PATH")
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     flags = ["-std=c++20", "-shared", "-fPIC", "-DKERNEL_DEVICE=CPU", abi]
-    include = [f"-I{path}" for path in [STAND_IN, *cpp_extension.include_paths()]]
+    include = [f"-I{path}" for path in [CUDA_ON_CPU, *cpp_extension.include_paths()]]
     link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
     source = "".join(f'#include "{path}"\n' for path in build.SOURCES)
     command = [compiler, *flags, *include, "-x", "c++", "-", "-o", library, *link]
@@ -58,22 +58,22 @@ def stand_in_library(tmp_path_factory):
     torch.ops.load_library(library)
 
 
-@pytest.fixture(params=["stand-in", "cuda"])
+@pytest.fixture(params=["cpu", "cuda"])
 def device(request, monkeypatch):
-    """Where kernels run: a GPU, or the CPU with the kernels built for it."""
+    """Device on which the kernels run: a GPU, or the CPU with kernels built for it."""
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
         if not build.kernels_ready(torch.device("cuda")):
             pytest.skip("the kernels cannot be built here: see the warning")
         return torch.device("cuda")
-    request.getfixturevalue("stand_in_library")
+    request.getfixturevalue("cpu_library")
     monkeypatch.setattr(build, "kernels_ready", lambda device: True)
     return torch.device("cpu")
 
 
 def value_and_gradients(op, tensors, order):
-    """The result, its gradients and (order 2) the gradients of those, each against fixed directions."""
+    """Return the value, its gradients and (order 2) their gradients, each of a weighted sum."""
     tensors = [t.detach().requires_grad_() for t in tensors]
 
     def against_ramp(results):
@@ -87,7 +87,7 @@ def value_and_gradients(op, tensors, order):
 
 
 def assert_same(op, tensors, order=2, dtype=torch.float64, device="cpu", rtol=1e-9):
-    """op(impl="kernel") in `dtype` against op(impl="ref") in float64, on the same numbers."""
+    """Compare op(impl="kernel") in `dtype` with op(impl="ref") in float64 on the same values."""
     tensors = [t.to(device, dtype) for t in tensors]
     kernel = value_and_gradients(lambda *t: op(*t, impl="kernel"), tensors, order)
     reference = value_and_gradients(lambda *t: op(*t, impl="ref"), [t.double() for t in tensors], order)
@@ -97,28 +97,28 @@ def assert_same(op, tensors, order=2, dtype=torch.float64, device="cpu", rtol=1e
         torch.testing.assert_close(k.double(), r, rtol=rtol, atol=limit)
 
 
-# One rounding of the result and of each gradient; sums over the bias round once at the end.
+# Tolerances for one rounding of the result and of each gradient; sums over the bias are rounded once at the end.
 PRECISIONS = [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
 
 
 @pytest.mark.parametrize("clamp", [None, 0.7])
 @pytest.mark.parametrize("gain", [None, 1.7, -0.6])
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_bias_act_kernel_has_the_references_value_and_two_derivatives(device, act, gain, clamp):
+def test_bias_act_kernel_equals_reference_up_to_second_derivatives(device, act, gain, clamp):
     x, b = torch.randn(3, 5, 7, 6, dtype=torch.float64) * 2, torch.randn(5, dtype=torch.float64)
     assert_same(lambda x, b, impl: bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl), [x, b], device=device)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_bias_act_kernel_in_lower_precision(device, act, dtype, rtol):
-    x, b = torch.randint(-30, 30, (2, 5, 7, 6)) / 8 + 1 / 16, torch.arange(-2, 3) / 8  # exact in 8 bits, never -b
+def test_bias_act_kernel_equals_reference_in_lower_precision(device, act, dtype, rtol):
+    x, b = torch.randint(-30, 30, (2, 5, 7, 6)) / 8 + 1 / 16, torch.arange(-2, 3) / 8  # exact in 8 bits, x != -b
     op = lambda x, b, impl: bias_act(x, b, act=act, impl=impl)  # noqa: E731
     assert_same(op, [x, b], order=1, dtype=dtype, device=device, rtol=rtol)
 
 
 @pytest.mark.parametrize("size", WARP_AND_BLOCK_EDGES)
-def test_bias_act_kernel_at_the_edges_of_warps_and_blocks(device, size):
+def test_bias_act_kernel_at_warp_and_block_boundaries(device, size):
     x, b = torch.randn(size, 1), torch.randn(1)
     op = lambda x, b, impl: bias_act(x, b, act="lrelu", clamp=1.0, impl=impl)  # noqa: E731
     assert_same(op, [x, b], order=1, dtype=torch.float32, device=device, rtol=2e-6)
@@ -126,7 +126,7 @@ def test_bias_act_kernel_at_the_edges_of_warps_and_blocks(device, size):
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "sliced"])
-def test_bias_act_kernel_finds_the_channel_in_every_layout(device, layout, dim):
+def test_bias_act_kernel_in_every_memory_layout(device, layout, dim):
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64, device=device)
     x = {
         "contiguous": x,
@@ -140,7 +140,7 @@ def test_bias_act_kernel_finds_the_channel_in_every_layout(device, layout, dim):
     assert layout in ("transposed", "sliced") or y.stride() == x.stride()
 
 
-def test_bias_act_kernel_keeps_what_is_not_a_number(device):
+def test_bias_act_kernel_keeps_nan(device):
     x = torch.tensor([[float("nan"), float("inf"), -float("inf")]], device=device)
     y = bias_act(x, act="lrelu", gain=1, clamp=2.0, impl="kernel")
     torch.testing.assert_close(y, torch.tensor([[float("nan"), 2.0, -2.0]], device=device), equal_nan=True)
@@ -176,18 +176,18 @@ def test_upfirdn2d_kernel_equals_reference(device, up, down, padding, taps, flip
 
 @pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 255, 256, 257, 1025])
-def test_upfirdn2d_kernel_at_the_edges_of_warps_and_blocks(device, width, dtype, rtol):
+def test_upfirdn2d_kernel_at_warp_and_block_boundaries(device, width, dtype, rtol):
     f = setup_filter([1, 3, 3, 1], device=device)
     op = lambda x, impl: upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl=impl)  # noqa: E731
     assert_same(op, [torch.randn(1, 1, 1, width)], order=1, dtype=dtype, device=device, rtol=rtol)
 
 
-def test_upfirdn2d_kernel_takes_an_empty_batch(device):
+def test_upfirdn2d_kernel_accepts_an_empty_batch(device):
     x = torch.zeros(0, 3, 4, 4, device=device)
     assert upfirdn2d(x, setup_filter([1, 3, 3, 1], device=device), impl="kernel").shape == (0, 3, 1, 1)
 
 
-def test_binding_refuses_tensors_that_the_kernel_would_read_wrongly(device):
+def test_binding_rejects_tensors_that_the_kernel_cannot_read(device):
     x, b, f = (torch.zeros(s, device=device) for s in [(2, 4, 6, 6), 4, (4, 4)])
 
     def call(x=x, b=b, dy=None, order=0, dim=1, act=0):
@@ -204,7 +204,7 @@ def test_binding_refuses_tensors_that_the_kernel_would_read_wrongly(device):
             torch.ops.pix2pix3d.upfirdn2d(image, taps, 1, 1, 1, 1, [0, 0, 0, 0], False, 1.0, 0)
 
 
-def test_failed_build_warns_once_and_plain_operators_run(monkeypatch, tmp_path):
+def test_a_failed_build_warns_once_and_the_references_run(monkeypatch, tmp_path):
     broken = tmp_path / "broken.cu"
     broken.write_text("#error this cannot be compiled\n")
     monkeypatch.setattr(build, "SOURCES", (broken,))
@@ -215,17 +215,17 @@ def test_failed_build_warns_once_and_plain_operators_run(monkeypatch, tmp_path):
             warnings.simplefilter("always")
             assert not build.use_kernel("auto", torch.device("cuda"))
             assert not build.use_kernel("auto", torch.device("cuda"))
-        ours = [w for w in caught if "CUDA kernels could not be built" in str(w.message)]
-        assert len(ours) == 1
-        assert "\n" not in str(ours[0].message)
-        assert list((tmp_path / "built").iterdir()) == []  # nothing half-built stays
+        build_warnings = [w for w in caught if "CUDA kernels could not be built" in str(w.message)]
+        assert len(build_warnings) == 1
+        assert "\n" not in str(build_warnings[0].message)
+        assert list((tmp_path / "built").iterdir()) == []  # no partial files
         with pytest.raises(ValueError, match="impl"):
             build.use_kernel("kernel", torch.device("cuda"))
     finally:
         build._load_kernels.cache_clear()
 
 
-def test_asking_for_the_kernel_on_a_cpu_or_for_an_unknown_way_is_refused():
+def test_kernel_on_a_cpu_and_unknown_impl_are_rejected():
     for impl in ("kernel", "cuda"):
         with pytest.raises(ValueError, match="impl"):
             bias_act(torch.zeros(2, 3), impl=impl)

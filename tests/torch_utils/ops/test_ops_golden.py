@@ -1,4 +1,4 @@
-"""Every operator of torch_utils/ops against the golden table: values, first and second gradients."""
+"""Operators of torch_utils/ops against golden values, first and second gradients."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def arrays():
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)
-def test_operator_and_its_gradients_are_the_golden_ones(arrays, name, row):
+def test_values_and_gradients_equal_the_golden_ones(arrays, name, row):
     stored = {key[len(row["id"]) + 1 :]: a for key, a in arrays[name].items() if key.startswith(row["id"] + ".")}
     tensors = {t: torch.from_numpy(stored[f"in.{t}"]) for t in row["tensors"]}
     cot = tensors.pop("cot", None)
@@ -37,14 +37,16 @@ def test_operator_and_its_gradients_are_the_golden_ones(arrays, name, row):
         tensors[t].requires_grad_()
     if row["op"] in ("upfirdn2d", "conv2d_resample"):
         tensors.setdefault("f", None)
-    got = {"y": OPS[row["op"]](**tensors, **row["args"])}
-    wanted = dict(GRADIENTS, dw="w" if "w" in tensors else "weight")
-    first = [k for k in row["outputs"] if k in wanted]
+    results = {"y": OPS[row["op"]](**tensors, **row["args"])}
+    gradients = dict(GRADIENTS, dw="w" if "w" in tensors else "weight")
+    first = [k for k in row["outputs"] if k in gradients]
     if first:
-        sources = [tensors[wanted[k]] for k in first]
-        got.update(zip(first, torch.autograd.grad((got["y"] * cot).sum(), sources, create_graph=True), strict=True))
+        sources = [tensors[gradients[k]] for k in first]
+        results.update(
+            zip(first, torch.autograd.grad((results["y"] * cot).sum(), sources, create_graph=True), strict=True)
+        )
     second = {"d2x": tensors.get("x"), "d2r": cot}
     for k in set(row["outputs"]) & set(second):
-        (got[k],) = torch.autograd.grad(got["dx"].square().sum(), second[k], retain_graph=True)
+        (results[k],) = torch.autograd.grad(results["dx"].square().sum(), second[k], retain_graph=True)
     for k in row["outputs"]:
-        golden.check(k, got[k], stored[f"out.{k}"], rtol=TABLE["rtol"])
+        golden.check(k, results[k], stored[f"out.{k}"], rtol=TABLE["rtol"])

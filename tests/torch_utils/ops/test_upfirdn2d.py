@@ -1,4 +1,4 @@
-"""upfirdn2d: the quick way against the definition, derivatives, layouts, bad input."""
+"""upfirdn2d: equality with the definition, derivatives, memory formats, invalid arguments."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def make_filter(taps):
 
 
 def pixel_by_pixel(x, f, up, down, padding, flip_filter):
-    """The sum that defines the operator, for one channel and a 2-D filter."""
+    """Compute the defining sum for one channel H,W and a filter kh,kw."""
     (h, w), (fh, fw), (left, right, top, bottom) = x.shape, f.shape, padding
     height, width = (h * up + top + bottom - fh) // down + 1, (w * up + left + right - fw) // down + 1
     out = torch.zeros(height, width, dtype=x.dtype)
@@ -39,7 +39,7 @@ def pixel_by_pixel(x, f, up, down, padding, flip_filter):
 @pytest.mark.parametrize("impl", ["ref", "auto"])
 @pytest.mark.parametrize("flip_filter", [False, True])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
-def test_each_pixel_is_the_sum_that_the_definition_says(up, down, flip_filter, impl):
+def test_each_pixel_equals_the_defining_sum(up, down, flip_filter, impl):
     x, f, padding = torch.randn(5, 6, dtype=torch.float64), make_filter((2, 3)), (-1, 2, 3, -2)
     y = upfirdn2d(x[None, None], f, up, down, padding, flip_filter, impl=impl)
     torch.testing.assert_close(y[0, 0], pixel_by_pixel(x, f, up, down, padding, flip_filter), rtol=1e-6, atol=1e-6)
@@ -49,7 +49,7 @@ def test_each_pixel_is_the_sum_that_the_definition_says(up, down, flip_filter, i
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize(("up", "down"), FACTORS)
 @pytest.mark.parametrize("taps", TAPS)
-def test_quick_way_equals_the_definition_and_keeps_the_layout(taps, up, down, padding, layout):
+def test_convolution_equals_the_reference_and_keeps_the_memory_format(taps, up, down, padding, layout):
     x, f = torch.randn(2, 3, 14, 13).to(memory_format=layout), make_filter(taps)
     y = upfirdn2d(x, f, up, down, padding, gain=1.5)
     assert (up, down) == (3, 2) or torch.empty_like(y).is_contiguous(memory_format=layout)
@@ -58,7 +58,7 @@ def test_quick_way_equals_the_definition_and_keeps_the_layout(taps, up, down, pa
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), ((1, 2), (2, 1))])
 @pytest.mark.parametrize("taps", [(4, 4), 8])
-def test_derivatives_are_those_of_finite_differences(taps, up, down):
+def test_derivatives_match_finite_differences(taps, up, down):
     x = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
     operation = lambda x: upfirdn2d(x, make_filter(taps), up, down, padding=(4, 3), flip_filter=True)  # noqa: E731
     assert gradcheck(operation, x)
@@ -66,7 +66,7 @@ def test_derivatives_are_those_of_finite_differences(taps, up, down):
 
 
 @pytest.mark.parametrize("taps", [(4, 4), (3, 3), 12])
-def test_resampling_changes_the_size_by_the_factor_and_keeps_constant_images(taps):
+def test_resampling_scales_the_size_and_keeps_constant_images(taps):
     x, f = torch.ones(1, 2, 20, 24), setup_filter(torch.ones(taps), separable=isinstance(taps, int))
     for y, size in [(filter2d(x, f), (20, 24)), (upsample2d(x, f), (40, 48)), (downsample2d(x, f), (10, 12))]:
         assert y.shape[2:] == size
@@ -74,7 +74,7 @@ def test_resampling_changes_the_size_by_the_factor_and_keeps_constant_images(tap
     assert downsample2d(x, setup_filter([1, 3, 3, 1]))[..., 1:-1, 1:-1].sub(1).abs().max() < 1e-6
 
 
-def test_separable_filter_equals_its_outer_product():
+def test_a_separable_filter_equals_its_outer_product():
     x, taps = torch.randn(1, 2, 20, 20), torch.arange(1.0, 13)
     for gain in (1, 3):
         one, two = (setup_filter(taps, gain=gain, separable=s) for s in (True, False))
@@ -82,13 +82,13 @@ def test_separable_filter_equals_its_outer_product():
 
 
 @pytest.mark.parametrize(("length", "axes"), [(4, 2), (7, 2), (8, 1), (12, 1)])
-def test_a_list_of_taps_stays_separable_from_eight_on(length, axes):
+def test_a_list_of_at_least_eight_taps_stays_separable(length, axes):
     f = setup_filter([1.0] * length)
     assert f.ndim == axes
     assert f.sum() == pytest.approx(1)
 
 
-def test_a_batch_of_none_has_the_usual_size():
+def test_an_empty_batch_is_accepted():
     assert upsample2d(torch.zeros(0, 3, 4, 4), setup_filter([1, 3, 3, 1])).shape == (0, 3, 8, 8)
 
 
@@ -107,7 +107,7 @@ def test_a_batch_of_none_has_the_usual_size():
         {"impl": "slow"},
     ],
 )
-def test_bad_arguments_are_refused_with_their_value(change):
+def test_invalid_arguments_are_named_with_their_value(change):
     ((name, value),) = change.items()
     got = str(tuple(value.shape) if isinstance(value, torch.Tensor) else value)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is checked below)
@@ -117,6 +117,6 @@ def test_bad_arguments_are_refused_with_their_value(change):
 
 
 @pytest.mark.parametrize("arguments", [{"f": []}, {"f": torch.ones(2, 2, 2)}, {"f": [[1, 2]], "separable": True}])
-def test_bad_filters_are_refused(arguments):
+def test_invalid_filters_are_rejected(arguments):
     with pytest.raises(ValueError, match="shape"):
         setup_filter(**arguments)
