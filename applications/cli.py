@@ -185,7 +185,8 @@ def _read_sample(
         sample = dataset[number]
     largest = int(sample["mask"].max())
     if labels.data_type == "seg" and largest >= labels.classes:
-        raise InputError(f"--input_id {number}: has class {largest}; this network knows 0 to {labels.classes - 1}")
+        classes = f"this network's classes are 0 to {labels.classes - 1}"
+        raise InputError(f"--input_id {number}: got class {largest}; {classes}")
     label_map = label_map_from_dataset(sample["mask"], labels.data_type)[None]
     return Input(str(number), label_map, torch.from_numpy(sample["pose"])[None])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
@@ -54,10 +55,10 @@ class Example:
     mesh_name: str
     mesh: dict[str, Any]
 
-    def write_files(self, outdir: Path) -> None:
-        """Write the label map, images, videos and the mesh."""
+    def write_files(self, outdir: Path, device: torch.device) -> None:
+        """Write the label map, images, videos and the mesh, computed on a device."""
         click.echo(f"Writing to {outdir}")
-        G = cli.load_generator(str(self.network), self.cfg, cli.check_places(None, outdir), "auto")
+        G = cli.load_generator(str(self.network), self.cfg, device, "auto")
         label_map = to_label_map(cli.ASSETS / self.label_map, G)
         scenes = list(Scene.from_seeds(G, label_map, self.seeds))
         first = scenes[0]
@@ -158,11 +159,12 @@ def main(outdir: Path) -> None:
     """
     with user_errors("The demo:"):
         check_libraries()
+    device = cli.check_places(None, outdir)
     cats = outdir / "cats"
     cars = outdir / "cars"
     with cli.output_errors():
-        CATS.write_files(cats)
-        CARS.write_files(cars)
+        CATS.write_files(cats, device)
+        CARS.write_files(cars, device)
         with atomic_write(outdir / "demo.png") as file:
             image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
         with atomic_write(outdir / "demo.gif") as file, CATS.video(cats, "side_by_side").open("rb") as video:

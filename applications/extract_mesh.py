@@ -157,8 +157,8 @@ def main(
     read = partial(cli.read_input, **source)
     G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
     if without is not None and not (G.data_type == "seg" and without < G.semantic_channels):
-        known = f"0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "no classes, but edges"
-        raise InputError(f"--without {without}: this network knows {known}")
+        classes = f"are 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "do not exist: it takes edges"
+        raise InputError(f"--without {without}: this network's classes {classes}")
 
     # Extract the mesh.
     label_map = to_label_map(label_input.label_map, G)

@@ -49,7 +49,7 @@ def load_generator(
     G = data["G_ema"]
     check_generator(G, str(network), cfg)
     if data["extra"].get(UNTRAINED):
-        notify("This network is untrained: its pictures show nothing real.")
+        notify("This network is untrained: its images show nothing real.")
 
     if device.type == "cpu":
         keep_freed_memory()

@@ -205,6 +205,8 @@ def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
 def _label_map_of_image(image: np.ndarray | Image.Image, G: TriPlane) -> Tensor:
     """Read an array or a PIL image by way of a PNG file, so that it is checked as files are."""
     if isinstance(image, np.ndarray):
+        if image.ndim != 2 and image.shape[2:] != (3,):
+            raise ConfigError("label_map", image.shape, "H,W or H,W,3")
         pixels = image.astype(np.uint8)
         if (pixels != image).any():
             raise ConfigError("label_map", f"values from {image.min()} to {image.max()}", "whole numbers from 0 to 255")

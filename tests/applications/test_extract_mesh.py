@@ -146,10 +146,10 @@ def test_the_published_command_works_unchanged(network, tmp_path):
 # --------------------------------------------------------------------------- rejected input
 
 REFUSED = {
-    "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network knows 0 to 5"),
+    "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network's classes are 0 to 5"),
     "a class of edges": (
         {"network": "edge2car", "cfg": "edge2car", "input": ASSETS / "car.png", "without": 0},
-        "--without 0: this network knows no classes, but edges",
+        "--without 0: this network's classes do not exist: it takes edges",
     ),
     "no input": ({"input": None}, "--input, --input_id: expected one of them, got none"),
     "unknown format": ({"format": "ply,stl"}, "'--format': 'stl': expected some of ply,obj,glb"),
@@ -165,8 +165,8 @@ REFUSED = {
     "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
     "another kind of network": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
     "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
-    "drawing as classes": ({"input": ASSETS / "car.png"}, "--input .*car.png: class"),
-    "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: is a file"),
+    "drawing as classes": ({"input": ASSETS / "car.png"}, "--input .*car.png: got class"),
+    "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: expected a directory"),
 }  # fmt: skip
 
 
@@ -244,9 +244,7 @@ def test_an_empty_level_set_is_reported_with_the_range_of_the_density(network, t
         (EmptyMeshError("all of class 0"), {"threshold": 3, "without": 0}, "--without 0: all of class 0"),
     ],
 )
-def test_a_missing_surface_names_the_option_to_change(
-    network, tmp_path, monkeypatch, error, options, message
-):
+def test_a_missing_surface_names_the_option_to_change(network, tmp_path, monkeypatch, error, options, message):
     def steps(*_, **__):
         raise error
         yield

@@ -291,7 +291,7 @@ REFUSED = {
     "too fast": ({"fps": 1000}, "'--fps': 1000 is not in the range"),
     "unknown format": ({"format": "gif,avi"}, "'--format': 'avi': expected some of gif,mp4"),
     "no format": ({"format": ""}, "'--format': '': expected some of gif,mp4"),
-    "unknown view": ({"show": "color"}, "'--show': 'color': expected some of color,label,side_by_side,depth"),
+    "unknown view": ({"show": "hue"}, "'--show': 'hue': expected some of color,label,side_by_side,depth"),
     "word as seed": ({"random_seed": "one"}, "'--random_seed': one: expected a whole number"),
     "more seeds than frames": ({"interpolate": True, "random_seed": "0-7", "frames": 7},
                                "--interpolate: 8 seeds need as many frames, got 7"),
@@ -300,11 +300,11 @@ REFUSED = {
     "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
     "second label map of another network": (
         {"interpolate": True, "to": drawn(NINES), "network": "seg2cat"},
-        "--to .*other.png: class 9 found .*knows 0 to 5"),
+        "--to .*other.png: got class 9 .*classes are 0 to 5"),
     "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
     "no data set for sample 0": ({"input": None, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
     "network of another kind": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
-    "file in the place of outdir": ({"outdir": drawn(NINES)}, "--outdir .*other.png: is a file"),
+    "file in the place of outdir": ({"outdir": drawn(NINES)}, "--outdir .*other.png: expected a directory, got a file"),
 }  # fmt: skip
 
 
