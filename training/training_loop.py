@@ -55,11 +55,12 @@ def training_loop(
     total_images = options.total_kimg * 1000
     configure_backends(options, device)
 
-    # Data; networks, optimizers, G_ema and augmentation; loss.
+    # Data; networks, optimizers, G_ema and augmentation; loss and the phases that minimize it.
     dataset = options.data.open()
     poses = torch.from_numpy(np.stack([dataset.get_label(i) for i in range(len(dataset))]))  # K,25
     state = TrainState(options, device, open_stream(dataset, options, device))
     loss = build_loss(state)
+    phases = phases_of(options)
 
     with defer_signals() as signals, lost_workers(), open_run(options, outdir, run_dir) as (log, saved):
         # Resume the saved state, or start from given or random weights.
@@ -73,7 +74,7 @@ def training_loop(
             batch = to_device(next(state.stream), options.data.data_type, device)
 
             # Main and regularization phases of G, D and D_semantic, each with an optimizer step.
-            for phase in phases_of(options):
+            for phase in phases:
                 if state.iteration % phase.interval == 0:
                     with stats.measure(phase.name):
                         run_phase(phase, state, loss, batch, poses, stats)
