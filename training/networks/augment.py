@@ -155,11 +155,14 @@ class AugmentPipe(nn.Module):
         """
         random = _RandomParameters(len(images), self.p, debug_percentile)
         images = self._transform_geometry(images, random)
+
+        # Values of the color channels.
         if color_channels is None:
             images = self._change_values(images, random)
         else:
             channels = torch.tensor(color_channels, device=images.device)
             images = images.index_copy(1, channels, self._change_values(images[:, channels], random))
+
         return self._cutout(images, random)
 
     def _change_values(self, images: Tensor, random: _RandomParameters) -> Tensor:
@@ -248,12 +251,15 @@ class AugmentPipe(nn.Module):
         gray = torch.full((3, 3), 1 / 3, device=p.device)  # projection on the gray axis
         transform = torch.eye(3, 4, device=p.device).repeat(random.batch, 1, 1)
 
+        # Affine transforms of all colors: y = x + offset, y = factor x.
         if opts.brightness > 0:
             offset = random.apply(random.normal() * opts.brightness_std, 0, opts.brightness * p)
             transform = transform + F.pad(offset.view(-1, 1, 1).expand(-1, 3, 1), (3, 0))
         if opts.contrast > 0:
             factor = random.apply((random.normal() * opts.contrast_std).exp2(), 1, opts.contrast * p)
             transform = transform * factor.view(-1, 1, 1)
+
+        # Householder reflection along the gray axis, rotation about it, and scaling of the distance from it.
         if opts.lumaflip > 0:
             flip = random.apply((2 * random.uniform()).floor(), 0, opts.lumaflip * p)
             transform = (identity - 2 * flip.view(-1, 1, 1) * gray) @ transform
@@ -294,6 +300,7 @@ class AugmentPipe(nn.Module):
         opts = self.options
         if not opts.noise:
             return images
+        # Half-normal standard deviation; its quantile function is erfinv up to a factor.
         if random.percentile is None:
             sigma = random.apply(random.normal().abs() * opts.noise_std, 0, opts.noise * self.p)
         else:
@@ -327,11 +334,13 @@ def _filter_bank() -> Tensor:
 
     Half-band filters are made of SYM2 and its mirror; dilated by 2, 4, ... they split the low-pass remainder further.
     """
+    # Half-band filters of length 7: autocorrelations of the wavelet's low-pass and high-pass filter.
     low = torch.tensor(SYM2, dtype=torch.float64)
     high = low.flip(0) * torch.tensor([1, -1, 1, -1])
     low_pass = [float(c) / 2 for c in _convolve(low, low.flip(0))]
     high_pass = [float(c) / 2 for c in _convolve(high, high.flip(0))]
 
+    # Split off the highest octave of the remainder, again and again.
     bands = []
     remainder = torch.ones(1, dtype=torch.float64)
     for octave in range(len(BAND_POWER) - 1):

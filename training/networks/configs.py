@@ -98,6 +98,7 @@ class GeneratorOptions:
             "channel_max": self.channel_max,
             "fused_modconv_default": "inference_only",
         }
+        # Published arguments.
         kwargs = {
             "z_dim": 512,
             "c_dim": 25,
@@ -142,23 +143,28 @@ class GeneratorOptions:
         return kwargs
 
     def _rendering_kwargs(self) -> dict[str, Any]:
+        # Class names by resolution; the labels have their own super-resolution.
         superresolution = f"training.superresolution.{SUPER_RESOLUTION[self.resolution]}"
         camera = RENDERING[self.camera]
         kwargs = {
+            # Renderer.
             "image_resolution": self.resolution,
             "disparity_space_sampling": False,
             "clamp_mode": "softplus",
+            # Super-resolution and pose conditioning.
             "superresolution_module": self.sr_module or superresolution,
             "superresolution_module_semantic": f"{superresolution}_semantic",
             "c_gen_conditioning_zero": not self.pose_conditioning,
             "gpc_reg_prob": 0.5 if self.pose_conditioning else None,  # unused, but recorded in published models
             "c_scale": self.c_scale,
             "superresolution_noise_mode": self.sr_noise_mode,
+            # Training.
             "density_reg": self.density_reg,
             "density_reg_p_dist": self.density_reg_p_dist,
             "reg_type": self.reg_type,
             "decoder_lr_mul": self.decoder_lr_mul,
             "sr_antialias": True,
+            # Samples per ray, limits, box and cameras.
             **camera,
             "avg_camera_pivot": list(camera["avg_camera_pivot"]),
         }

@@ -137,6 +137,7 @@ class Decoder(nn.Module):
         """
         heads = []
         for spec in self.specs:
+            # Linear, softplus, linear.
             first, _, last = self.get_submodule(spec.name)
             head = HeadWeights(
                 weight0=first.weight.T * first.weight_gain,

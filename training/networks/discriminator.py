@@ -70,6 +70,7 @@ class DiscriminatorBlock(nn.Module):
             options = {"activation": activation, "resample_filter": resample_filter, "conv_clamp": conv_clamp}
             return Conv2dLayer(n_in, n_out, kernel_size, trainable=trainable, **{**options, **overrides})
 
+        # The image enters at the highest resolution, or at every resolution.
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1)
         self.conv0 = layer(tmp_channels, tmp_channels, 3)
@@ -162,8 +163,12 @@ class DiscriminatorEpilogue(nn.Module):
         super().__init__()
         self.cmap_dim = cmap_dim
         self.architecture = architecture
+
+        # The skip architecture reads the image at 4x4 too.
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
+
+        # Minibatch standard deviation, convolution, two fully connected layers.
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
         conv_channels = in_channels + mbstd_num_channels
         self.conv = Conv2dLayer(conv_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
@@ -215,6 +220,8 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.c_dim = c_dim
+
+        # Resolutions of the blocks and widths of the features at each resolution.
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
         common = {"architecture": architecture, "conv_clamp": conv_clamp}
@@ -330,6 +337,7 @@ def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | fl
         image = upsample2d(image, f, up=2)
         image = _bilinear(image, 2 * size + 2, antialias=False)
         return downsample2d(image, f, down=2, flip_filter=True, padding=-1)
+    # Bilinear, with or without antialiasing.
     if filter_mode not in ("antialiased", "none"):
         raise ValueError(f"filter_mode: expected antialiased, none, classic or a number in [0, 1], got {filter_mode!r}")
     return _bilinear(image, size, antialias=filter_mode == "antialiased")

@@ -289,13 +289,17 @@ class TriPlane(nn.Module):
         outputs = self._check_outputs(outputs)
         r = self.neural_rendering_resolution if neural_rendering_resolution is None else neural_rendering_resolution
 
-        # Render features, and blend them with the background's.
+        # Scene.
         if planes is None:
             planes = self.planes(ws, noise_mode)
+
+        # Rays, with M = r*r.
         c = c.to(planes.dtype)
         cam2world = c[:, :16].unflatten(1, (4, 4))
         intrinsics = c[:, 16:].unflatten(1, (3, 3))
-        origins, directions = sample_rays(cam2world, intrinsics, r)  # N,M,3 with M = r*r
+        origins, directions = sample_rays(cam2world, intrinsics, r)  # N,M,3
+
+        # Render features, and blend them with the background's.
         features, depth, weight = self._render(planes, origins, directions, jitter, rays_per_chunk)
         if self.architecture.background:
             features = features + (1 - weight) * self._background(ws, directions, noise_mode)
@@ -322,6 +326,7 @@ class TriPlane(nn.Module):
 
     def _check_outputs(self, outputs: Collection[str] | None) -> Collection[str]:
         """Replace None by the default outputs. Raises ValueError for unknown ones."""
+        # The weight of a scene without background is seldom of use.
         if outputs is None:
             return self.available_outputs if self.architecture.background else self.available_outputs - {"weight"}
         unknown = set(outputs) - self.available_outputs
@@ -341,8 +346,11 @@ class TriPlane(nn.Module):
         if shared_scene:
             origins = origins.reshape(1, -1, 3)
             directions = directions.reshape(1, -1, 3)
+
         field = self.field(planes)
         out = render(field, origins, directions, self.ray_options(), jitter=jitter, rays_per_chunk=rays_per_chunk)
+
+        # Split the rays by camera again.
         if shared_scene:
             out = Rendering(*(x.reshape(views, rays, -1) for x in out))
         return out

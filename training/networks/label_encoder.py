@@ -19,6 +19,9 @@ PUBLISHED_CHANNEL_MAX = 512
 CONDITIONAL_W_AVG_BETA = 0.995  # decay of the moving average of w in conditional mapping networks
 
 
+# --------------------------------------------------------------------------- encoder
+
+
 class Encoder(nn.Module):
     """Encoder of a label map into style vectors: a discriminator's blocks down to 4x4, then a linear projection.
 
@@ -43,6 +46,8 @@ class Encoder(nn.Module):
         output_mode = model_kwargs["output_mode"]
         if output_mode not in ("W", "W+"):
             raise ValueError(f"output_mode: expected W or W+, got {output_mode!r}")
+
+        # Shape of the result.
         self.num_ws = model_kwargs["num_ws"]
         self.w_dim = model_kwargs["w_dim"]
         self.num_vectors = self.num_ws if output_mode == "W+" else 1
@@ -72,15 +77,21 @@ class Encoder(nn.Module):
         Raises:
             ValueError: another resolution.
         """
+        # Check the resolution.
         img = inputs["img"] if isinstance(inputs, Mapping) else inputs
         size = self.resolutions[0]
         if img.shape[2:] != (size, size):
             raise ValueError(f"label map: expected N,C,{size},{size}, got {tuple(img.shape)}")
+
+        # Blocks and projection.
         x = None
         for res in self.resolutions:
             x, img = getattr(self, f"b{res}")(x, img)
         x = self.projector(x.to(**working_format(x.device)))  # N,num_vectors*w_dim,1,1
         return {"ws": x.reshape(len(x), self.num_vectors, self.w_dim).expand(-1, self.num_ws, -1)}
+
+
+# --------------------------------------------------------------------------- mapping
 
 
 class ConditionalMappingNetwork(MappingNetwork):
@@ -120,6 +131,8 @@ class ConditionalMappingNetwork(MappingNetwork):
     ):
         if disentangle and not 0 < geometry_layer < num_ws:
             raise ValueError(f"geometry_layer: expected 1 to {num_ws - 1}, got {geometry_layer}")
+
+        # Narrow encoders scale both the base and the maximum of the published width.
         channel_max = int(encoder_width * PUBLISHED_CHANNEL_MAX)
         if encoder_width <= 0 or channel_max < 1 or encoder_width * PUBLISHED_CHANNEL_BASE < in_resolution:
             raise ValueError(f"encoder_width: {encoder_width} leaves a layer without channels")
@@ -215,10 +228,13 @@ def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMapping
     """Constructor with the arguments of a published class, where geometry_layer has no effect."""
 
     def build(*args, geometry_layer: int | None = None, **kwargs) -> ConditionalMappingNetwork:
+        # Reject arguments that the published class does not have.
         if not seg and "one_hot" in kwargs:
             raise TypeError("one_hot: edge maps have no classes")
         if "encoder_width" in kwargs:
             raise TypeError("encoder_width: published encoders have a fixed width")
+
+        # Only the entangled mapping of edges calls its encoder embed_edge.
         one_hot = kwargs.pop("one_hot", True) and seg
         name = "embed_mask" if seg or disentangle else "embed_edge"
         return ConditionalMappingNetwork(*args, one_hot=one_hot, disentangle=disentangle, encoder_name=name, **kwargs)

@@ -53,6 +53,7 @@ def construct(class_name: str, init_kwargs: Mapping) -> nn.Module:
     Raises:
         ValueError: unknown name, or arguments that the class does not accept.
     """
+    # Published modules differ from ours, so only the last component of the name counts.
     name = class_name.rsplit(".", 1)[-1]
     if name not in NETWORKS:
         raise ValueError(f"network class: expected one of {', '.join(sorted(NETWORKS))}, got {class_name!r}")

@@ -80,9 +80,12 @@ class SuperResolution(nn.Module):
         super().__init__()
         if img_resolution != layout.output:
             raise ValueError(f"super-resolution: this layout gives {layout.output} pixels, got {img_resolution}")
+
+        # Widths of the two blocks.
         first_width, second_width = (int(channels * width) for channels in layout.widths)
         if second_width < 1:
             raise ValueError(f"super-resolution: width {width:g} leaves a block without channels")
+
         self.layout = layout
         self.antialias = sr_antialias and layout.antialias
         if layout.stores_filter:

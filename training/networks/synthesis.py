@@ -33,6 +33,9 @@ def count_ws(resolution: int) -> int:
     return 2 * int(math.log2(resolution)) - 2
 
 
+# --------------------------------------------------------------------------- layers
+
+
 class SynthesisLayer(nn.Module):
     """Modulated convolution with noise, bias and activation.
 
@@ -81,6 +84,7 @@ class SynthesisLayer(nn.Module):
             raise ValueError(f"noise_mode: expected random, const or none, got {mode!r}")
         if not self.use_noise or mode == "none":
             return None
+        # The same noise for all samples, or independent noise.
         if mode == "const":
             return (self.noise_const * self.noise_strength)[None, None]
         shape = [batch, 1, self.resolution, self.resolution]
@@ -126,6 +130,9 @@ class ToRGBLayer(nn.Module):
         styles = self.affine(w) * self.weight_gain  # N,in_channels
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+
+# --------------------------------------------------------------------------- networks
 
 
 class SynthesisBlock(nn.Module):
@@ -205,6 +212,8 @@ class SynthesisBlock(nn.Module):
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_conv + self.num_torgb, self.w_dim):
             raise ValueError(f"ws: expected N,{self.num_conv + self.num_torgb},{self.w_dim}, got {tuple(ws.shape)}")
+
+        # Precision, form of the modulated convolutions, and style vectors.
         number_format = self.precision.format(ws.device)
         fused_modconv = self.fused_modconv_default
         if fused_modconv == "inference_only":
@@ -256,6 +265,8 @@ class SynthesisNetwork(nn.Module):
     ):
         super().__init__()
         self.w_dim = w_dim
+
+        # One block per resolution, of which only the last one's to-RGB layer has its own style vector.
         self.resolutions = block_resolutions(img_resolution)
         self.num_ws = 0
         in_channels = 0
@@ -278,6 +289,8 @@ class SynthesisNetwork(nn.Module):
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws: expected N,{self.num_ws},{self.w_dim}, got {tuple(ws.shape)}")
+
+        # Features x and image img, from 4x4 upwards.
         ws = ws.to(torch.float32)
         x = img = None
         first = 0
@@ -316,6 +329,7 @@ class Generator(nn.Module):
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
 
+        # Mapping network, conditional or not.
         mapping_kwargs = dict(mapping_kwargs or {})
         class_name = (mapping_kwargs.pop("class_name", None) or "MappingNetwork").rsplit(".", 1)[-1]
         mappings = {"MappingNetwork": MappingNetwork, **MAPPINGS}

@@ -1,7 +1,7 @@
 """Two-pass volume rendering of a radiance field (Mildenhall et al. 2020, section 5.2; Chan et al. 2022, section 4.1).
 
 Coarse samples are spread evenly along each ray; their compositing weights give a distribution from which fine samples
-are drawn; both sets are composited together. Two implementations give the same result: "ref" follows the equations
+are sampled; both sets are composited together. Two implementations give the same result: "ref" follows the equations
 (sort all samples by depth, blend their features); "fast", the default, computes the weights of the unsorted samples
 and composites deferred features (training/networks/decoders.py), which are decoded once per ray.
 """
@@ -257,11 +257,13 @@ def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions,
 
     # Random numbers, in this order: depth offsets, quantiles, density noise.
     offsets = torch.rand(shape, **like) if jitter else torch.zeros(shape, **like)
+    # Without jitter, quantiles are evenly spaced from 0 to 1.
     quantiles = None
     if options.fine_samples and jitter:
         quantiles = torch.rand(fine_shape, **like)
     elif options.fine_samples:
         quantiles = torch.linspace(0, 1, options.fine_samples, **like).expand(fine_shape)
+    # Density noise is used in training only.
     noise = None
     fine_noise = None
     if jitter and options.density_noise > 0:
