@@ -1,8 +1,9 @@
-"""Signed distances of simple solids (negative inside) and how they are joined.
+"""Signed distance functions of simple solids, and how to combine them.
 
-Points are 3,M in world units (x, y, z as rows: long contiguous rows are quick); a result is M and never much larger
-than the true distance, so that rays can step by it. NumPy rather than torch: most calls have a few thousand points, and
-there the cost of a call counts (five times less).
+Points are 3,M in world units (coordinates as rows: long contiguous rows are fast). Distances are M, negative inside,
+and never much larger than the true distance, so that rays can step by them. The formulas are those of Quilez, "Distance
+functions" (iquilezles.org). NumPy rather than PyTorch: a call costs five times less, which matters for the usual few
+thousand points.
 """
 
 from __future__ import annotations
@@ -11,78 +12,119 @@ import numpy as np
 
 Array = np.ndarray  # float32 throughout
 
+# --------------------------------------------------------------------------- vectors
+
 
 def vector(numbers: list[float]) -> Array:
+    """Return a float32 array of the numbers, shape 3."""
     return np.array(numbers, np.float32)
 
 
 def fold(points: Array) -> Array:
-    """Both halves of an object that is symmetric in x on the side of positive x."""
+    """Mirror points 3,M to x >= 0, for objects that are symmetric in x."""
     return np.concatenate([np.abs(points[:1]), points[1:]])
 
 
 def length(vectors: Array) -> Array:
-    """Euclidean length M of the columns of 3,M."""
+    """Return the Euclidean length M of vectors 3,M."""
     x, y, z = vectors
     return np.sqrt(x * x + y * y + z * z)
 
 
 def unit(vectors: Array, axis: int = 0) -> Array:
-    """Vectors along `axis`, scaled to length 1."""
+    """Normalize vectors along `axis` to length 1; any shape, such as 3,M."""
     return (vectors / np.linalg.norm(vectors, axis=axis, keepdims=True)).astype(np.float32)
 
 
-def ellipsoid(points: Array, center: Array, radii: Array) -> Array:
-    """Distance to first order: the implicit function over the length of its gradient."""
-    offset = (points - center[:, None]) / radii[:, None]
-    near = length(offset)
-    return near * (near - 1) / np.maximum(length(offset / radii[:, None]), 1e-9)
+# --------------------------------------------------------------------------- solids
 
 
 def sphere(points: Array, center: Array, radius: float) -> Array:
+    """Return the distance M of points 3,M to a sphere."""
     return length(points - center[:, None]) - radius
 
 
+def ellipsoid(points: Array, center: Array, radii: Array) -> Array:
+    """Return the first-order distance M of points 3,M to an ellipsoid: implicit function over its gradient's length."""
+    scaled = (points - center[:, None]) / radii[:, None]
+    norm = length(scaled)
+    return norm * (norm - 1) / np.maximum(length(scaled / radii[:, None]), 1e-9)
+
+
 def capsule(points: Array, start: Array, end: Array, radius: float) -> Array:
-    """All points within `radius` of a line from `start` to `end`."""
+    """Return the distance M of points 3,M to all points within `radius` of the segment from `start` to `end`."""
     axis = end - start
     offset = points - start[:, None]
-    along = np.clip(axis / axis.dot(axis) @ offset, 0, 1)
-    return length(offset - along * axis[:, None]) - radius
+    position = np.clip(axis / axis.dot(axis) @ offset, 0, 1)  # M, 0 at start, 1 at end
+    return length(offset - position * axis[:, None]) - radius
 
 
-def wheel(points: Array, center: Array, radius: float, half_width: float) -> Array:
-    """Cylinder whose axis is x."""
+def cylinder_x(points: Array, center: Array, radius: float, half_width: float) -> Array:
+    """Return the distance M of points 3,M to a cylinder with axis x."""
     x, y, z = points - center[:, None]
-    around, aside = np.hypot(y, z) - radius, np.abs(x) - half_width
-    return np.minimum(np.maximum(around, aside), 0) + np.hypot(np.maximum(around, 0), np.maximum(aside, 0))
+    radial = np.hypot(y, z) - radius
+    axial = np.abs(x) - half_width
+    return np.minimum(np.maximum(radial, axial), 0) + np.hypot(np.maximum(radial, 0), np.maximum(axial, 0))
 
 
 def leaf(points: Array, height: float, width: float, flatness: float) -> Array:
-    """A pointed leaf along y about the origin: half height, half width in x, thickness `flatness` times the width."""
+    """Return the distance M of points 3,M to a pointed leaf along y (a vesica turned about y, flattened in z).
+
+    Args:
+        points: relative to the leaf's center.
+        height: half of its extent in y.
+        width: half of its extent in x.
+        flatness: thickness (z) over width (x).
+    """
     x, y, z = points
-    arc = (width**2 + height**2) / (2 * width)
-    across = np.sqrt(x * x + (z / flatness) ** 2) + (arc - width)
-    return (np.sqrt(across * across + y * y) - arc) * flatness
+    arc_radius = (width**2 + height**2) / (2 * width)
+    radial = np.sqrt(x * x + (z / flatness) ** 2) + (arc_radius - width)
+    return (np.sqrt(radial * radial + y * y) - arc_radius) * flatness
 
 
-def faces(points: Array, normals: Array, offsets: Array) -> Array:
-    """Distances K,M to the planes normal . x = offset of a convex solid; unit normals K,3 point outwards."""
-    return normals @ points - offsets[:, None]
+class ConvexSolid:
+    """Intersection of named half-spaces.
+
+    Args:
+        planes: name -> outward normal of any length, and a point on the plane.
+    Attributes:
+        normals: K,3 unit normals.
+        offsets: K, the planes are normal . x = offset.
+    """
+
+    def __init__(self, planes: dict[str, tuple[tuple, tuple]]):
+        self.names = list(planes)
+        self.normals = unit(np.array([normal for normal, _ in planes.values()], np.float32), axis=1)
+        self.offsets = (self.normals * np.array([point for _, point in planes.values()], np.float32)).sum(1)
+
+    def plane_distances(self, points: Array) -> Array:
+        """Return the signed distances K,M of points 3,M to all planes."""
+        return self.normals @ points - self.offsets[:, None]
+
+    def distance(self, points: Array, rounding: float) -> Array:
+        """Return the distance M of points 3,M, with edges rounded by about `rounding`."""
+        return smooth_max(self.plane_distances(points), rounding)
+
+    def is_face(self, face: Array, *names: str) -> Array:
+        """Return whether each plane index of `face` (M) is one of the named planes: bool M."""
+        return np.isin(face, [self.names.index(name) for name in names])
 
 
-def rounded_max(distances: Array, rounding: float) -> Array:
-    """Solid inside all planes, M from K,M, its edges rounded by about `rounding`."""
-    highest = distances.max(0)  # subtracted first, so that nothing overflows
+# --------------------------------------------------------------------------- combinations
+
+
+def smooth_max(distances: Array, rounding: float) -> Array:
+    """Return the log-sum-exp maximum M of distances K,M: an intersection with rounded edges."""
+    highest = distances.max(0)  # subtracted before exp, which could overflow
     return highest + rounding * np.log(np.exp((distances - highest) / rounding).sum(0))
 
 
-def blend(a: Array, b: Array, width: float) -> Array:
-    """Union with a smooth transition `width` wide."""
-    near = np.maximum(width - np.abs(a - b), 0)
-    return np.minimum(a, b) - near * near / (4 * width)
+def smooth_union(a: Array, b: Array, width: float) -> Array:
+    """Return the union M of distances M with a quadratic transition of the given width (Quilez, "smooth minimum")."""
+    overlap = np.maximum(width - np.abs(a - b), 0)
+    return np.minimum(a, b) - overlap * overlap / (4 * width)
 
 
-def carve(a: Array, b: Array, width: float) -> Array:
-    """`a` without `b`, with a smooth rim."""
-    return -blend(-a, b, width)
+def smooth_difference(a: Array, b: Array, width: float) -> Array:
+    """Return distances M of `a` without `b`, with a smooth rim of the given width."""
+    return -smooth_union(-a, b, width)

@@ -1,4 +1,4 @@
-"""Toy data sets in zip form: pictures with poses, label maps, and depth for the held-out part."""
+"""Toy data sets: sample objects and poses, render them in worker processes, and write zips."""
 
 from __future__ import annotations
 
@@ -23,46 +23,66 @@ from dataset_preprocessing.toy.cars import Car
 from dataset_preprocessing.toy.cats import Cat
 from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import Rendering, render
+from dataset_preprocessing.toy.scene import Scene
 from training.data.archive import ArchiveWriter
 from training.data.image_io import encode_png
 from training.data.index import POSES_FILE
 
-DEPTH_STEP = 1e-4  # world units of one level of the 16-bit depth pictures
+DEPTH_STEP = 1e-4  # world units of one level of the 16-bit depth images
 DEPTH_FILE = "depth.json"
-TRAIN, HELD_OUT = 0, 1  # parts of the random seed, so that no held-out object is ever trained on
+TRAIN, HELD_OUT = 0, 1  # splits; part of the random seed, so that held-out objects never occur in training
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One sort of toy data."""
+class ToyKind:
+    """Kind of object, and how it is photographed and labeled.
+
+    Attributes:
+        scene: class of the object.
+        preset: cameras.
+        data_type: "seg" or "edge".
+        sample_angles: samples yaw and pitch in rad.
+        label_map: converts a rendering to a label map, uint8 R,R.
+    """
 
     scene: type
     preset: CameraPreset
     data_type: str
-    angles: Callable[[np.random.Generator], tuple[float, float]]  # draws yaw and pitch, rad
+    sample_angles: Callable[[np.random.Generator], tuple[float, float]]
     label_map: Callable[[Rendering], np.ndarray]
 
 
-def _cat_angles(rng: np.random.Generator) -> tuple[float, float]:
-    """As in posed photo sets of faces: mostly from the front."""
-    yaw, pitch = rng.normal(0, 0.30), rng.normal(0.02, 0.14)
+def _sample_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
+    """Sample mostly frontal views, as in posed data sets of faces."""
+    yaw = rng.normal(0, 0.30)
+    pitch = rng.normal(0.02, 0.14)
     return float(np.clip(yaw, -0.75, 0.75)), float(np.clip(pitch, -0.35, 0.35))
 
 
-def _car_angles(rng: np.random.Generator) -> tuple[float, float]:
-    """From everywhere around, from the road up to 50 degrees, evenly over that part of the sphere."""
+def _sample_car_angles(rng: np.random.Generator) -> tuple[float, float]:
+    """Sample uniformly on the sphere between pitch 0 and 50 degrees."""
     return rng.uniform(-math.pi, math.pi), math.asin(rng.uniform(0.0, math.sin(math.radians(50))))
 
 
 KINDS = {
-    "cats": Kind(Cat, CATS, "seg", _cat_angles, lambda seen: seen.parts),
-    "cars": Kind(Car, CARS, "edge", _car_angles, edge_drawing),
+    "cats": ToyKind(Cat, CATS, "seg", _sample_cat_angles, lambda rendering: rendering.parts),
+    "cars": ToyKind(Car, CARS, "edge", _sample_car_angles, edge_drawing),
 }
 
 
 @dataclass(frozen=True)
 class RenderJob:
-    """What determines every picture of one archive, apart from the object's number."""
+    """Everything that determines the images of one archive, apart from the number of objects.
+
+    Attributes:
+        kind: one of KINDS.
+        resolution: R.
+        views: poses per object.
+        seed: random seed.
+        split: TRAIN or HELD_OUT.
+        depth: render depth images too.
+    """
 
     kind: str
     resolution: int
@@ -74,7 +94,7 @@ class RenderJob:
 
 @dataclass(frozen=True)
 class View:
-    """One picture, encoded."""
+    """Rendered view of an object: pose (25 numbers) and encoded images."""
 
     pose: list[float]
     image: bytes
@@ -82,28 +102,28 @@ class View:
     depth: bytes | None
 
 
-def sample_object(job: RenderJob, number: int) -> tuple[object, list[np.ndarray]]:
-    """The scene with that number and its poses, 25 float32 each; both follow from the job's seed and the number."""
+def sample_object(job: RenderJob, number: int) -> tuple[Scene, list[np.ndarray]]:
+    """Sample an object and its poses (float32 25 each) from the job's seed and the object's number."""
     rng = np.random.default_rng([job.seed, job.split, number])
     kind = KINDS[job.kind]
     scene = kind.scene(rng)
-    angles = [kind.angles(rng) for _ in range(job.views)]
-    return scene, [_pose(kind.preset, *pair) for pair in angles]
-
-
-def _pose(preset: CameraPreset, yaw: float, pitch: float) -> np.ndarray:
-    return pose_at(preset, math.pi / 2 + yaw, math.pi / 2 * (1 - math.sin(pitch)))[0].numpy()
+    poses = []
+    for _ in range(job.views):
+        yaw, pitch = kind.sample_angles(rng)
+        polar = math.pi / 2 * (1 - math.sin(pitch))  # linear in height, see camera_utils
+        poses.append(pose_at(kind.preset, math.pi / 2 + yaw, polar)[0].numpy())
+    return scene, poses
 
 
 def render_object(job: RenderJob, number: int) -> list[View]:
-    """All views of one object."""
+    """Render and encode all views of one object."""
     scene, poses = sample_object(job, number)
     views = []
     for pose in poses:
-        seen = render(scene, pose, job.resolution)
-        depth = encode_png((seen.depth / DEPTH_STEP).round().astype(np.uint16)) if job.depth else None
-        label_map = encode_png(KINDS[job.kind].label_map(seen))
-        views.append(View([round(float(x), 7) for x in pose], encode_png(seen.image), label_map, depth))
+        rendering = render(scene, pose, job.resolution)
+        depth = encode_png((rendering.depth / DEPTH_STEP).round().astype(np.uint16)) if job.depth else None
+        label_map = encode_png(KINDS[job.kind].label_map(rendering))
+        views.append(View([round(float(x), 7) for x in pose], encode_png(rendering.image), label_map, depth))
     return views
 
 
@@ -114,18 +134,29 @@ def write_toy(
     workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[Path]:
-    """Render `objects` objects into STEM.zip, STEM_label.zip and, with depth, STEM_depth.zip.
+    """Render objects into STEM.zip, STEM_label.zip and, with depth, STEM_depth.zip.
 
-    Files appear complete or not at all; the same job gives the same bytes with any number of workers. Only the objects
-    in work are in memory. View v of object n is picture n * views + v; dataset.json holds `views` too.
-    Raises OSError if a file cannot be written or a worker is killed.
+    The files appear complete or not at all, and have the same bytes for any number of workers. View v of object n is
+    image n * views + v; dataset.json also holds `views`.
+
+    Args:
+        job: what to render.
+        objects: number of objects.
+        stem: path of the archives without "_label.zip" and the like.
+        workers: worker processes; 0 renders in this process. Memory holds at most two objects per worker.
+        progress: wraps the loop over objects, for a progress bar.
+    Returns:
+        Paths of the archives.
+    Raises:
+        OSError: a file cannot be written, or a worker was killed.
     """
-    endings = ["", "_label", "_depth"] if job.depth else ["", "_label"]
-    paths = [stem.with_name(f"{stem.name}{ending}.zip") for ending in endings]
+    suffixes = ["", "_label", "_depth"] if job.depth else ["", "_label"]
+    paths = [stem.with_name(f"{stem.name}{suffix}.zip") for suffix in suffixes]
     labels = []
     with ExitStack() as stack:
-        rendered = stack.enter_context(_rendered(job, objects, workers))
+        rendered = stack.enter_context(_render_objects(job, objects, workers))
         images, label_maps, *depths = [stack.enter_context(ArchiveWriter(path)) for path in paths]
+
         for views in progress(rendered):
             for view in views:
                 name = image_name(len(labels))
@@ -134,6 +165,7 @@ def write_toy(
                 if depths:
                     depths[0].add(name, view.depth)
                 labels.append([name, view.pose])
+
         images.add(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
         if depths:
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
@@ -142,70 +174,60 @@ def write_toy(
 
 
 def image_name(number: int) -> str:
-    """Name inside a zip: a thousand pictures to a folder."""
+    """Return the name of an image in its archive; a directory holds a thousand."""
     return f"{number // 1000:05d}/img{number:08d}.png"
 
 
+# --------------------------------------------------------------------------- worker processes
+
+
 @contextmanager
-def _rendered(job: RenderJob, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
-    """Views of object after object, in order, made here (workers 0) or in processes."""
+def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
+    """Provide the views of each object in order, rendered here (workers 0) or in worker processes."""
     if not workers:
         yield map(partial(render_object, job), range(objects))
         return
-    others = set(multiprocessing.active_children())
+    other_processes = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        with _one_thread_each():
-            yield _in_order(pool, job, objects, ahead=2 * workers)
+        yield _render_in_pool(pool, job, objects, max_pending=2 * workers)
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()  # nobody waits for what they are rendering
+        for process in set(multiprocessing.active_children()) - other_processes:
+            process.terminate()  # do not wait for objects that are no longer needed
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, job: RenderJob, objects: int, ahead: int) -> Iterator[list[View]]:
-    """At most `ahead` objects are in work or wait to be taken; OSError if a process ends before its time."""
-    waiting: deque[Future] = deque()
+def _render_in_pool(pool: ProcessPoolExecutor, job: RenderJob, objects: int, max_pending: int) -> Iterator[list[View]]:
+    """Render in order, with at most `max_pending` objects submitted ahead; OSError if a worker is killed."""
+    pending: deque[Future] = deque()
     try:
         for number in range(objects):
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-            with _without_interrupts():
-                waiting.append(pool.submit(render_object, job, number))
-        while waiting:
-            yield waiting.popleft().result()
+            if len(pending) == max_pending:
+                yield pending.popleft().result()
+            with _worker_environment():  # submitting starts the workers
+                pending.append(pool.submit(render_object, job, number))
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a rendering process was ended from outside (out of memory? use fewer --workers)"
-        ) from error
+        raise ChildProcessError("a rendering process was killed; if memory ran out, use fewer workers") from error
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes started inside do not see Ctrl-C, at which each would print a traceback; their parent ends them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # held back here, not lost
+def _worker_environment() -> Iterator[None]:
+    """Let processes that are started inside inherit one thread each (they share the cores) and a blocked SIGINT.
+
+    Ctrl-C reaches all processes of a terminal, and each worker would print a traceback; the parent ends them instead.
+    """
+    environment = dict(os.environ)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if has_masks else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside compute with one thread each: they share the cores already."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(environment)
+        if has_masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # delivers a SIGINT received meanwhile

@@ -225,7 +225,7 @@ def test_a_killed_worker_is_one_error_and_leaves_no_file(tmp_path):
                 process.kill()
             yield views
 
-    with pytest.raises(OSError, match="a rendering process was ended from outside"):
+    with pytest.raises(OSError, match="a rendering process was killed"):
         write_toy(RenderJob("cats", 16, 1, seed=1), 50, tmp_path / "toy", workers=1, progress=kill)
     assert list(tmp_path.iterdir()) == []
 
