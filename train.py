@@ -51,18 +51,10 @@ NO_EFFECT = (
 
 # Options that may be combined with --continue, and their fields of TrainingOptions.
 CHANGEABLE = {
-    "kimg": "total_kimg",
-    "tick": "kimg_per_tick",
-    "snap": "snapshot_ticks",
-    "keep_states": "keep_states",
-    "grid": "grid",
-    "gpus": "num_gpus",
-    "batch_gpu": "batch_gpu",
-    "workers": "workers",
-    "wandb_log": "wandb_log",
-    "nobench": "nobench",
-    "debug": "debug",
-}
+    "kimg": "total_kimg", "tick": "kimg_per_tick", "snap": "snapshot_ticks", "keep_states": "keep_states",
+    "grid": "grid", "gpus": "num_gpus", "batch_gpu": "batch_gpu", "workers": "workers", "wandb_log": "wandb_log",
+    "nobench": "nobench", "debug": "debug",
+}  # fmt: skip
 
 # --------------------------------------------------------------------------- options
 
@@ -97,7 +89,7 @@ class GridSize(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Parse "WxH"."""
-        if isinstance(value, tuple):
+        if isinstance(value, tuple):  # click converts again what is converted already
             return value
         numbers = value.split("x")
         if len(numbers) != 2 or not all(number.isdecimal() and 1 <= int(number) <= 64 for number in numbers):
@@ -112,6 +104,9 @@ def option(name: str, kind: Any, default: Any = None, text: str = "", **extra: A
     return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
+# Types of options.
+COUNT = click.IntRange(1)
+COUNT_OR_0 = click.IntRange(0)
 NOT_NEGATIVE = Number(min=0)
 POSITIVE = Number(min=0, min_open=True)
 PROBABILITY = Number(0, 1)
@@ -124,10 +119,9 @@ TEXT_PATH = NonEmptyPath()
     "General",
     option("outdir", PATH, None, "Directory for runs; each run gets a numbered subdirectory."),
     option("cfg", click.Choice(list(RENDERING)), None, "Kind of object, which sets cameras and rendering."),
-    option("gpus", click.IntRange(1), None, "Number of processes, each on its own GPU, or all on the CPU."),
-    option("batch", click.IntRange(1), None, "Samples per iteration, of all processes together."),
-    option("batch-gpu", click.IntRange(1), None, "Samples per GPU at a time; the rest of a batch is accumulated.  "
-           "[default: batch / gpus]"),
+    option("gpus", COUNT, None, "Number of processes, each on its own GPU, or all on the CPU."),
+    option("batch", COUNT, None, "Samples per iteration, of all processes together."),
+    option("batch-gpu", COUNT, None, "Samples per GPU at a time; gradients accumulate.  [default: batch / gpus]"),
     option("kimg", Number(0, 1e9, min_open=True), 25000, "Length of the run, thousands of images."),
     option("seed", click.IntRange(0, MAX_SEED), 0, "Random seed of weights, order of the data and all sampling."),
     option("desc", str, None, "Text to append to the name of the run directory."),
@@ -139,7 +133,7 @@ TEXT_PATH = NonEmptyPath()
     option("mask_data", TEXT_PATH, None, "Label maps with the file names of the images, zip or directory."),
     option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes (seg) or edge drawings (edge)."),
     option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
-    option("data_resolution", click.IntRange(0), 0, "Required image size, pixels; 0 accepts any."),
+    option("data_resolution", COUNT_OR_0, 0, "Required image size, pixels; 0 accepts any."),
     option("mirror", bool, False, "Add mirrored copies of images, label maps and poses."),
 )  # fmt: skip
 @option_group(
@@ -147,8 +141,7 @@ TEXT_PATH = NonEmptyPath()
     option("render_mask", bool, False, "Render label maps together with images."),
     option("gen_pose_cond", bool, False, "Condition the mapping network on the pose."),
     option("use_bg", bool, False, "Model the background separately."),
-    option("geometry_layer", click.IntRange(1), 7, "Number of ws computed from the label map; the others are computed "
-           "from z."),
+    option("geometry_layer", COUNT, 7, "Number of ws from the label map; the others come from z."),
     option("map-depth", click.IntRange(1, 64), 2, "Layers of the mapping network."),
     option("cbase", click.IntRange(1, 2**17), 32768, "Channels of a layer times its resolution."),
     option("cmax", click.IntRange(1, 2**17), 512, "Maximum number of channels of a layer."),
@@ -158,13 +151,13 @@ TEXT_PATH = NonEmptyPath()
     option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose in the mapping network."),
     option("sr-module", str, None, "Class of the super-resolution of colors.  [default: by resolution]"),
     option("sr_noise_mode", click.Choice(["none", "random"]), "none", "Noise in super-resolution."),
-    option("g_num_fp16_res", click.IntRange(0), 0, "Number of highest resolutions of the generator in float16 (CUDA)."),
-    option("sr_num_fp16_res", click.IntRange(0), 4, "Super-resolution in float16 (CUDA) if above 0."),
+    option("g_num_fp16_res", COUNT_OR_0, 0, "Number of highest resolutions of the generator in float16 (CUDA)."),
+    option("sr_num_fp16_res", COUNT_OR_0, 4, "Super-resolution in float16 (CUDA) if above 0."),
 )  # fmt: skip
 @option_group(
     "Rendering",
     option("plane_resolution", click.IntRange(16, 512), 256, "Size of the tri-planes, pixels."),
-    option("depth_resolution", click.IntRange(4, 512), None, "Coarse samples per ray, followed by as many fine ones.  "
+    option("depth_resolution", click.IntRange(4, 512), None, "Coarse samples per ray, then as many fine ones.  "
            "[default: by cfg]"),
     option("neural_rendering_resolution_initial", click.IntRange(4, 512), 64, "Size of the rendered (raw) image at the "
            "start, pixels."),
@@ -177,10 +170,9 @@ TEXT_PATH = NonEmptyPath()
     "Discriminators and losses",
     option("dis_mask", bool, False, "Train a second discriminator (D_semantic), of images joined with label maps."),
     option("cond", bool, True, "Condition discriminators on the pose."),
-    option("mbstd-group", click.IntRange(1), 4, "Samples per group of the minibatch standard deviation."),
-    option("freezed", click.IntRange(0), 0, "Number of first discriminator layers that are not trained."),
-    option("d_num_fp16_res", click.IntRange(0), 4, "Number of highest resolutions of the discriminators in float16 "
-           "(CUDA)."),
+    option("mbstd-group", COUNT, 4, "Samples per group of the minibatch standard deviation."),
+    option("freezed", COUNT_OR_0, 0, "Number of first discriminator layers that are not trained."),
+    option("d_num_fp16_res", COUNT_OR_0, 4, "Number of highest discriminator resolutions in float16 (CUDA)."),
     option("disc_c_noise", NOT_NEGATIVE, 0.0, "Noise on the discriminators' pose, in standard deviations."),
     option("random_c_prob", PROBABILITY, 0.0, "Probability of rendering from the pose of another sample."),
     option("lambda_l1", NOT_NEGATIVE, 0.0, "Weight of smooth L1 in image reconstruction."),
@@ -198,7 +190,7 @@ TEXT_PATH = NonEmptyPath()
     "Regularization and augmentation",
     option("gamma", NOT_NEGATIVE, None, "Weight of R1."),
     option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularization."),
-    option("density_reg_every", click.IntRange(1), 4, "Iterations between density regularizations."),
+    option("density_reg_every", COUNT, 4, "Iterations between density regularizations."),
     option("density_reg_p_dist", NOT_NEGATIVE, 0.004, "Distance of neighbors in density regularization, world units."),
     option("reg_type", click.Choice(["l1", "monotonic-detach", "monotonic-fixed"]), "l1", "Form of density "
            "regularization.", metavar="[l1|monotonic-detach|monotonic-fixed]"),
@@ -219,14 +211,14 @@ TEXT_PATH = NonEmptyPath()
     option("resume", str, None, "Weights to start from (this project's, pix2pix3D's or EG3D's), file or URL."),
     option("resume_blur", bool, False, "Start with blurred discriminator inputs after --resume too."),
     click.option("--continue", "continue_dir", type=PATH, metavar="RUN_DIR", help="Continue the run in this directory "
-                 "exactly where it stopped. Options that may be given with it: "
+                 "exactly where it stopped. It allows only the options "
                  f"{', '.join(f'--{name}' for name in CHANGEABLE)}, --device."),
 )  # fmt: skip
 @option_group(
     "Output and evaluation",
     option("tick", POSITIVE, 4.0, "Thousands of images between status lines."),
-    option("snap", click.IntRange(1), 10, "Ticks between snapshots of images, weights and training state."),
-    option("keep_states", click.IntRange(1), 2, "Number of training states to keep."),
+    option("snap", COUNT, 10, "Ticks between snapshots of images, weights and training state."),
+    option("keep_states", COUNT, 2, "Number of training states to keep."),
     option("grid", GridSize(), "8x4", "Number of images across and down in image grids.", metavar="WxH"),
     option("metrics", str, "fid50k_full", "Comma-separated metrics, or none."),
     option("no_eval", bool, True, "Skip the metrics; False computes them on the training data at every snapshot."),
@@ -250,6 +242,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
           --render_mask=True --dis_mask=True --gpus=1 --batch=4 --gamma=5 --lambda_lpips=1
       python train.py --continue runs/00000-afhq-cats-gpus1-batch4-gamma5
     """
+    # Options without effect, and those given on the command line rather than by default.
     for name in NO_EFFECT:
         if values.pop(name) is not None:
             click.echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
@@ -278,6 +271,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
             click.echo(f"Dry run: nothing is trained. The run directory would be {run_dir}")
         return
 
+    # Training. Errors that the user can fix become one line.
     try:
         launch(training_loop, options, values["outdir"], run_dir, evaluate_run, processes=processes, device=device)
     except Interrupted as stop:
@@ -321,11 +315,14 @@ def _new_options(values: dict[str, Any]) -> tuple[PosedImageDataset, TrainingOpt
     Raises:
         InputError, ConfigError: missing, wrong or contradictory options.
     """
+    # Cheap checks first: required options, then a writable output directory.
     missing = [f"--{name}" for name in REQUIRED if values[name] is None]
     if missing:
         raise InputError(f"missing {', '.join(missing)}")
     with user_errors("--outdir"):
         check_outdir(values["outdir"])
+
+    # Everything that depends on other options or on the data.
     dataset, data = open_data(values)
     options = resolve(values, data)
     if options.metrics:
@@ -343,10 +340,14 @@ def _continued_options(run_dir: Path, values: dict[str, Any], given: set[str]) -
     """
     with user_errors("--continue"):
         options = read_options(run_dir)
+
+    # Only options that do not change the results, but for the length of the run.
     fixed = sorted(given - CHANGEABLE.keys())
     if fixed:
         allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
         raise InputError(f"--{fixed[0]} cannot be changed by --continue; allowed are {allowed}")
+
+    # The changes must fit, and the data set must still be the same.
     changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
     changed.check_batch()
     with user_errors("--continue"):
@@ -365,6 +366,7 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     Returns:
         Kind of device: cuda, mps or cpu.
     """
+    # Devices.
     with user_errors("--device"):
         kind = choose_device(device).type
     with user_errors("--gpus"):
@@ -372,6 +374,7 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     if options is None:
         return kind
 
+    # Packages and weights that the options need.
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
         raise ConfigError("wandb_log", problem="the package wandb is not installed", hint="pip install -e .[wandb]")
     if options.loss.lambda_lpips > 0:

@@ -20,17 +20,8 @@ from torch import Tensor, nn
 
 from dnnlib.errors import ConfigError
 from torch_utils.ops.upfirdn2d import setup_filter
+from training import losses
 from training.density_regularization import DensityRegularization
-from training.losses import (
-    blur,
-    class_weights,
-    cross_entropy2d,
-    logistic_loss_fake,
-    logistic_loss_real,
-    one_hot,
-    r1_penalty,
-    silhouette,
-)
 from training.networks.discriminator import filtered_resizing
 from training.networks.layers import FIR
 from training.options import LossOptions
@@ -111,7 +102,7 @@ class Loss:
         device = next(G.parameters()).device
         self.class_weights = None
         if self.renders_labels and self.is_seg:
-            weights = class_weights(options.seg_weight, G.semantic_channels, class_counts)
+            weights = losses.class_weights(options.seg_weight, G.semantic_channels, class_counts)
             self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.resize_filter = setup_filter(FIR, device=device)
         self.density_regularization = DensityRegularization.from_generator(G)
@@ -151,14 +142,9 @@ class Loss:
         # Gradients for one network only, and this moment's schedules.
         for name, network in self.networks.items():
             network.requires_grad_(name == trained)
-        microbatch = Microbatch(
-            batch,
-            gen_z,
-            gen_c,
-            gain,
-            blur_sigma=self.options.blur_sigma(cur_nimg),
-            rendering_resolution=self.options.rendering_resolution(cur_nimg),
-        )
+        blur_sigma = self.options.blur_sigma(cur_nimg)
+        rendering_resolution = self.options.rendering_resolution(cur_nimg)
+        microbatch = Microbatch(batch, gen_z, gen_c, gain, blur_sigma, rendering_resolution)
 
         # The phase itself.
         if trained != "G":
@@ -187,7 +173,7 @@ class Loss:
         for name, weight in (("D", 1.0), ("D_semantic", options.lambda_D_semantic)):
             if weight > 0 and name in self.networks:
                 logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)  # N,1
-                loss = loss + weight * logistic_loss_real(logits)  # N
+                loss = loss + weight * losses.logistic_loss_real(logits)  # N
                 reports |= _scores(f"fake{_suffix(name)}", logits)
 
         # Reconstruction, which needs an input rendered from its own pose.
@@ -225,6 +211,7 @@ class Loss:
         if not self.options.only_raw_recons:
             targets[""] = (microbatch.batch["image"], label_map)
 
+        # Lists of weighted terms, then their sums.
         image_terms = []
         label_terms = []
         silhouette_terms = []
@@ -233,7 +220,7 @@ class Loss:
             if self.renders_labels:
                 label_terms += self._label_terms(rendered[f"semantic{suffix}"], labels)
         if self.options.silhouette_loss:
-            silhouette_terms.append(SILHOUETTE_WEIGHT * silhouette(rendered["weight"], raw_label_map))
+            silhouette_terms.append(SILHOUETTE_WEIGHT * losses.silhouette(rendered["weight"], raw_label_map))
 
         zero = torch.zeros([], device=label_map.device)
         return {
@@ -255,7 +242,7 @@ class Loss:
     def _label_terms(self, rendered: Tensor, label_map: Tensor) -> list[Tensor]:
         """Cross-entropy of logits N,S,H,W and class ids N,1,H,W, or weighted smooth L1 of edges N,1,H,W."""
         if self.is_seg:
-            return [cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
+            return [losses.cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
         if self.options.edge_weight > 0:
             return [self.options.edge_weight * F.smooth_l1_loss(rendered, label_map)]
         return []
@@ -301,7 +288,7 @@ class Loss:
     def _regularize_density(self, microbatch: Microbatch) -> None:
         """Greg: density regularization at random points of the samples' scenes."""
         ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)
-        field = self.G.field(self.G.planes(ws))
+        field = self.G.field(self.G.planes(ws))  # density at any point
         loss = self.density_regularization(field.sigma, len(ws), ws.device)
         (loss * microbatch.gain).backward()
 
@@ -328,18 +315,19 @@ class Loss:
         logits = self._logits(name, reals, microbatch.pose, microbatch)  # N,1
         reports |= _scores(f"real{suffix}", logits)
 
-        losses = []
+        # Main loss and R1 share one backward pass.
+        terms = []
         if main:
-            real_loss = logistic_loss_real(logits)  # N
-            losses.append(real_loss)
+            real_loss = losses.logistic_loss_real(logits)  # N
+            terms.append(real_loss)
             reports[f"Loss/D/loss{suffix}"] = fake_loss + real_loss.detach()
         if regularize:
-            penalty = r1_penalty(logits, list(reals.values()))  # N
+            penalty = losses.r1_penalty(logits, list(reals.values()))  # N
             weighted_penalty = self.options.r1_gamma / 2 * penalty
-            losses.append(weighted_penalty)
+            terms.append(weighted_penalty)
             reports[f"Loss/r1_penalty{suffix}"] = penalty.detach()
             reports[f"Loss/D/reg{suffix}"] = weighted_penalty.detach()
-        (sum(losses).mean() * microbatch.gain).backward()
+        (sum(terms).mean() * microbatch.gain).backward()
         return reports
 
     def _train_on_fakes(self, name: str, microbatch: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -359,7 +347,7 @@ class Loss:
             rendered = self.G.synthesis(ws, pose, microbatch.rendering_resolution, outputs=outputs)
 
         logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)
-        loss = logistic_loss_fake(logits)  # N
+        loss = losses.logistic_loss_fake(logits)  # N
         (loss.mean() * microbatch.gain).backward()
         return loss.detach(), _scores(f"fake{_suffix(name)}", logits)
 
@@ -370,6 +358,7 @@ class Loss:
         if name == "D":
             return {"image": rendered["image"], "image_raw": rendered["image_raw"]}
 
+        # Label maps as channels after the colors: class probabilities, or the edge image.
         inputs = {}
         for suffix in ("", "_raw"):
             labels = rendered[f"semantic{suffix}"]
@@ -385,15 +374,16 @@ class Loss:
         if name == "D":
             return {"image": image, "image_raw": raw}
 
+        # Label maps as channels after the colors: one per class, or the edge image.
         labels = microbatch.batch["mask"]
         if self.is_seg:
-            labels = one_hot(labels, self.G.semantic_channels).to(image)
+            labels = losses.one_hot(labels, self.G.semantic_channels).to(image)
         raw_labels = self._to_raw(labels, microbatch)
         return {"image": torch.cat([image, labels], dim=1), "image_raw": torch.cat([raw, raw_labels], dim=1)}
 
     def _raw_image(self, microbatch: Microbatch) -> Tensor:
         """Real images at the rendering resolution, N,3,r,r; blurred like all images that discriminators see."""
-        return blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
+        return losses.blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
 
     def _to_raw(self, image: Tensor, microbatch: Microbatch) -> Tensor:
         size = microbatch.rendering_resolution
@@ -401,7 +391,7 @@ class Loss:
 
     def _logits(self, name: str, inputs: Mapping[str, Tensor], pose: Tensor, microbatch: Microbatch) -> Tensor:
         """Evaluate a discriminator on blurred and augmented inputs: N,1 logits. Raw images are taken unblurred."""
-        image = blur(inputs["image"], microbatch.blur_sigma)
+        image = losses.blur(inputs["image"], microbatch.blur_sigma)
         raw = inputs["image_raw"]
         if self.augment_pipe is not None:
             image, raw = self._augment(image, raw)

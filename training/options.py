@@ -20,13 +20,10 @@ IMAGE_CHANNELS = 3
 D_REG_INTERVAL = 16  # iterations
 DUAL_DISCRIMINATOR = "training.dual_discriminator.DualDiscriminator"  # published name, see training.networks.registry
 DATASET_CLASSES = {"seg": "training.dataset.ImageSegFolderDataset", "edge": "training.dataset.ImageEdgeFolderDataset"}
-AUGMENTATIONS = dict.fromkeys(  # arguments of AugmentPipe: every augmentation with probability p
-    [
-        *("xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac"),
-        *("brightness", "contrast", "lumaflip", "hue", "saturation"),
-    ],
-    1,
-)
+
+# Arguments of AugmentPipe: each of these augmentations with probability p.
+AUGMENTATION_NAMES = "xflip rotate90 xint scale rotate aniso xfrac brightness contrast lumaflip hue saturation"
+AUGMENTATIONS = dict.fromkeys(AUGMENTATION_NAMES.split(), 1)
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,8 @@ class DataOptions:
         Raises:
             DataError: it is missing, or not the data set that the options were resolved for.
         """
-        return PosedImageDataset(
-            self.path,
-            self.mask_path,
-            self.data_type,
-            resolution=self.resolution,
-            max_size=self.max_size,
-            xflip=self.xflip,
-        )
+        expected = {"resolution": self.resolution, "max_size": self.max_size}
+        return PosedImageDataset(self.path, self.mask_path, self.data_type, xflip=self.xflip, **expected)
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,10 @@ class LossOptions:
         ConfigError: a value out of range.
     """
 
+    # R1.
     r1_gamma: float  # weight gamma of R1: the loss is gamma / 2 times the penalty
+
+    # Terms of the generator's loss.
     random_c_prob: float = 0  # probability of rendering a microbatch from random poses instead of its own, 0 to 1
     lambda_l1: float = 0  # weight of the image reconstruction's smooth L1
     lambda_lpips: float = 10  # weight of the image reconstruction's LPIPS
@@ -111,7 +105,11 @@ class LossOptions:
     only_raw_recons: bool = False  # reconstruct raw images only, not those after super-resolution
     silhouette_loss: bool = False  # compare the foreground's opacity with the pixels that are not class 0
     lambda_cross_view: float = 0  # weight of cross-view consistency
+
+    # Real raw images.
     filter_mode: str | float = "antialiased"  # resizing of real images to raw size, see `filtered_resizing`
+
+    # Schedules.
     blur_init_sigma: float = 10  # blur of discriminator inputs at the start, pixels
     blur_fade_kimg: float = 200  # thousands of images over which the blur decreases linearly to 0
     neural_rendering_resolution_initial: int = 64  # size r of raw images at the start, pixels
@@ -119,10 +117,13 @@ class LossOptions:
     neural_rendering_resolution_fade_kimg: float = 1000  # thousands of images between both
 
     def __post_init__(self) -> None:
+        # All weights and schedules.
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(field.name, value, "a finite number of at least 0")
+
+        # Fields with a smaller range.
         if self.random_c_prob > 1:
             raise ConfigError("random_c_prob", self.random_c_prob, "0 to 1")
         if self.seg_weight not in (0, 1, 2, "auto"):
@@ -158,6 +159,7 @@ class AugmentOptions:
 class TrainingOptions:
     """All options of a training run."""
 
+    # Networks, loss and data.
     cfg: str  # kind of object, a key of `training.networks.configs.RENDERING`
     generator: GeneratorOptions
     discriminator: DiscriminatorOptions
@@ -167,21 +169,29 @@ class TrainingOptions:
     label_discriminator: bool  # train D_semantic
     class_counts: list[int] | None  # pixels of each class in the data set, if loss.seg_weight is "auto"
     lpips_weights: str | None  # file of VGG16's weights; None: the package downloads them
+
+    # Batch, split over processes and then into microbatches.
     num_gpus: int  # number of processes
     batch_size: int  # samples per iteration of all processes
     batch_gpu: int  # samples per microbatch of one process
+
+    # Optimization.
     g_lr: float  # learning rate of G, before the correction for lazy regularization
     d_lr: float  # learning rate of D and D_semantic, likewise
     g_reg_interval: int | None  # iterations between density regularizations; None: no density regularization
     ema_kimg: float  # half-life of G_ema, thousands of images
     ema_rampup: float | None  # upper limit of the half-life as a share of the images seen; None: no limit
     resume_pkl: str | None  # weights to start from, file or URL
+
+    # Length and output; a tick ends with a status line.
     total_kimg: float  # length of the run, thousands of images
     kimg_per_tick: float  # thousands of images between status lines
     snapshot_ticks: int  # ticks between snapshots
     keep_states: int  # number of training states that are kept
     grid: tuple[int, int]  # images across and down in image grids
-    random_seed: int
+
+    # Machine, metrics and logging.
+    random_seed: int  # seed of weights, order of the data and all sampling
     workers: int  # data loading processes per GPU
     metrics: list[str]  # names of metrics
     evaluate: bool  # compute the metrics at every snapshot
@@ -229,6 +239,7 @@ class TrainingOptions:
         Raises:
             ValueError: missing or unknown fields, for example of another version, or values out of range.
         """
+        # Nested options are dicts, and JSON has no tuples.
         values = dict(plain)
         try:
             for name, options_class in NESTED_OPTIONS.items():
@@ -245,12 +256,15 @@ class TrainingOptions:
         Raises:
             ConfigError: batch_size or batch_gpu is not the multiple that it must be.
         """
-        group = self.discriminator.mbstd_group
+        # Equal shares for all processes and microbatches.
         if self.batch_size % self.num_gpus:
             raise ConfigError("batch_size", self.batch_size, f"a multiple of `num_gpus` ({self.num_gpus})")
         if self.batch_size % (self.num_gpus * self.batch_gpu):
             allowed = f"a multiple of `num_gpus` ({self.num_gpus}) times `batch_gpu` ({self.batch_gpu})"
             raise ConfigError("batch_size", self.batch_size, allowed)
+
+        # Whole groups in each microbatch.
+        group = self.discriminator.mbstd_group
         if self.batch_gpu % group:
             raise ConfigError(
                 "batch_gpu", self.batch_gpu, f"a multiple of `mbstd_group` ({group})", "lower `mbstd_group`"

@@ -38,6 +38,29 @@ RENAMED = {
     "wandb_log": "wandb_log", "nobench": "nobench", "debug": "debug", "desc": "desc",
 }  # fmt: skip
 
+# Components of the model, and the values that they need.
+COMPONENT_NEEDS = {
+    "dis_mask": {"render_mask": True},
+    "use_bg": {"render_mask": True},
+    "silhouette_loss": {"use_bg": True, "data_type": "seg"},
+    "gen_pose_cond": {"cond": True},
+}
+
+# Values that have an effect only beside certain others; see also `without_effect`.
+EFFECT_NEEDS = {
+    "semantic_channels": {"data_type": "seg"},
+    "data_resolution": {"data_type": "seg"},
+    "edge_weight": {"data_type": "edge", "render_mask": True},
+    "seg_weight": {"render_mask": True},
+    "lambda_cross_view": {"render_mask": True},
+    "lambda_d_semantic": {"dis_mask": True},
+    "p": {"aug": "fixed"},
+    "target": {"aug": "ada"},
+    "density_reg_p_dist": {"reg_type": "l1"},
+    "c_scale": {"gen_pose_cond": True},
+    "disc_c_noise": {"cond": True},
+}
+
 Values = Mapping[str, Any]  # of the training command, by parameter name
 
 # --------------------------------------------------------------------------- data
@@ -76,16 +99,20 @@ def examine_data(
     Raises:
         ConfigError: a file that training would fail on, for example with class ids out of range.
     """
+    # Edges have no classes.
     classes = values["semantic_channels"] if dataset.data_type == "seg" else None
     report = check_dataset(dataset.images, dataset.label_maps, dataset.index, dataset.data_type, classes, progress)
     if report.problems:
         raise _data_config_error(values, DataError(values["data"], report.problems))
+
+    # Class frequencies, if the loss uses them.
     counts = report.histogram[:classes].tolist() if options.loss.seg_weight == "auto" else None
     return replace(options, class_counts=counts)
 
 
 def _data_config_error(values: Values, error: DataError) -> ConfigError:
     """Attribute an error of the data set to the images or to the label maps."""
+    # Problems found by `check_dataset` carry the name of the archive, others its path.
     label_maps = Path(values["mask_data"])
     in_label_maps = error.problems[0].file.startswith(f"{label_maps.name}/")
     names_differ = label_maps.name != Path(values["data"]).name
@@ -106,8 +133,12 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
     Raises:
         ConfigError: values that contradict each other or the data.
     """
-    for check in (_check_size, _check_model, _check_rendering):
-        check(values, data)
+    # Checks that need no resolved options.
+    _check_size(values, data)
+    _check_model(values, data)
+    _check_rendering(values, data)
+
+    # Dependent defaults; schedules are proportional to the batch size.
     resumed = values["resume"] is not None
     batch = values["batch"]
     lpips_weights = values["lpips_weights"]
@@ -127,6 +158,8 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
         evaluate=not values["no_eval"],
         **{field: values[name] for field, name in RENAMED.items()},
     )
+
+    # Checks of resolved options.
     options.check_batch()
     _check_names(values, options)
     return options
@@ -134,39 +167,33 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
 
 def without_effect(values: Values) -> dict[str, str]:
     """Return the values that have no effect beside the others, with what they need, fields in backticks."""
-    is_seg = values["data_type"] == "seg"
-    has_labels = values["render_mask"]
-    has_density_reg = values["density_reg"] > 0
     resumed = values["resume"] is not None
     metric_uses_lpips = not values["no_eval"] and any(name.startswith("sg") for name in _metrics(values))
 
-    # Value: whether it has an effect, and what it needs to have one.
-    requirements = {
-        "semantic_channels": (is_seg, "`data_type=seg`"),
-        "data_resolution": (is_seg, "`data_type=seg`"),
-        "edge_weight": (not is_seg and has_labels, "`data_type=edge` and `render_mask=True`"),
-        "seg_weight": (has_labels, "`render_mask=True`"),
-        "lambda_cross_view": (has_labels, "`render_mask=True`"),
-        "lambda_d_semantic": (values["dis_mask"], "`dis_mask=True`"),
+    # Needs other than equality with a value: whether they are met, and their description.
+    needs = {
         "lpips_weights": (
             values["lambda_lpips"] > 0 or metric_uses_lpips, "`lambda_lpips` above 0 or a metric that computes LPIPS"
         ),
-        "p": (values["aug"] == "fixed", "`aug=fixed`"),
-        "target": (values["aug"] == "ada", "`aug=ada`"),
         "resume_blur": (resumed, "`resume`"),
         "blur_fade_kimg": (_has_blur(values), "`resume_blur=True` after `resume`"),
         "neural_rendering_resolution_fade_kimg": (
             values["neural_rendering_resolution_final"] is not None, "`neural_rendering_resolution_final`"
         ),
-        "density_reg_every": (has_density_reg, "`density_reg` above 0"),
-        "reg_type": (has_density_reg, "`density_reg` above 0"),
-        "density_reg_p_dist": (
-            has_density_reg and values["reg_type"] == "l1", "`reg_type=l1` and `density_reg` above 0"
-        ),
-        "c_scale": (values["gen_pose_cond"], "`gen_pose_cond=True`"),
-        "disc_c_noise": (values["cond"], "`cond=True`"),
     }  # fmt: skip
-    return {name: needs for name, (has_effect, needs) in requirements.items() if not has_effect}
+    for name in ("density_reg_every", "density_reg_p_dist", "reg_type"):
+        needs[name] = (values["density_reg"] > 0, "`density_reg` above 0")
+    unmet = {name: description for name, (met, description) in needs.items() if not met}
+    return _unmet(EFFECT_NEEDS, values) | unmet
+
+
+def _unmet(needs: Mapping[str, Mapping[str, Any]], values: Values) -> dict[str, str]:
+    """Return the names whose needed values are not set, with a description of these values."""
+    return {
+        name: " and ".join(f"`{field}={value}`" for field, value in needed.items())
+        for name, needed in needs.items()
+        if any(values[field] != value for field, value in needed.items())
+    }
 
 
 # --------------------------------------------------------------------------- checks
@@ -174,12 +201,15 @@ def without_effect(values: Values) -> dict[str, str]:
 
 def _check_size(values: Values, data: DataOptions) -> None:
     """Check the size of the images, and that layers of all sizes have channels."""
+    # Networks exist for few sizes.
     size = data.resolution
     if size not in SUPER_RESOLUTION:
         sizes = ", ".join(map(str, sorted(SUPER_RESOLUTION)))
         raise ConfigError("data", problem=f"{data.path}: images of {size} pixels, expected {sizes}")
     if data.data_type == "seg" and values["data_resolution"] not in (0, size):
         raise ConfigError("data_resolution", values["data_resolution"], f"the size of the images, {size} pixels, or 0")
+
+    # A layer of r pixels has cbase / r channels.
     largest = max(size, values["plane_resolution"])
     if values["cbase"] < largest:
         raise ConfigError(
@@ -189,22 +219,17 @@ def _check_size(values: Values, data: DataOptions) -> None:
 
 def _check_model(values: Values, data: DataOptions) -> None:
     """Check that components of the model have the components that they need."""
-    is_seg = data.data_type == "seg"
-    requirements = {  # value that is on: whether it has what it needs, and what that is
-        "dis_mask": (values["render_mask"], "`render_mask=True`"),
-        "use_bg": (values["render_mask"], "`render_mask=True`"),
-        "silhouette_loss": (values["use_bg"] and is_seg, "`use_bg=True` and `data_type=seg`"),
-        "gen_pose_cond": (values["cond"], "`cond=True`"),
-    }
-    for name, (met, needs) in requirements.items():
-        if values[name] and not met:
-            raise ConfigError(name, problem=f"needs {needs}")
+    for name, needed in _unmet(COMPONENT_NEEDS, values).items():
+        if values[name]:
+            raise ConfigError(name, problem=f"needs {needed}")
 
-    if values["seg_weight"] != "0" and not is_seg:
+    # Class weights need classes, and the published table fits one data set only.
+    if values["seg_weight"] != "0" and data.data_type != "seg":
         raise ConfigError("seg_weight", values["seg_weight"], "0, as edges have no classes", "use `edge_weight`")
     if values["seg_weight"] in ("1", "2"):
         class_weights(int(values["seg_weight"]), values["semantic_channels"])  # raises if there is no table
 
+    # Planes double in size from layer to layer, and each layer takes some of the ws.
     planes = values["plane_resolution"]
     if planes & (planes - 1):
         raise ConfigError("plane_resolution", planes, "a power of two")
@@ -215,11 +240,14 @@ def _check_model(values: Values, data: DataOptions) -> None:
 
 def _check_rendering(values: Values, data: DataOptions) -> None:
     """Check that super-resolution fits the images, and raw images fit super-resolution and LPIPS."""
+    # Super-resolution of this output size.
     layouts = {name: layout for name, layout in LAYOUTS.items() if layout.output == data.resolution}
     module = values["sr_module"] or SUPER_RESOLUTION[data.resolution]
     layout = layouts.get(module.rsplit(".", 1)[-1])
     if layout is None:
         raise ConfigError("sr_module", module, f"one for {data.resolution} pixels: {', '.join(layouts)}")
+
+    # Raw images at the start and at the end.
     for field in ("neural_rendering_resolution_initial", "neural_rendering_resolution_final"):
         size = values[field]
         if size is None:
@@ -233,13 +261,17 @@ def _check_rendering(values: Values, data: DataOptions) -> None:
 
 def _check_names(values: Values, options: TrainingOptions) -> None:
     """Check the name of the run directory and that `resume` is not empty."""
+    # A directory name on all systems.
     desc = values["desc"] or ""
     if not desc.isprintable() or set(desc) & set("/\\"):
         raise ConfigError("desc", desc, "printable characters other than / and \\")
+
+    # Length of the whole name, which contains the name of the data set too.
     size = len(os.fsencode(options.run_name))
     if size > MAX_RUN_NAME:
         problem = f"the name of the run directory would have {size} bytes, at most {MAX_RUN_NAME} are allowed"
         raise ConfigError("desc" if desc else "data", problem=problem, hint="shorten it")
+
     if values["resume"] == "":
         raise ConfigError("resume", "", "a file or URL", "leave it out to start from random weights")
 
