@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from camera_utils import CATS, pose_at
+from training.data.dataset import PUBLISHED
 
 SIZE = 16
 COUNT = 5
@@ -70,3 +71,12 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     return path
+
+
+def write_published_data(directory, cfg, count=COUNT):
+    """Write small images and label maps under the file names of a published data set; return the directory."""
+    data = PUBLISHED[cfg]
+    write_zip(directory / data.images, image_files(count))
+    drawings = {name: png(255 - 255 * np.eye(SIZE, k=i, dtype=np.uint8)) for i, name in enumerate(label_files(count))}
+    write_zip(directory / data.label_maps, drawings if data.data_type == "edge" else label_files(count))
+    return directory

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from paths import ROOT
-from test_generate_samples import stand_in
+from small_data import write_published_data
 
 import dataset_tool
 from applications import edit, extract_mesh, generate_samples, generate_video
@@ -49,7 +49,7 @@ def test_the_applications_do_what_the_readme_says(command, tmp_path, monkeypatch
     words[words.index("--outdir") + 1] = str(tmp_path / "out")
     if "--data_dir" in words:
         number = int(words[words.index("--input_id") + 1])
-        words[words.index("--data_dir") + 1] = str(stand_in(tmp_path, "seg2cat", number + 1))
+        words[words.index("--data_dir") + 1] = str(write_published_data(tmp_path, "seg2cat", number + 1))
     result = CliRunner().invoke(main, [*words, *small])
     assert result.exit_code == 0, result.output
     made = {path.name for path in (tmp_path / "out").iterdir()}

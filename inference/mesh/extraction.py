@@ -80,11 +80,7 @@ def extraction_steps(
         ConfigError: `color` or `without` is not available.
         ValueError: several scenes, a resolution below 2, or a density that is not finite.
     """
-    if color not in (None, *COLORS):
-        raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
-    if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
-        allowed = f"a class from 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "none for edges"
-        raise ConfigError("without", without, allowed)
+    _check_colors(G, color, without)
 
     # Density grid; for a closed mesh with a layer of empty space around it.
     field = G.field(planes)
@@ -114,6 +110,14 @@ def extraction_steps(
         colored += len(chunk)
         yield DENSITY_SHARE + (1 - DENSITY_SHARE) * colored / len(colors)
     return replace(mesh, colors=colors)
+
+
+def _check_colors(G: TriPlane, color: str | None, without: int | None) -> None:
+    if color not in (None, *COLORS):
+        raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
+    if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
+        allowed = f"a class from 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "none for edges"
+        raise ConfigError("without", without, allowed)
 
 
 def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:

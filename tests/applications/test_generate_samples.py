@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from paths import ROOT
 from PIL import Image
-from small_data import image_files, label_files, png, write_zip
+from small_data import image_files, label_files, png, write_published_data, write_zip
 
 from applications import cli, generate_samples
 from camera_utils import CAMERAS, front_pose
@@ -21,7 +21,7 @@ from inference import Scene
 from inference.latents import latent
 from torch_utils.devices import choose_device
 from torch_utils.precision import has_fast
-from training.data.dataset import PUBLISHED, PosedImageDataset
+from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, read_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
@@ -104,17 +104,8 @@ def test_label_maps_are_written_in_the_palette_they_are_read_with(tmp_path):
     assert torch.equal(read_label_map(tmp_path / "seg2cat_colored_input.png", "seg", 6), resized)
 
 
-def stand_in(folder, cfg, count=5):
-    """A folder with a published data set's names and small pictures of our own."""
-    data = PUBLISHED[cfg]
-    write_zip(folder / data.images, image_files(count))
-    drawings = {name: png(255 - 255 * np.eye(16, k=i, dtype=np.uint8)) for i, name in enumerate(label_files(count))}
-    write_zip(folder / data.label_maps, drawings if data.data_type == "edge" else label_files(count))
-    return folder
-
-
 def test_a_sample_of_a_data_set_is_rendered_from_its_own_pose(tmp_path, untrained):
-    data_dir = stand_in(tmp_path, "edge2car")
+    data_dir = write_published_data(tmp_path, "edge2car")
     options = {"network": untrained("edge2car"), "cfg": "edge2car", "input_id": 2}
     result = run(**options, outdir=tmp_path / "published", data_dir=data_dir)
     assert result.exit_code == 0, result.output
@@ -212,7 +203,7 @@ class Runs:
 
 
 def cars_in(folder):
-    return stand_in(folder, "edge2car")
+    return write_published_data(folder, "edge2car")
 
 
 FULLY_CONNECTED = ("FullyConnectedLayer", {"in_features": 2, "out_features": 3})

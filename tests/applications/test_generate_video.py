@@ -16,8 +16,7 @@ import torch
 from click.testing import CliRunner
 from paths import ROOT
 from PIL import Image, ImageSequence
-from small_data import png
-from test_generate_samples import stand_in
+from small_data import png, write_published_data
 
 from applications import generate_video
 from applications.generate_video import interpolation_name
@@ -135,7 +134,11 @@ def test_frames_show_the_scene_of_the_seed_along_the_published_path(network, tmp
 
 
 def test_file_names_contain_the_sample_and_sample_0_is_the_default_input(network, tmp_path):
-    options = {"network": network("edge2car"), "cfg": "edge2car", "data_dir": stand_in(tmp_path, "edge2car")}
+    options = {
+        "network": network("edge2car"),
+        "cfg": "edge2car",
+        "data_dir": write_published_data(tmp_path, "edge2car"),
+    }
     names = ["edge2car_0.gif", "edge2car_0_label.gif"]
     assert sorted(made(**options, outdir=tmp_path / "a")) == sorted([*names, "edge2car_0_input.png"])
     assert sorted(made(**options, outdir=tmp_path / "b", input_id=2)) == sorted([*names, "edge2car_2_input.png"])
