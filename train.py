@@ -41,13 +41,8 @@ REQUIRED = ("outdir", "cfg", "data", "mask_data", "gpus", "batch", "gamma")
 
 # Options of the published command that have no effect in this model; accepted, so that old command lines run.
 NO_EFFECT = (
-    "c_noise",
-    "gpc_reg_prob",
-    "gpc_reg_fade_kimg",
-    "sr_first_cutoff",
-    "sr_first_stopband",
-    "style_mixing_prob",
-)
+    "c_noise", "gpc_reg_prob", "gpc_reg_fade_kimg", "sr_first_cutoff", "sr_first_stopband", "style_mixing_prob"
+)  # fmt: skip
 
 # Options that may be combined with --continue, and their fields of TrainingOptions.
 CHANGEABLE = {
@@ -248,7 +243,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
             click.echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
-    # Options. Under torchrun, rank 0 resolves them and sends them to the other processes.
+    # Under torchrun, rank 0 resolves them and sends them to the other processes.
     options = None
     dataset = None
     run_dir = None
@@ -278,7 +273,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
         raise InputError(str(error)) from error
-    except OSError as error:
+    except OSError as error:  # for example a full disk
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{where}{error.strerror or error}") from error
 

@@ -60,10 +60,11 @@ class DensityRegularization:
         Returns:
             Scalar.
         """
+        # Smoothness only.
         if self.form == "l1":
             return self.weight * smoothness(density, samples, self.perturbation, device)
 
-        # The monotonic term samples its points first.
+        # Monotonicity first, then smoothness at fresh points; both over the distance of one plane pixel.
         step = self.box_warp * STEP
         detach_front = self.form == "monotonic-detach"
         monotonic_loss = MONOTONIC_WEIGHT * monotonicity(density, samples, step, detach_front, device)

@@ -26,6 +26,7 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
     Raises:
         ConfigError: the package or the weights are not available; its hint says how to train without them.
     """
+    # The package is optional, and slow to import.
     try:
         import lpips
     except (ImportError, OSError, RuntimeError) as error:  # the last two: a torchvision that does not fit this torch
@@ -33,6 +34,7 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
         hint = f"install it with pip install -e .[train], or {WITHOUT_LPIPS}"
         raise ConfigError("lambda_lpips", problem=problem, hint=hint) from error
 
+    # The network. With a weights file, VGG16 starts from random weights, so that nothing is downloaded.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package uses a deprecated torchvision call
@@ -42,6 +44,7 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
         hint = f"pass their file as `lpips_weights`, or {WITHOUT_LPIPS}"
         raise ConfigError("lambda_lpips", problem=problem, hint=hint) from error
 
+    # The package has weights for its own layers; those of VGG16 come from the file.
     if weights is not None:
         _load_vgg16(network, Path(weights))
     return network.eval().requires_grad_(False).to(device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,11 @@ ADA_KIMG = 500  # thousands of images over which the augmentation probability ca
 ADA_KIMG_RESUMED = 100  # the same after `resume`
 MAX_RUN_NAME = 240  # bytes; file systems take 255, the number of the run included
 
-# Fields of TrainingOptions that are values of the command, by the name of the value.
+# Fields of TrainingOptions that are values of the command by another name, with that name.
 RENAMED = {
-    "cfg": "cfg", "label_discriminator": "dis_mask", "num_gpus": "gpus", "batch_size": "batch", "g_lr": "glr",
-    "d_lr": "dlr", "resume_pkl": "resume", "total_kimg": "kimg", "kimg_per_tick": "tick", "snapshot_ticks": "snap",
-    "grid": "grid", "keep_states": "keep_states", "random_seed": "seed", "workers": "workers",
-    "wandb_log": "wandb_log", "nobench": "nobench", "debug": "debug", "desc": "desc",
+    "label_discriminator": "dis_mask", "num_gpus": "gpus", "batch_size": "batch", "g_lr": "glr", "d_lr": "dlr",
+    "resume_pkl": "resume", "total_kimg": "kimg", "kimg_per_tick": "tick", "snapshot_ticks": "snap",
+    "random_seed": "seed",
 }  # fmt: skip
 
 # Components of the model, and the values that they need.
@@ -142,7 +141,10 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
     resumed = values["resume"] is not None
     batch = values["batch"]
     lpips_weights = values["lpips_weights"]
-    options = TrainingOptions(
+    options = _from_values(
+        TrainingOptions,
+        values,
+        RENAMED,
         generator=_generator(values, data),
         discriminator=_discriminator(values, data),
         loss=_loss(values),
@@ -156,7 +158,6 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
         ema_rampup=None if resumed else EMA_RAMPUP,
         metrics=_metrics(values),
         evaluate=not values["no_eval"],
-        **{field: values[name] for field, name in RENAMED.items()},
     )
 
     # Checks of resolved options.
@@ -279,48 +280,37 @@ def _check_names(values: Values, options: TrainingOptions) -> None:
 # --------------------------------------------------------------------------- groups of options
 
 
+def _from_values(options_class: type, values: Values, renamed: Mapping[str, str], **others: Any) -> Any:
+    """Build options from the values with the names of its fields, or renamed ones, and from others."""
+    names = {field.name: renamed.get(field.name, field.name) for field in fields(options_class)}
+    same = {field: values[name] for field, name in names.items() if name in values}
+    return options_class(**{**same, **others})
+
+
 def _generator(values: Values, data: DataOptions) -> GeneratorOptions:
-    same_name = ("semantic_channels", "geometry_layer", "encoder_width", "sr_width", "plane_resolution",
-                 "depth_resolution", "map_depth", "sr_num_fp16_res", "sr_module", "sr_noise_mode", "c_scale",
-                 "decoder_lr_mul", "density_reg", "density_reg_p_dist", "reg_type")  # fmt: skip
-    return GeneratorOptions(
-        camera=values["cfg"],
-        resolution=data.resolution,
-        data_type=data.data_type,
-        render_labels=values["render_mask"],
-        background=values["use_bg"],
-        pose_conditioning=values["gen_pose_cond"],
-        channel_base=values["cbase"],
-        channel_max=values["cmax"],
-        num_fp16_res=values["g_num_fp16_res"],
-        **{name: values[name] for name in same_name},
-    )
+    renamed = {
+        "camera": "cfg", "render_labels": "render_mask", "background": "use_bg", "pose_conditioning": "gen_pose_cond",
+        "channel_base": "cbase", "channel_max": "cmax", "num_fp16_res": "g_num_fp16_res",
+    }  # fmt: skip
+    return _from_values(GeneratorOptions, values, renamed, resolution=data.resolution, data_type=data.data_type)
 
 
 def _discriminator(values: Values, data: DataOptions) -> DiscriminatorOptions:
-    return DiscriminatorOptions(
-        resolution=data.resolution,
-        pose_conditioning=values["cond"],
-        freeze_layers=values["freezed"],
-        mbstd_group=values["mbstd_group"],
-        channel_base=values["cbase"],
-        channel_max=values["cmax"],
-        num_fp16_res=values["d_num_fp16_res"],
-        disc_c_noise=values["disc_c_noise"],
-    )
+    renamed = {
+        "pose_conditioning": "cond", "freeze_layers": "freezed", "channel_base": "cbase", "channel_max": "cmax",
+        "num_fp16_res": "d_num_fp16_res",
+    }  # fmt: skip
+    return _from_values(DiscriminatorOptions, values, renamed, resolution=data.resolution)
 
 
 def _loss(values: Values) -> LossOptions:
-    same_name = ("random_c_prob", "lambda_l1", "lambda_lpips", "lambda_cross_view", "edge_weight", "only_raw_recons",
-                 "silhouette_loss", "neural_rendering_resolution_initial", "neural_rendering_resolution_final",
-                 "neural_rendering_resolution_fade_kimg")  # fmt: skip
-    return LossOptions(
-        r1_gamma=values["gamma"],
-        lambda_D_semantic=values["lambda_d_semantic"],
+    return _from_values(
+        LossOptions,
+        values,
+        {"r1_gamma": "gamma", "lambda_D_semantic": "lambda_d_semantic"},
         seg_weight="auto" if values["seg_weight"] == "auto" else int(values["seg_weight"]),
         blur_init_sigma=BLUR_INIT_SIGMA if _has_blur(values) else 0,
         blur_fade_kimg=values["batch"] * values["blur_fade_kimg"] / REFERENCE_BATCH,
-        **{name: values[name] for name in same_name},
     )
 
 
