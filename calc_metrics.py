@@ -51,7 +51,7 @@ EXTRACTOR_HELP = f"Feature extractor for fid, kid, pr and is: inception, incepti
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of an evaluation, for all processes."""
+    """Settings of an evaluation, for all processes; `cfg` is a key of CAMERAS."""
 
     network: str
     cfg: str
@@ -188,7 +188,8 @@ def evaluate(device: torch.device, options: Options) -> None:
     """Evaluate the network and its baselines; rank 0 prints and writes the results."""
     # Load the network, the data set, and what the metrics need.
     is_rank_0 = rank() == 0
-    G = load_generator(options.network, options.cfg, device, options.precision, verbose=is_rank_0)
+    expected_cfg = options.cfg if options.cfg in CONFIGS else None  # else cameras that were read from the weights
+    G = load_generator(options.network, expected_cfg, device, options.precision, verbose=is_rank_0)
     dataset = open_data(options)
     if dataset.resolution != G.img_resolution:
         problem = f"{options.data}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"

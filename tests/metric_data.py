@@ -18,6 +18,7 @@ from training.weights.snapshot import save_snapshot
 OBJECTS = 3
 VIEWS = 2
 SIZE = 128
+NETWORKS = {"cats": ("afhq", "seg", 6), "cars": ("shapenet", "edge", 1), "face edges": ("celeba", "edge", 1)}
 JOBS = {kind: RenderJob(kind, SIZE, VIEWS, seed=5, split=HELD_OUT, depth=True) for kind in ("cats", "cars")}
 
 
@@ -29,7 +30,7 @@ def toy(directory: Path, kind: str = "cats") -> dict[str, Path]:
 
 def tiny_network(path: Path, kind: str = "cats", resolution: int = 8) -> Path:
     """Write the weights of an untrained generator of 128 pixels with very few channels."""
-    camera, data_type, classes = {"cats": ("afhq", "seg", 6), "cars": ("shapenet", "edge", 1)}[kind]
+    camera, data_type, classes = NETWORKS[kind]
     widths = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 64, "sr_width": 1 / 64}
     small = {**widths, "plane_resolution": 32, "depth_resolution": 4, "pose_conditioning": kind == "cats"}
     options = GeneratorOptions(camera, SIZE, data_type, classes, **small)

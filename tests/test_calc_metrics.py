@@ -122,6 +122,16 @@ def test_the_configuration_is_read_from_the_weights(cats, cars, tmp_path):
         assert json.loads((tmp_path / f"metric-{metric}.jsonl").read_text())["cfg"] == cfg
 
 
+def test_networks_that_follow_no_configuration_need_data_and_no_cfg(tmp_path):
+    network = tiny_network(tmp_path / "faces.pt", "face edges")
+    result = run(network=network, metrics="ap", device="cpu", outdir=tmp_path / "out")
+    assert result.exit_code == 2 and "give --data and --mask_data" in result.output
+    data, mask_data = toy_sized(tmp_path)
+    options = {"data": data, "mask_data": mask_data, "num": 1}
+    result = run(network=network, metrics="ap", device="cpu", outdir=tmp_path / "out", **options)
+    assert result.exit_code == 0, result.output
+
+
 def test_half_precision_features_are_accepted(cats, tmp_path):
     result = run(**cats, outdir=tmp_path, metrics="fid", extractor="metric_data:BFloat16Features")
     assert result.exit_code == 0, result.output
