@@ -28,8 +28,10 @@ ASSETS = Path(__file__).parent / "assets"
 # The trained network that is part of the repository.
 DEFAULT_CFG = "seg2cat"
 DEFAULT_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
-MAX_SEED = 2**32 - 1  # of numpy's RandomState
-MAX_SEEDS = 100_000  # in one call; a larger range is most likely a typing error
+# Largest seed that numpy's RandomState takes.
+MAX_SEED = 2**32 - 1
+# Largest number of seeds in one range; a larger one is most likely a typing error.
+MAX_SEEDS = 100_000
 
 T = TypeVar("T")
 
@@ -43,9 +45,12 @@ class Seeds(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
         """Convert the text of one value."""
+        # The number of digits is bounded because Python refuses to convert very long ones.
         match = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", value)
         if not match:
             self.fail(f"{value}: expected a whole number from 0 to {MAX_SEED}, or a range like 0-3", param, ctx)
+
+        # A single seed is a range of one.
         first = int(match[1])
         last = int(match[2] or match[1])
         if last > MAX_SEED:
@@ -157,6 +162,7 @@ def read_input(
     if input_file is None:
         return _read_sample(labels, input_id, data_dir, data, mask_data)
 
+    # Options of data sets would have no effect on a file.
     for name, value in (("data_dir", data_dir), ("data", data), ("mask_data", mask_data)):
         if value:
             raise InputError(f"--{name}: goes with --input_id, not with --input")
@@ -231,8 +237,11 @@ def load_with_input(
     Raises:
         InputError, ConfigError: something cannot be read or does not fit.
     """
+    # Early check with the largest number of classes that any network can have.
     if cfg is not None:
         read(LabelFormat(cfg, CONFIGS[cfg].data_type, FEATURES))
+
+    # The network's own number of classes decides.
     G = load_generator(network, cfg, device, precision)
     cfg = cfg or config_of(G)
     return G, cfg, read(LabelFormat(cfg, G.data_type, G.semantic_channels))

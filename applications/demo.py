@@ -26,11 +26,14 @@ from inference.video import write_videos
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
 
+# Short videos, so that the demo takes less than a minute on a CPU.
 FRAMES = 24
 FPS = 12
 MESH_FRAMES = 12
-CELL = 160  # pixels of an image on the overview
-VIDEOS = {"color": "", "label": "_label", "side_by_side": "_side_by_side"}  # suffixes of file names, by what is shown
+# Size of an image on the overview, pixels.
+CELL = 160
+# Suffixes of file names, by what is shown.
+VIDEOS = {"color": "", "label": "_label", "side_by_side": "_side_by_side"}
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ def main(outdir: Path) -> None:
     with cli.output_errors():
         CATS.write_files(cats, device)
         CARS.write_files(cars, device)
+
+        # The overview shows the files as they were written, colors of the GIFs included.
         with atomic_write(outdir / "demo.png") as file:
             image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
         with atomic_write(outdir / "demo.gif") as file, CATS.video(cats, "side_by_side").open("rb") as video:

@@ -15,8 +15,10 @@ from inference.generator import config_of
 from torch_utils.devices import choose_device
 from training.weights.snapshot import CLASS_NAMES, read_weights
 
-EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}  # drawings that the page opens with
-TOY = "toy_"  # prefix of the repository's own weights, and of the drawings for them
+# Drawings that the page opens with, by configuration.
+EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}
+# Prefix of the repository's own weights, and of the drawings for them.
+TOY = "toy_"
 
 
 def example(network: str, cfg: str) -> bytes | None:

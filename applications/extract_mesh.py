@@ -27,8 +27,10 @@ from torch_utils.host_memory import free_memory
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
 
-MAX_RESOLUTION = 1024  # 4.3 GB of densities
-BYTES_PER_POINT = 9  # of the grid: 4 for its density, the rest for the mesh; measured at 512, rounded up
+# Largest density grid: 4.3 GB.
+MAX_RESOLUTION = 1024
+# Memory per grid point: 4 bytes for its density, the rest for the mesh; measured at 512, rounded up.
+BYTES_PER_POINT = 9
 MAX_SMOOTHING = 1000
 
 
@@ -41,6 +43,7 @@ class Threshold(click.ParamType):
         """Convert the text of the value."""
         if value == "auto":
             return value
+        # float() also takes nan and inf, which are no levels.
         try:
             number = float(value)
         except ValueError:
@@ -76,6 +79,7 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
         InputError: there is no surface.
     """
     steps = scene.mesh_steps(resolution, threshold, smooth=smooth, **options)
+    # Errors of the surface name the option that can help.
     try:
         with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
             while True:
@@ -88,6 +92,7 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
         hint = "" if threshold == "auto" else "; try --threshold auto"
         raise InputError(f"--threshold: {error}{hint}") from error
 
+    # Report what "auto" chose, and where smoothing stopped.
     if threshold == "auto":
         click.echo(f"--threshold auto: took {mesh.threshold:g}")
     if mesh.smoothed < smooth:

@@ -37,16 +37,18 @@ def main(
       python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 --input applications/assets/cat.png
     """
+    # Check the options before the weights, which can be a long download.
     torch_device = cli.check_places(device, outdir)
     read = partial(cli.read_input, **source)
     G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
     label_map = to_label_map(label_input.label_map, G)
 
+    # Write the files seed by seed, so that an interruption keeps what is complete.
     prefix = outdir / f"{cfg}_{label_input.name}"
     with cli.output_errors():
         write_png(f"{prefix}_input.png", draw_label_map(label_map, G.data_type)[0])
         scenes = Scene.from_seeds(G, label_map, seeds, label_input.pose, cfg)
-        bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # only on a terminal
+        bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # None: only on a terminal
         for seed, scene in zip(seeds, bar, strict=True):
             view = scene.render(pose=label_input.pose)
             write_png(f"{prefix}_{seed}_color.png", view.image)

@@ -25,8 +25,10 @@ from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map, read_label_map
 from training.networks.generator import TriPlane
 
-NAME_LENGTH = 60  # of the seeds, and of the second label map, in a file's name
-SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}  # of file names
+# Longest part of a file's name that lists seeds, or that names the second label map.
+NAME_LENGTH = 60
+# Suffixes of file names, by what a video shows.
+SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}
 
 
 def read_trajectory(path: str, frames: int | None) -> Tensor | None:
@@ -95,6 +97,7 @@ def videos(
     Yields:
         Name and F views of each video; the views are rendered as they are asked for.
     """
+    # Scenes are made as they are asked for, so that any number of seeds fits into memory.
     scenes = [Scene.from_seeds(G, source.label_map, seeds, inputs[0].pose, cfg) for source in inputs]
     if name is None:
         for seed, scene in zip(seeds, scenes[0], strict=True):

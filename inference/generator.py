@@ -18,7 +18,8 @@ from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.networks.generator import TriPlane
 from training.weights.snapshot import UNTRAINED, load_network_pkl
 
-RADIUS_TOLERANCE = 0.2  # largest difference from a configuration's camera radius, as a share of it
+# Largest difference from a configuration's camera radius, as a share of it.
+RADIUS_TOLERANCE = 0.2
 
 
 def load_generator(
@@ -40,17 +41,20 @@ def load_generator(
         ConfigError: the weights do not follow `cfg`.
         ValueError: no such device, or a file that holds no usable generator.
     """
+    # Device and number type.
     device = device if isinstance(device, torch.device) else choose_device(device)
     if not has_fast(precision, device):
         notify(f"This CPU has no {precision} convolutions: computing in fp32, which is faster here.")
         precision = "fp32"
 
+    # Weights, and whether they are what is expected.
     data = load_network_pkl(network, only=("G_ema",))
     G = data["G_ema"]
     check_generator(G, str(network), cfg)
     if data["extra"].get(UNTRAINED):
         notify("This network is untrained: its images show nothing real.")
 
+    # Keep freed memory in the process: getting it anew from the system is slow.
     if device.type == "cpu":
         keep_freed_memory()
     G = G.to(device)
@@ -75,6 +79,7 @@ def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
     if not isinstance(G, TriPlane) or not G.conditional or not G.architecture.labels:
         raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
 
+    # A configuration is accepted if it is detected, or if only the pivot of its cameras differs.
     detected = config_of(G)
     allowed = [name for name in CONFIGS if name == detected or _is_published_form(G, name)]
     if cfg is not None and cfg not in allowed:
@@ -82,6 +87,7 @@ def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
         hint = f"{network} takes {takes}, seen from a distance of {G.orbit['radius']}"
         raise ConfigError("cfg", cfg, " or ".join(allowed) or "none for this network", hint)
 
+    # Weights of a diverged training give black images without any error.
     if not all(values.isfinite().all() for values in G.state_dict().values()):
         raise ValueError(f"{network}: holds weights that are not finite (NaN or infinity); its training diverged")
 
@@ -112,6 +118,7 @@ def _nearest_config(G: TriPlane) -> str:
         allowed = f"cameras at a distance of about {' or '.join(map(str, known))}"
         raise ConfigError("network", allowed=allowed, problem=f"its cameras are at {G.orbit['radius']}")
 
+    # The pivot tells cats from faces, whose cameras have the same radius.
     def distance(name: str) -> tuple[float, bool, bool]:
         pivot = G.orbit["pivot"]
         from_pivot = 0.0 if pivot is None else math.dist(pivot, CAMERAS[name].pivot)

@@ -53,10 +53,13 @@ def interpolate_ws(keys: Tensor, time: Tensor) -> Tensor:
     Returns:
         T,num_ws,w_dim.
     """
+    # Interpolate over the seeds.
     if len(keys) == 1:
         by_map = keys.expand(len(time), -1, -1, -1)
     else:
         position = time * (len(keys) - 1)
         before = position.long().clamp(max=len(keys) - 2)
         by_map = torch.lerp(keys[before], keys[before + 1], (position - before).view(-1, 1, 1, 1))  # T,M,num_ws,w_dim
+
+    # Interpolate over the label maps.
     return torch.lerp(by_map[:, 0], by_map[:, -1], time.view(-1, 1, 1))

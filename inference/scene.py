@@ -27,7 +27,8 @@ from inference.view import SHOWS, View
 from training.data.label_maps import read_label_map, resize_label_map
 from training.networks.generator import TriPlane
 
-MESH_RESOLUTION = 256  # points of the density grid on a side: seconds on a CPU, where the published 512 takes minutes
+# Points of the density grid on a side. This takes seconds on a CPU, the published 512 minutes.
+MESH_RESOLUTION = 256
 
 LabelMap = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
 Pose = Tensor | np.ndarray | Sequence[float]
@@ -188,15 +189,20 @@ def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
         OSError: no such file.
         ValueError: not a label map of this network.
     """
+    # Read files, images and arrays.
     if isinstance(label_map, str | os.PathLike):
         label_map = read_label_map(label_map, G.data_type, G.semantic_channels)
     elif not isinstance(label_map, Tensor):
         label_map = _label_map_of_image(label_map, G)
+
+    # Check shape and classes; those of tensors have not been checked yet.
     height, width = label_map.shape[-2:]
     if label_map.numel() != height * width or height != width:
         raise ConfigError("label_map", tuple(label_map.shape), "1,1,R,R")
     if G.data_type == "seg" and not 0 <= label_map.min() <= label_map.max() < G.semantic_channels:
         raise ConfigError("label_map", f"class {label_map.max()}", f"0 to {G.semantic_channels - 1}")
+
+    # Type and size of the network.
     label_map = label_map.long() if G.data_type == "seg" else label_map.float()
     resized = resize_label_map(label_map.cpu().view(1, 1, height, width), G.img_resolution)
     return resized.to(next(G.parameters()).device)
@@ -207,10 +213,14 @@ def _label_map_of_image(image: np.ndarray | Image.Image, G: TriPlane) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.ndim != 2 and image.shape[2:] != (3,):
             raise ConfigError("label_map", image.shape, "H,W or H,W,3")
+
+        # Integers of any type are taken if they fit into 8 bits.
         pixels = image.astype(np.uint8)
         if (pixels != image).any():
             raise ConfigError("label_map", f"values from {image.min()} to {image.max()}", "whole numbers from 0 to 255")
         image = Image.fromarray(pixels)
+
+    # Errors name the argument instead of the temporary file.
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "label_map.png"
         image.save(path)

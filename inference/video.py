@@ -22,17 +22,26 @@ from training.networks.generator import TriPlane
 # Pixels rendered at a time, enough to use a device fully: four views of 512x512 on a GPU, one on a CPU.
 CPU_PIXELS = 2**16
 DEVICE_PIXELS = 2**20
-RAW_PIXEL_COST = 4  # cost of a pixel of the raw image, which is a ray, relative to one of the final image
+# Cost of a pixel of the raw image, which is a ray, relative to one of the final image.
+RAW_PIXEL_COST = 4
 
-FPS = 60  # of the published videos
+# Frames per second of the published videos.
+FPS = 60
 GIF_COLORS = 256
-GIF_SAMPLED_SIDE = 128  # pixels on a side of the subsampled frame that the palette is computed from
-GIF_STEP_MS = 10  # unit of delays
-GIF_MIN_STEPS = 2  # most viewers play a delay of one step at ten frames a second
-GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"  # application extension: repeat without end
-H264_QUALITY = "18"  # constant rate factor; compression is hardly visible
-BT709 = 1  # number in ITU-T H.273, of primaries, transfer and matrix alike
-LIMITED_RANGE = 1  # libav's number for luma from 16 to 235
+# Pixels on a side of the subsampled frame that the palette is computed from.
+GIF_SAMPLED_SIDE = 128
+# Unit of the delays between frames.
+GIF_STEP_MS = 10
+# Shortest delay: most viewers play a delay of one step at ten frames per second.
+GIF_MIN_STEPS = 2
+# Application extension: repeat without end.
+GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
+# Constant rate factor; compression is hardly visible.
+H264_QUALITY = "18"
+# BT.709 in ITU-T H.273; the number is the same for primaries, transfer function and matrix.
+BT709 = 1
+# Luma from 16 to 235, in libav.
+LIMITED_RANGE = 1
 
 Append = Callable[[np.ndarray], None]  # adds a frame H,W,3 uint8
 
@@ -62,11 +71,13 @@ def render_views(
     Raises:
         ValueError: `ws` has neither one entry nor one for each pose.
     """
+    # One scene: compute its planes once.
     if len(ws) not in (1, len(poses)):
         raise ValueError(f"ws: expected 1 or {len(poses)} for {len(poses)} poses, got {len(ws)}")
     if planes is None and len(ws) == 1:
         planes = G.planes(ws, noise_mode="const")
 
+    # Render batch by batch, and hand out the views one by one.
     step = batch or views_at_once(G, poses.device)
     for start in range(0, len(poses), step):
         part = slice(start, start + step)
@@ -122,9 +133,11 @@ def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
     Raises:
         ValueError: another suffix, .mp4 without PyAV, or no frame was written.
     """
+    # Fail before any frame is rendered.
     path = Path(path)
     suffix = path.suffix.removeprefix(".")
     check_video_format(suffix)
+    # Frames of an encoder must have one size.
     first_shape = None
 
     def write(frame: np.ndarray) -> None:
@@ -135,6 +148,7 @@ def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
         first_shape = frame.shape
         append(frame)
 
+    # The encoder ends before the file gets its name.
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file, ENCODERS[suffix](file, fps) as append:
         yield write
@@ -178,9 +192,12 @@ def _gif(file: BinaryIO, fps: int) -> Iterator[Append]:
 
     def append(frame: np.ndarray) -> None:
         nonlocal frame_number
+        # Header with the size, no global palette, and the loop extension.
         if frame_number == 0:
             height, width = frame.shape[:2]
             file.write(struct.pack("<6sHHBBB", b"GIF89a", width, height, 0, 0, 0) + GIF_LOOP)
+
+        # Image blocks with their own palette, from Pillow.
         duration = gif_delay(frame_number, fps) * GIF_STEP_MS
         blocks = GifImagePlugin.getdata(_with_palette(frame), duration=duration, include_color_table=True)
         file.write(b"".join(blocks))
@@ -196,6 +213,7 @@ def _with_palette(frame: np.ndarray) -> Image.Image:
     The median cut uses every pixel of a small frame and a subsample of a large one: 20 ms for 512x512 pixels, where
     all of them take 120 ms for 2 dB more. There is no dithering, since noise that changes between frames flickers.
     """
+    # Median cut; Pillow returns None for more colors than asked for.
     image = Image.fromarray(frame)
     if not image.getcolors(GIF_COLORS):
         step = math.ceil(max(frame.shape) / GIF_SAMPLED_SIDE)
@@ -220,6 +238,7 @@ def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
     av = _import_av()
     name = f"file:{file.name}"  # else a colon in the path is taken for a protocol
     with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        # Without color tags, players guess the conversion from YUV by the size of the video.
         stream = container.add_stream("libx264", rate=fps, options={"crf": H264_QUALITY})
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
@@ -234,6 +253,7 @@ def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
             video_frame = av.VideoFrame.from_ndarray(even, format="rgb24")
             container.mux(stream.encode(video_frame.reformat(format="yuv420p", dst_colorspace=BT709)))
 
+        # The encoder looks ahead; flush the frames that it holds back.
         yield append
         container.mux(stream.encode())
 

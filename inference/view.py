@@ -15,7 +15,8 @@ from inference.video import render_views
 from training.data.label_maps import draw_image, draw_semantic
 from training.networks.generator import TriPlane
 
-WS_AT_ONCE = 64  # of an interpolation, so that memory does not grow with the length of the video
+# Entries of ws that are interpolated at a time, so that memory does not grow with the length of the video.
+WS_AT_ONCE = 64
 # Outputs of `G.synthesis` that each kind of video frame needs.
 SHOWS: dict[str, set[str]] = {
     "color": {"image"},
@@ -98,7 +99,10 @@ def interpolate_views(
     Raises:
         ConfigError: the first scene is not finite.
     """
+    # Reject networks whose scenes are not finite.
     scene_planes(G, keys[0, :1])
+
+    # Each view has its own ws.
     poses = poses.to(keys.device)
     times = torch.linspace(0, 1, len(poses), device=keys.device)
     for part_poses, part_times in zip(poses.split(WS_AT_ONCE), times.split(WS_AT_ONCE), strict=True):

@@ -16,10 +16,12 @@ from training.networks.triplane_field import TriplaneField
 from training.volumetric_rendering.compositing import sample_weights
 
 COLORS = ("label", "shown_label", "image")
-POINTS_PER_CHUNK = 2**14  # evaluated at a time: their hidden activations fit a CPU's cache
-# A rendered pixel blends what lies beneath the surface: samples along the inward ray, and its length.
+# Points evaluated at a time: their hidden activations fit a CPU's cache.
+POINTS_PER_CHUNK = 2**14
+# A rendered pixel blends what lies beneath the surface: samples along the inward ray.
 INWARD_SAMPLES = 24
-INWARD_SHARE = 0.25  # of the cube's side
+# Length of the inward ray, as a share of the cube's side.
+INWARD_SHARE = 0.25
 
 
 @torch.inference_mode()
@@ -43,6 +45,7 @@ def color_chunks(
     Yields:
         Colors of the next vertices, n,3 uint8.
     """
+    # Label channels start after the color features, of which the first three are the raw image.
     size = POINTS_PER_CHUNK if color == "label" else POINTS_PER_CHUNK // INWARD_SAMPLES
     channels = slice(RGB_CHANNELS) if color == "image" else slice(FEATURES, FEATURES + G.semantic_channels)
     point_chunks = torch.from_numpy(vertices).split(size)

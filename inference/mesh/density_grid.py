@@ -19,10 +19,14 @@ from torch import Tensor
 
 from training.networks.triplane_field import TriplaneField
 
-EMPTY = -1e9  # density so low that a surface between it and anything solid lies at the solid
-INTERPOLATION_ERROR = 1e-6  # of one softplus, absolute
-EXPECTED_TERMS = 16  # guess of the mean number of terms, for the size of chunks
-TERMS_STEP = 4  # hidden units share a product if their numbers of terms agree when rounded up to a multiple of this
+# Density so low that a surface between it and anything solid lies at the solid.
+EMPTY = -1e9
+# Absolute error of one softplus.
+INTERPOLATION_ERROR = 1e-6
+# Expected mean number of terms, from which the size of chunks is computed.
+EXPECTED_TERMS = 16
+# Hidden units share a product if their numbers of terms agree when rounded up to a multiple of this.
+TERMS_STEP = 4
 # Floats in a chunk of work: what fits the cache of a CPU, or fills a GPU.
 CPU_FLOATS_PER_CHUNK = 2**21
 DEVICE_FLOATS_PER_CHUNK = 2**26
@@ -56,6 +60,7 @@ def density_slabs(field: TriplaneField, resolution: int) -> Iterator[tuple[slice
     xz = tables[0, 2]
     yz = tables.get((1, 2))  # only with corrected plane axes
 
+    # Slabs, as many at a time as a chunk holds.
     floats = CPU_FLOATS_PER_CHUNK if xy.device.type == "cpu" else DEVICE_FLOATS_PER_CHUNK
     slabs = max(1, floats // (2 * resolution * len(weight) * EXPECTED_TERMS))
     for start in range(0, resolution, slabs):
@@ -68,12 +73,14 @@ def density_slabs(field: TriplaneField, resolution: int) -> Iterator[tuple[slice
 
 def _hidden_tables(field: TriplaneField, resolution: int) -> dict[tuple[int, int], Tensor]:
     """Return the hidden values (K,K,hidden) that each folded plane adds, by its two axes, lower first."""
+    # Grid points in the planes' coordinates [-1, 1].
     head = field.heads[-1]
     maps = field.folded.maps[0].float()  # planes,F,P,P
     line = torch.linspace(-1, 1, resolution, device=maps.device)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
     grid = torch.stack([columns, rows], dim=-1)[None]  # 1,K,K,2
 
+    # Apply the first layer to each plane, then sample: both are linear.
     tables = {}
     for (column, row), plane in zip(field.folded.pairs, maps[:, head.inputs], strict=True):
         hidden = torch.einsum("chw,cf->fhw", plane, head.weight0.float())

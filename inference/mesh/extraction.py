@@ -18,7 +18,8 @@ from inference.mesh.triangles import Mesh
 from training.networks.generator import TriPlane
 from training.networks.triplane_field import TriplaneField
 
-DENSITY_SHARE = 0.25  # of the time of an extraction; most of the rest is spent on vertex colors
+# Share of the density grid in the time of an extraction; most of the rest is spent on vertex colors.
+DENSITY_SHARE = 0.25
 
 
 def extract_mesh(

@@ -15,14 +15,22 @@ from torch import Tensor
 from camera_utils import CAMERAS, CARS, CATS, FACES, PATH_FRAMES, path_poses, split_pose
 from inference.mesh.triangles import Mesh
 
-AMBIENT = 0.25  # brightness of a face that is seen edge-on
-BACKGROUND = 255  # gray
-PLAIN_GRAY = 200  # of a mesh without colors
-SAMPLES = 4  # per pixel, in OpenGL
-SIZE = 512  # pixels on a side of a video
-SIZING_VERTICES = 20_000  # at most, that the size of an image is computed from
-MARGIN = 1.05  # of an image about the mesh
-CANDIDATES_PER_CHUNK = 2**20  # pairs of a triangle and a pixel in its bounding box that are tested at a time
+# Brightness of a face that is seen edge-on.
+AMBIENT = 0.25
+# Gray of the background.
+BACKGROUND = 255
+# Gray of a mesh without colors.
+PLAIN_GRAY = 200
+# Samples per pixel in OpenGL.
+SAMPLES = 4
+# Size of a video, pixels.
+SIZE = 512
+# Largest number of vertices from which the size of an image is computed.
+SIZING_VERTICES = 20_000
+# Width of an image relative to that of the mesh.
+MARGIN = 1.05
+# Pairs of a triangle and a pixel in its bounding box that are tested at a time.
+CANDIDATES_PER_CHUNK = 2**20
 
 
 # Cameras of the published mesh videos: radius of their path in world units (with the pivot it sets the direction), and
@@ -48,9 +56,12 @@ def orbit_frames(
     Yields:
         SIZE,SIZE,3 uint8.
     """
+    # The published camera, and a wider image where the mesh needs it.
     radius, half_width_share = ORBIT_VIEWS[CAMERAS[cfg]]
     poses = path_poses("orbit", CAMERAS[cfg], frames, radius, pivot)
     half_width = max(half_width_share * mesh.box_warp, fitting_half_width(mesh, poses))
+
+    # OpenGL is faster by far, but needs a driver.
     problem = gl_problem()
     if problem:
         notify(f"No off-screen OpenGL ({problem}): numpy renders the video of the mesh, which takes longer.")
@@ -152,6 +163,7 @@ def _render_gl(mesh: Mesh, cam2world: np.ndarray, size: int, half_width: float) 
         program["ambient"] = AMBIENT
         program["depth_range"] = float(np.linalg.norm(mesh.vertices, axis=1).max()) * 1.01  # includes all vertices
 
+        # One image per camera.
         for camera in cam2world:
             program["axes"] = tuple(camera[:3, :3].ravel())  # world to camera; OpenGL stores columns
             program["position"] = tuple(camera[:3, 3])
@@ -225,6 +237,7 @@ def _visible_faces(corners: np.ndarray, depths: np.ndarray, size: int) -> tuple[
     shares_c = np.stack([_cross(ab, start), -ab[:, 1], ab[:, 0]], axis=1) / area[faces, None]
     slopes = np.concatenate([shares_b, shares_c], axis=1).astype(np.float32)
 
+    # Test faces in chunks of bounded memory; a face with many pixels is not split.
     nearest = np.full(size * size, np.inf, np.float32)
     face = np.full(size * size, -1)
     shares = np.zeros((size * size, 3), np.float32)

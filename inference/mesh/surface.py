@@ -17,11 +17,13 @@ if TYPE_CHECKING:  # an optional dependency: imported where it is used
 
 PUBLISHED_THRESHOLD = 50.0
 HISTOGRAM_BINS = 1024
-POINTS_PER_AXIS = 128  # of the grid, for the histogram: two million are enough for a distribution
+# Grid points per axis that enter the histogram; two million are enough for a distribution.
+POINTS_PER_AXIS = 128
 # Alternating steps that shrink and expand, so that the volume stays (Taubin 1995, A signal processing approach to fair
 # surface design); these keep what is larger than about ten triangles.
 SHRINK, EXPAND = 0.5, -0.53
-MAX_VOLUME_CHANGE = 0.01  # by smoothing, as a share of the volume
+# Largest change of the volume by smoothing, as a share of it.
+MAX_VOLUME_CHANGE = 0.01
 
 
 class NoSurfaceError(ValueError):
@@ -93,12 +95,14 @@ def level_set(grid: Tensor, box_warp: float, threshold: float, closed: bool = Fa
     """
     from skimage.measure import marching_cubes
 
+    # Is there a crossing? The layer of EMPTY around a closed grid does not count, but closes what is solid throughout.
     inside = grid[1:-1, 1:-1, 1:-1] if closed else grid
     low, high = (bound.item() for bound in inside.aminmax())
     if not low < threshold < high and not (closed and low >= threshold):
         side = "below" if high <= threshold else "above"
         raise NoSurfaceError(f"{_range(inside)} lies wholly {side} the threshold {threshold:g}, so there is no surface")
 
+    # "ascent" orients the faces counter-clockwise seen from outside, where solid is above the threshold.
     vertices, faces, _, _ = marching_cubes(grid.numpy(), threshold, gradient_direction="ascent")
 
     # Grid indices to world units; the added layer lies outside the cube and is moved onto its faces.
@@ -125,6 +129,7 @@ def clean_up(mesh: Mesh, largest: bool = False, smooth: int = 0) -> Mesh:
     if not smooth:
         return mesh
 
+    # Alternate both steps until a round would change the volume too much.
     neighbors = _neighbors(mesh.faces, len(mesh.vertices))  # K,K
     count = np.maximum(neighbors.sum(axis=1), 1)  # K,1
     volume = mesh.volume
@@ -146,6 +151,7 @@ def _neighbors(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     """Return the adjacency matrix (count,count) of the vertices of faces M,3."""
     from scipy import sparse
 
+    # Edges of all faces, in both directions.
     start = faces[:, [0, 1, 2]].ravel()
     end = faces[:, [1, 2, 0]].ravel()
     ones = np.ones(2 * len(start), np.float32)

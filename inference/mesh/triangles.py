@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # an optional dependency: imported where it is used
     import trimesh
 
 LIBRARIES = ("scipy", "skimage", "trimesh")
-SRGB_LINEAR_BELOW, SRGB_OFFSET, SRGB_POWER = 0.04045, 0.055, 2.4  # IEC 61966-2-1
+# Transfer function of sRGB (IEC 61966-2-1).
+SRGB_LINEAR_BELOW = 0.04045
+SRGB_OFFSET = 0.055
+SRGB_POWER = 2.4
 
 
 def check_libraries() -> None:
@@ -119,6 +122,7 @@ def _to_trimesh(mesh: Mesh, colors: np.ndarray | None) -> trimesh.Trimesh:
 def _ply(mesh: Mesh) -> bytes:
     from trimesh.exchange.ply import export_ply
 
+    # trimesh writes no comments, so the description is inserted after the line of the format.
     content = export_ply(_to_trimesh(mesh, mesh.colors), vertex_normal=False)
     intro = b"format binary_little_endian 1.0\n"
     return content.replace(intro, intro + f"comment {mesh.description}\n".encode(), 1)
@@ -145,6 +149,7 @@ def _glb(mesh: Mesh) -> bytes:
     if mesh.colors is not None:
         solid.vertex_attributes["color"] = np.pad(linear_from_srgb(mesh.colors), ((0, 0), (0, 1)), constant_values=1)
 
+    # trimesh's default material is metallic and shows front faces only.
     def complete(tree: dict) -> None:
         tree["asset"]["extras"] = {"description": mesh.description}
         matte = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
