@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cats from edges: the cats' run on edge drawings.
-# More options can follow: train_scripts/afhq_edge.sh --gpus=1 --batch-gpu=2
+# Train edge2cat on 2 GPUs with the published options, from EG3D's weights for cats.
+# Options on the command line are appended: train_scripts/afhq_edge.sh --gpus=1 --batch-gpu=2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python train.py --outdir=runs --cfg=afhq \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cats from label maps as published: 2 GPUs, from EG3D's weights for cats.
-# More options can follow: train_scripts/afhq_seg.sh --gpus=1 --batch-gpu=2
+# Train seg2cat on 2 GPUs with the published options, from EG3D's weights for cats.
+# Options on the command line are appended: train_scripts/afhq_seg.sh --gpus=1 --batch-gpu=2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python train.py --outdir=runs --cfg=afhq \

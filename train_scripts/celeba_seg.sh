@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Faces from label maps as published: 8 GPUs, from EG3D's weights for faces.
-# More options can follow: train_scripts/celeba_seg.sh --gpus=4 --batch-gpu=2
+# Train seg2face on 8 GPUs with the published options, from EG3D's weights for faces.
+# Options on the command line are appended: train_scripts/celeba_seg.sh --gpus=4 --batch-gpu=2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python train.py --outdir=runs --cfg=celeba \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Cars from edges as published: 8 GPUs, from EG3D's weights for cars. The authors ask for 9 geometry layers, which
-# their code ignores and ours does not: --geometry_layer=7 gives the form of their weights.
-# More options can follow: train_scripts/shapenet_edge.sh --gpus=1 --batch-gpu=4
+# Train edge2car on 8 GPUs with the published options, from EG3D's weights for cars. The published code ignores
+# --geometry_layer=9, this code does not; --geometry_layer=7 gives networks of the shape of the published weights.
+# Options on the command line are appended: train_scripts/shapenet_edge.sh --gpus=1 --batch-gpu=4
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python train.py --outdir=runs --cfg=shapenet \

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A small model from label maps of toy cats, on a laptop or one GPU; makes its data set first. LPIPS is not needed.
-# More options can follow: train_scripts/toy_seg.sh --kimg=10
+# Train a small model of toy cats from label maps on a laptop or one GPU, without LPIPS; creates the data set first.
+# Options on the command line are appended: train_scripts/toy_seg.sh --kimg=10
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=data/toy
 [ -f $DATA/cats_128_label.zip ] || python dataset_tool.py toy --kind cats --outdir $DATA --number 2000
-# A GPU has time for wider networks and more images than a CPU, where 20 thousand take a few hours.
+# Network widths and number of images for a GPU; smaller ones for a CPU, where 20 kimg take a few hours.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     SIZE="--cbase=16384 --cmax=256 --encoder_width=0.25 --neural_rendering_resolution_initial=64 --batch=16 --mbstd-group=4 --workers=3 --kimg=200"
 else

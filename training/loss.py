@@ -200,7 +200,7 @@ class Loss:
         Args:
             rendered: image N,3,R,R, image_raw N,3,r,r and, if G renders labels, semantic and semantic_raw.
         Returns:
-            Weighted terms by reported name, scalars (or N,... values where LPIPS takes part).
+            Weighted terms by reported name, scalars; with LPIPS the first one has N values.
         """
         label_map = microbatch.batch["mask"]
         size = microbatch.rendering_resolution
@@ -211,23 +211,24 @@ class Loss:
         if not self.options.only_raw_recons:
             targets[""] = (microbatch.batch["image"], label_map)
 
-        # Lists of weighted terms, then their sums.
+        # Weighted terms at both resolutions.
         image_terms = []
         label_terms = []
-        silhouette_terms = []
         for suffix, (image, labels) in targets.items():
             image_terms += self._image_terms(rendered[f"image{suffix}"], image)
             if self.renders_labels:
                 label_terms += self._label_terms(rendered[f"semantic{suffix}"], labels)
-        if self.options.silhouette_loss:
-            silhouette_terms.append(SILHOUETTE_WEIGHT * losses.silhouette(rendered["weight"], raw_label_map))
 
+        # Their sums, and the silhouette at rendering resolution.
         zero = torch.zeros([], device=label_map.device)
-        return {
+        terms = {
             "img_reconstruction": sum(image_terms, start=zero),
             "semantic_reconstruction": sum(label_terms, start=zero),
-            "silhouette": sum(silhouette_terms, start=zero),
+            "silhouette": zero,
         }
+        if self.options.silhouette_loss:
+            terms["silhouette"] = SILHOUETTE_WEIGHT * losses.silhouette(rendered["weight"], raw_label_map)
+        return terms
 
     def _image_terms(self, rendered: Tensor, real: Tensor) -> list[Tensor]:
         """Smooth L1 and LPIPS of images N,3,H,W, weighted: a scalar and N values; terms of weight 0 are left out."""
