@@ -22,12 +22,14 @@ SMALL = {
 }  # fmt: skip
 
 
-def small_data(folder: Path, count: int = 5, size: int = 128, classes: int = 4, edges: bool = False) -> dict[str, Path]:
+def small_data(
+    directory: Path, count: int = 5, size: int = 128, classes: int = 4, edges: bool = False
+) -> dict[str, Path]:
     """Write a data set, and return it as options of train.py."""
     labels = edge_files(count, size) if edges else label_files(count, size, classes)
     return {
-        "data": write_zip(folder / "pictures.zip", image_files(count, size)),
-        "mask_data": write_zip(folder / "labels.zip", labels),
+        "data": write_zip(directory / "pictures.zip", image_files(count, size)),
+        "mask_data": write_zip(directory / "labels.zip", labels),
     }
 
 
@@ -65,9 +67,9 @@ def tensors(state: object, name: str = "") -> dict[str, torch.Tensor | float]:
     return {name: state}
 
 
-def final_state(folder: Path) -> dict[str, torch.Tensor | float]:
+def final_state(directory: Path) -> dict[str, torch.Tensor | float]:
     """Return all values of a run's newest state except the training time."""
-    state = load_state(folder)
+    state = load_state(directory)
     values = tensors(state)
     del values[".progress.seconds"]
     return values

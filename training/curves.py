@@ -50,13 +50,14 @@ def read_curves(run_dir: Path, names: list[str]) -> dict[str, Points]:
             if name in line:
                 curves.setdefault(name, []).append((line["Progress/kimg"]["mean"], line[name]["mean"]))
 
-    # Metrics of each snapshot; null stands for a value that is not finite.
+    # Metrics of each snapshot; non-finite values are stored as null.
     for path in sorted(run_dir.glob("metric-*.jsonl")):
         for line in _read_lines(path):
             if kimg := SNAPSHOT_KIMG.search(line["snapshot_pkl"]):
                 for name, value in line["results"].items():
                     curves.setdefault(name, []).append((float(kimg[1]), math.nan if value is None else value))
 
+    # Drawn from left to right; a resumed run can have evaluated a snapshot twice.
     finite = {name: sorted(point for point in points if math.isfinite(point[1])) for name, points in curves.items()}
     return {name: points for name, points in finite.items() if points}
 

@@ -157,6 +157,7 @@ def read_options(run_dir: Path) -> TrainingOptions:
         OSError: not the directory of a run.
         ValueError: the options were written by another version of this program.
     """
+    # The file is plain JSON, which people may have edited.
     path = run_dir / OPTIONS_FILE
     try:
         return TrainingOptions.from_plain(json.loads(path.read_bytes()))
@@ -181,6 +182,8 @@ class RunLog(ExitStack):
     def __init__(self, run_dir: Path, options: TrainingOptions, cur_nimg: int = 0):
         super().__init__()
         self.run_dir = run_dir
+
+        # One line of JSON per tick.
         truncate_stats(run_dir / STATS_FILE, cur_nimg)
         self._file = self.enter_context((run_dir / STATS_FILE).open("a", encoding="utf-8"))
 
@@ -217,6 +220,7 @@ class RunLog(ExitStack):
 
     def write_images(self, images: Mapping[str, np.ndarray], cur_nimg: int) -> None:
         """Write images, H,W or H,W,3 uint8, to NAME.png."""
+        # Files of the same name are replaced.
         for name, image in images.items():
             write_png(self.run_dir / f"{name}.png", image)
         if self._wandb:
@@ -240,6 +244,7 @@ def truncate_stats(path: Path, cur_nimg: int) -> None:
 
 def _wandb_id(run_dir: Path) -> str:
     """Return the run's random wandb id, which stays the same when the run is resumed."""
+    # Not derived from the run's name, which another directory can share.
     path = run_dir / WANDB_ID_FILE
     if not path.exists():
         path.write_text(secrets.token_hex(8))

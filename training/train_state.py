@@ -48,6 +48,7 @@ def build_optimizer(options: TrainingOptions, network: str, module: nn.Module) -
     With lazy regularization every k-th iteration makes two steps, so learning rate and betas are scaled by k / (k + 1)
     (Karras et al. 2020, appendix B).
     """
+    # None: the regularization is part of the main phase, or there is none.
     interval = options.intervals[network]
     scale = interval / (interval + 1) if interval else 1
     lr = options.g_lr if network == "G" else options.d_lr
@@ -80,6 +81,7 @@ class TrainState:
         self.stream = stream
 
         # The same initial weights in every process, for any number of processes.
+        # Gradients are off; each phase of the loss enables those of the network that it trains.
         torch.manual_seed(options.random_seed)
         self.networks: dict[str, nn.Module] = {}
         for name, (class_name, kwargs) in options.networks.items():
@@ -115,6 +117,7 @@ class TrainState:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """All modules by the names that they have in weights files."""
+        # Weights files keep this order.
         modules = {**self.networks, "G_ema": self.G_ema}
         if self.augment_pipe is not None:
             modules["augment_pipe"] = self.augment_pipe
@@ -152,6 +155,8 @@ class TrainState:
         message = "Starting from random weights"
         if self.options.resume_pkl and distributed.rank() == 0:
             message = self.warm_start(self.options.resume_pkl)
+
+        # Also without a weights file: then the copies change nothing.
         for module in self.modules.values():
             distributed.copy_from_rank_0(module)
         return message
@@ -188,6 +193,7 @@ class TrainState:
 
         Call `gather_ada_signs` before, in all processes.
         """
+        # Keys of version 1: a change needs another VERSION, or old runs cannot be resumed.
         return {
             "parts": {
                 "modules": {name: module.state_dict() for name, module in self.modules.items()},
@@ -256,6 +262,7 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
         StateError: all states are damaged; the message names the newest.
         OSError, MemoryError: a state that may be intact cannot be read now.
     """
+    # Newest first; the first readable one is used.
     problems = []
     for path in _state_files(run_dir):
         try:
@@ -271,6 +278,8 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
             reason = str(error).split("\n")[0] or type(error).__name__
             problems.append(f"{path}: {reason}")
             print(f"Skipped a damaged state, {problems[-1]}", flush=True)
+
+    # Without any state the run is new; with damaged ones, starting anew would be a mistake.
     if problems:
         raise StateError(problems[0])
     return None
