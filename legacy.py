@@ -41,6 +41,7 @@ def main() -> None:
 @click.option("--half", is_flag=True, help="Store weights in float16: half the size, about three digits.")
 def convert(source: str, target: Path, only: tuple[str, ...], class_names: str | None, half: bool) -> None:
     """Convert weights SOURCE (path or URL, any format) to TARGET (.pkl, .pt or .safetensors)."""
+    # Check first, because reading may take long.
     _check_target(target)
     try:
         data = load_network_pkl(source, only or None)
@@ -69,6 +70,8 @@ def show(source: str) -> None:
         contents = read_weights(source)
     except WeightsError as error:
         raise InputError(str(error)) from error
+
+    # A block for each network, then what is common to all.
     for name, record in contents.networks.items():
         click.echo(f"{name}: {record.class_name}\n{json.dumps(record.init_kwargs, indent=2)}")
         click.echo(f"attributes: {json.dumps(record.attributes)}\n{_tensor_table(record)}\n")
@@ -86,6 +89,8 @@ def show(source: str) -> None:
 def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int) -> None:
     """Write an untrained generator (G and G_ema) with a published architecture, for tests and timing."""
     _check_target(target)
+
+    # Published architecture, except for the width.
     options = replace(CONFIGS[cfg], channel_base=channel_base, channel_max=channel_max)
 
     # G and G_ema are equal before training.
@@ -126,6 +131,7 @@ def _save(target: Path, records: dict[str, NetworkRecord], training_set_kwargs: 
 
 def _tensor_table(record: NetworkRecord) -> str:
     """List name, shape, type and number of elements of each tensor, and their total."""
+    # One row for each tensor.
     width = max(map(len, record.state), default=0)
     lines = []
     total = 0

@@ -86,6 +86,8 @@ def _signals_raise_terminated() -> Iterator[None]:
         for name in ("SIGTERM", "SIGHUP"):
             # Windows has no SIGHUP.
             number = getattr(signal, name, None)
+
+            # Not where a program such as nohup, or a library, has changed it.
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 previous[number] = signal.signal(number, _terminate)
     try:
@@ -201,11 +203,13 @@ class Command(click.Command):
 
     def _expand(self, args: list[str]) -> list[str]:
         """Replace old option names, and repeat the name of a repeatable option before each further value."""
+        # Names of the options that may be repeated.
         repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
         expanded = []
         option = ""
         has_value = False
         for arg in args:
+            # An option, perhaps under its old name.
             if arg.startswith("--"):
                 name, _, value = arg.partition("=")
                 option = "--" + name[2:].replace("-", "_")
@@ -213,6 +217,8 @@ class Command(click.Command):
                 if option in self.old_names:
                     option = self.old_names[option]
                     arg = arg.replace(name, option, 1)
+
+            # A value: a further one needs the option's name again.
             elif option in repeatable:
                 if has_value:
                     expanded.append(option)

@@ -33,6 +33,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: cannot be written; names `path`.
     """
     path = Path(path)
+    # In the same directory, because renaming is atomic only within a file system.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("x+b") as file:
@@ -74,6 +75,7 @@ def check_outdir(outdir: Path) -> None:
     Raises:
         OSError: a file is in its place, or there is no permission.
     """
+    # The nearest directory that exists decides.
     existing = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing}: expected a directory, got a file")
@@ -133,6 +135,7 @@ def default_cache_dir() -> Path:
 
 def _cache_name(url: str) -> str:
     """Return a file name unique to the URL that ends in the URL's own file name."""
+    # The digest makes it unique, the file name helps people to find it.
     file_name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
     readable = "".join(c if c.isalnum() or c in "._-" else "_" for c in file_name)[-80:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
@@ -163,11 +166,14 @@ def _is_cached(path: Path, sha256: str | None) -> bool:
 def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
     """Download to `path`; the file appears only once it is complete and its digest is right."""
     path.parent.mkdir(parents=True, exist_ok=True)
+
+    # Connect.
     with _connection_errors(url):
         response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
     length = response.headers.get("Content-Length")
     total = None if length is None else int(length)
 
+    # Receive, with a bar if that takes longer than a second.
     bar = tqdm(desc=url, total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1, disable=not progress)
     with response, bar, atomic_write(path) as file:
         chunk = None

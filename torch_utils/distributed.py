@@ -56,6 +56,8 @@ def any_process(flag: bool) -> bool:
     """Return whether the flag is set in at least one process."""
     if world_size() == 1:
         return flag
+
+    # NCCL takes tensors on the GPU only.
     count = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
     all_reduce(count)
     return count.item() > 0
@@ -86,6 +88,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     parameters = _with_gradient_in_any_process(list(parameters))
     if not parameters:
         return torch.zeros([], dtype=torch.int64)
+
+    # A single process only replaces values.
     if world_size() == 1:
         return _make_finite([p.grad for p in parameters])
 
@@ -112,6 +116,8 @@ def _make_finite(gradients: list[Tensor]) -> Tensor:
 def _with_gradient_in_any_process(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """Select parameters with a gradient; processes differ where a random choice skips a part of the loss."""
     present = [p.grad is not None for p in parameters]
+
+    # Number of processes with a gradient, by parameter.
     if world_size() > 1 and parameters:
         counts = torch.tensor(present, dtype=torch.int32, device=parameters[0].device)
         all_reduce(counts)

@@ -29,6 +29,8 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+
+    # No memory maps for single allocations, and no return of the heap's end to the system.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
@@ -40,6 +42,7 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys
         meminfo: Linux's memory statistics.
         groups: directory of the container's control group.
     """
+    # The smallest of the machine's and the containers' numbers that are known.
     available = [_number_after(meminfo, "MemAvailable:", unit=1024)]
     available += [_free_in_container(groups, *names) for names in CONTAINER_FILES]
     return min((free for free in available if free is not None), default=None)

@@ -59,6 +59,8 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
         Exception: that of the first started process that failed, caused by a ProcessError with its traceback.
     """
     check_processes(device, processes)
+
+    # One process needs no process group.
     if processes == 1:
         function(_device_of(device, 0), *args)
     elif started_by_torchrun():
@@ -74,12 +76,14 @@ def check_processes(device: str, processes: int) -> None:
     Raises:
         ValueError: with the available number.
     """
+    # Of torchrun's processes, those on this machine.
     on_this_machine = processes
     if started_by_torchrun():
         if os.environ["WORLD_SIZE"] != str(processes):
             raise ValueError(f"{processes}: torchrun started {os.environ['WORLD_SIZE']} processes")
         on_this_machine = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _local_rank() + 1)
 
+    # Devices.
     if device == "cpu":
         cores = os.cpu_count() or 1
         available = f"{cores} CPU cores; at most {MAX_PROCESSES_PER_CORE} processes per core are allowed"
@@ -136,7 +140,11 @@ def _run(function, args, rank, count, device, port, writer) -> None:
     """Entry point of a started process."""
     # Ctrl-C reaches this process through its parent only, not twice.
     os.setpgrp()
+
+    # Otherwise a killed parent would leave this process running.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    # The processes share the cores.
     if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
 
@@ -208,7 +216,8 @@ def _wait(processes: list[BaseProcess], readers: dict[Connection, int]) -> list[
             rank = running.pop(reader)
             try:
                 failures.append(reader.recv())
-            except EOFError:  # ended without a report
+            except EOFError:
+                # Ended without a report: successfully, killed, or by os._exit in a library.
                 processes[rank].join()
                 exit_code = processes[rank].exitcode
                 if exit_code < 0:
@@ -234,6 +243,8 @@ def _terminate(processes: list[BaseProcess]) -> None:
     """Send SIGTERM to all processes, and SIGKILL to those that still run after TERMINATE_SECONDS."""
     for process in processes:
         process.terminate()
+
+    # One deadline for all of them.
     deadline = time.monotonic() + TERMINATE_SECONDS
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
@@ -272,6 +283,7 @@ def _stop_signals_forwarded(processes: list[BaseProcess]) -> Iterator[list[int]]
             if process.is_alive():
                 os.kill(process.pid, number)
 
+    # Signals ignored here are ignored by the started processes too.
     forwarded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, forward) for number in forwarded}
     try:

@@ -40,6 +40,8 @@ class Precision:
             return torch.float32
         if self.setting == "bf16":
             return torch.bfloat16
+
+        # float16 on request wherever it cannot overflow, else where the weights were trained with it.
         half = self.clamps if self.setting == "fp16" else self.use_fp16 and device.type == "cuda"
         return torch.float16 if half else torch.float32
 
@@ -67,5 +69,7 @@ def has_fast(setting: str, device: torch.device) -> bool:
         return True
     if not torch.backends.mkldnn.is_available():
         return False
+
+    # PyTorch has no public function for this.
     query = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[setting]
     return bool(getattr(torch.ops.mkldnn, query)())

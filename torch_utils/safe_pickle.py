@@ -61,6 +61,8 @@ def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], An
         WeightsError: damaged or truncated, a global that is not allowed, or an opcode that no weights file uses.
     """
     interpreter = _Interpreter(lookup, persistent)
+
+    # `genops` stops after the opcode STOP, or raises an error.
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             interpreter.step(opcode.name, argument)
@@ -118,6 +120,7 @@ class _Interpreter:
         }
 
     def step(self, name: str, argument: Any) -> None:
+        # Values.
         if name in _PUSH_ARGUMENT:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -126,6 +129,8 @@ class _Interpreter:
             self.stack.append(_CONTAINERS[name]())
         elif name in _TUPLES:
             self.stack.append(tuple(self._pop(_TUPLES[name])))
+
+        # Effects on other values. Opcodes that are not listed are errors.
         elif name in self.opcodes:
             self.opcodes[name](argument)
         elif name not in _IGNORED:

@@ -77,7 +77,11 @@ def cases(device):
     for channels, size in [(3, 128), (6, 128), (3, 256), (6, 256)]:
         x = image(channels, size, device)
         yield f"upsample {channels} x {size}^2", "chosen", lambda x=x: upsample2d(x, f)
-        yield f"upsample {channels} x {size}^2", "definition", lambda x=x: upsample2d(x, f, impl="ref")
+        yield (
+            f"upsample {channels} x {size}^2",
+            "definition",
+            lambda x=x: upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4, impl="ref"),
+        )
     for channels, out, size in UPSAMPLING_CONVS:
         x, w = image(channels, size, device), torch.randn(out, channels, 3, 3, device=device)
         operation = f"conv up 2, {channels} to {out}, {size}^2"

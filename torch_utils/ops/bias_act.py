@@ -85,6 +85,7 @@ def bias_act(
     Gradients reach x and b, and are zero where the result is clamped: orders 1 and 2 of the kernel, any of the
     reference.
     """
+    # Arguments.
     if act not in ACTIVATIONS:
         raise ValueError(f"act: expected one of {', '.join(ACTIVATIONS)}, got {act!r}")
     if b is not None and not (0 <= dim < x.ndim and b.shape == x.shape[dim : dim + 1]):
@@ -92,11 +93,14 @@ def bias_act(
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp: expected 0 or more, or None, got {clamp}")
 
+    # Defaults.
     default = ACTIVATIONS[act]
     alpha = default.alpha if alpha is None else alpha
     gain = default.gain if gain is None else gain
     spec = _Spec(dim, act, alpha, gain, clamp)
     b = None if b is None else b.to(x.dtype)
+
+    # Implementation.
     if use_kernel(impl, x.device):
         return _BiasAct.apply(x, b, spec)
     return _bias_act_ref(x, b, spec)
@@ -137,6 +141,8 @@ def _launch(source, is_output, b, dy, ddx, order, spec: _Spec) -> Tensor:
         dy = _in_layout_of(source, dy)
     if ddx is not None:
         ddx = _in_layout_of(source, ddx)
+
+    # The kernel takes numbers only.
     act = list(ACTIVATIONS).index(spec.act)
     clamp = -1.0 if spec.clamp is None else spec.clamp
     with torch.cuda.device_of(source):
@@ -163,10 +169,13 @@ class _BiasAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, b, spec):
+        # The kernel reads any dense layout; these two are the common ones.
         dense = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
         x = x if dense else x.contiguous()
         b = None if b is None else b.contiguous()
         y = _launch(x, False, b, None, None, 0, spec)
+
+        # Saved for the gradient, see above.
         ctx.spec = spec
         if spec.piecewise_linear:
             ctx.save_for_backward(y, None)

@@ -55,7 +55,8 @@ def _load_kernels() -> bool:
             torch.ops.load_library(path)
         else:
             _compile_and_load(path)
-    except Exception as error:  # compilers fail in many ways, and the references give the same numbers
+    except Exception as error:
+        # Compilers fail in many ways, and the references give the same numbers.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
             f"CUDA kernels could not be built ({reason}); using PyTorch operators: same results, slower. "
@@ -68,6 +69,7 @@ def _load_kernels() -> bool:
 
 def _library_path() -> Path:
     """Return the path of the compiled kernels, which names all that they depend on by a digest."""
+    # Versions, GPU architectures, compiler flags and sources.
     gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     digest = hashlib.sha256(repr((torch.__version__, torch.version.cuda, gpus, HOST_FLAGS, DEVICE_FLAGS)).encode())
     for source in sorted([*SOURCES, *DIRECTORY.glob("*.h")]):
@@ -82,6 +84,7 @@ def _compile_and_load(path: Path) -> None:
     # Searches for a compiler when imported.
     from torch.utils import cpp_extension
 
+    # Compiling takes long enough for a message, which goes to stderr because stdout may be redirected to a file.
     print(f"Building CUDA kernels (once, about a minute): {path}", file=sys.stderr, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     directory = tempfile.mkdtemp(prefix=f"{LIBRARY}-", dir=path.parent)
@@ -95,6 +98,8 @@ def _compile_and_load(path: Path) -> None:
             with_cuda=True,
             is_python_module=False,
         )
+
+        # Loaded already; the renamed file is for later processes.
         os.replace(Path(directory) / f"{LIBRARY}{cpp_extension.LIB_EXT}", path)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

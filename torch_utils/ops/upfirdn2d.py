@@ -170,46 +170,32 @@ def upfirdn2d(
     return run(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, top, bottom), flip_filter, gain)
 
 
-def filter2d(
-    x: Tensor, f: Tensor | None, padding: Ints = 0, flip_filter: bool = False, gain: float = 1, impl: str = "auto"
-) -> Tensor:
+def filter2d(x: Tensor, f: Tensor | None, padding: Ints = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
     """Filter x N,C,H,W without changing its size; `padding` enlarges the result, negative crops. See `upfirdn2d`."""
-    return _resample(x, f, 1, 1, padding, flip_filter, gain, impl)
+    return _resample(x, f, 1, 1, padding, flip_filter, gain)
 
 
 def upsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: Ints = 2,
-    padding: Ints = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "auto",
+    x: Tensor, f: Tensor | None, up: Ints = 2, padding: Ints = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Upsample x N,C,H,W, keeping its brightness; `padding` is in pixels of the result. See `upfirdn2d`."""
     up_x, up_y = parse_pair(up, "up")
-    # Makes up for the inserted zeros.
-    return _resample(x, f, up, 1, padding, flip_filter, gain * up_x * up_y, impl)
+    # The gain makes up for the inserted zeros.
+    return _resample(x, f, up, 1, padding, flip_filter, gain * up_x * up_y)
 
 
 def downsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    down: Ints = 2,
-    padding: Ints = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "auto",
+    x: Tensor, f: Tensor | None, down: Ints = 2, padding: Ints = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Downsample x N,C,H,W; `padding` is in pixels of x. See `upfirdn2d`."""
-    return _resample(x, f, 1, down, padding, flip_filter, gain, impl)
+    return _resample(x, f, 1, down, padding, flip_filter, gain)
 
 
-def _resample(x, f, up, down, padding, flip_filter, gain, impl):
+def _resample(x, f, up, down, padding, flip_filter, gain):
     """Call `upfirdn2d` with the padding that does not shift the image, plus the caller's."""
     centered = resample_padding(f, parse_pair(up, "up"), parse_pair(down, "down"))
     padding = [a + b for a, b in zip(parse_padding(padding), centered, strict=True)]
-    return upfirdn2d(x, f, up, down, padding, flip_filter, gain, impl)
+    return upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 
 # --------------------------------------------------------------------------- reference
@@ -306,6 +292,8 @@ class _Upfirdn2d(torch.autograd.Function):
         (f,) = ctx.saved_tensors
         shape, up, down, (left, _, top, _), flip_filter, gain = ctx.call
         kh, kw = f.shape
+
+        # With this padding the result has the shape of x, and each element of dy meets the taps it came from.
         padding = (
             kw - 1 - left,
             (shape[3] - 1) * up[0] - dy.shape[3] * down[0] + 1 + left,

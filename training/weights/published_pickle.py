@@ -47,6 +47,8 @@ def read_published_pickle(stream: BinaryIO) -> WeightsFile:
     contents = read_pickle(stream, lookup)
     if not isinstance(contents, dict):
         raise WeightsError(f"not a network pickle: expected a dict of networks, got {type(contents).__name__}")
+
+    # Networks and, as their only other content, the arguments of the data set.
     networks = {name: _network(name, contents[name]) for name in NETWORKS if contents.get(name) is not None}
     if not networks:
         raise WeightsError(f"not a network pickle: has none of {', '.join(NETWORKS)}")
@@ -169,6 +171,7 @@ def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_unused: Any) -> Tensor:
     """View a storage as a tensor; gradient flag, hooks and metadata, which follow, are ignored."""
+    # Python integers in a safe range; booleans are rejected too.
     numbers = (offset, *size, *stride)
     valid = len(size) <= MAX_AXES and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
     if not isinstance(storage, Tensor) or not valid:

@@ -114,6 +114,8 @@ def arguments_by_name(class_name: str, args: tuple, kwargs: Mapping[str, Any]) -
     """
     if not args:
         return dict(kwargs)
+
+    # Names of the positional arguments, by the signature of our class.
     try:
         network_class = registry.NETWORKS[class_name.rsplit(".", 1)[-1]]
         parameters = list(inspect.signature(network_class).parameters.values())[: len(args)]
@@ -136,6 +138,7 @@ def record_from_module(module: nn.Module) -> NetworkRecord:
     Raises:
         ValueError: the module was not built by `registry.construct`.
     """
+    # Arguments of the constructor.
     class_name, init_kwargs = registry.describe(module)
     init_kwargs = to_plain_data(init_kwargs, f"arguments of {class_name}")
 
@@ -144,6 +147,8 @@ def record_from_module(module: nn.Module) -> NetworkRecord:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
+
+    # Attributes set after construction.
     attributes = {name: to_plain_data(getattr(module, name), name) for name in ATTRIBUTES if hasattr(module, name)}
     return NetworkRecord(class_name, init_kwargs, state, attributes)
 
@@ -244,6 +249,7 @@ class _AllocationLimit(TorchFunctionMode):
         self.remaining = elements
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # Sizes passed as one sequence or as several numbers.
         if function in _FACTORIES and args:
             size = args[0] if isinstance(args[0], list | tuple) else args
             self.remaining -= math.prod(size)
@@ -253,6 +259,7 @@ class _AllocationLimit(TorchFunctionMode):
 
 
 def _check_names_and_shapes(class_name: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    # Names.
     missing = expected.keys() - state.keys()
     unknown = state.keys() - expected.keys()
     for problem, names in (("missing", missing), ("unknown", unknown)):
@@ -260,6 +267,7 @@ def _check_names_and_shapes(class_name: str, expected: Mapping[str, Tensor], sta
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise WeightsError(f"{class_name}: {problem} tensor {min(names)!r}{others}")
 
+    # Shapes.
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             shapes = f"expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"

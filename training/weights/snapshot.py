@@ -66,6 +66,8 @@ def save_snapshot(
         ValueError: anything but plain data and registered networks.
     """
     path = Path(path)
+
+    # Contents, of which each format stores the tensors in its own way.
     records = {
         name: network if isinstance(network, NetworkRecord) else record_from_module(network)
         for name, network in networks.items()
@@ -77,6 +79,8 @@ def save_snapshot(
         "training_set_kwargs": to_plain_data(training_set_kwargs, "training_set_kwargs"),
         "extra": to_plain_data(dict(extra or {}), "extra"),
     }
+
+    # File.
     if path.suffix == ".safetensors":
         _save_safetensors(path, contents)
     else:
@@ -126,6 +130,8 @@ def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dic
             network; the message starts with the source.
     """
     contents = read_weights(source)
+
+    # Networks.
     data: dict[str, Any] = {}
     for name in contents.networks if only is None else only:
         if name not in contents.networks:
@@ -211,9 +217,12 @@ def _load_torch(file: BinaryIO) -> Any:
 
 def _load_safetensors(data: bytes) -> WeightsFile:
     try:
+        # `load` checks the header; our part of it is JSON in JSON.
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         contents = json.loads(header["__metadata__"][METADATA_KEY])
+
+        # Tensors go back to their networks, in the order of their names.
         for network in contents["networks"].values():
             network["state"] = {}
         for full_name in sorted(tensors):
@@ -226,12 +235,14 @@ def _load_safetensors(data: bytes) -> WeightsFile:
 
 def _parse_contents(contents: Any) -> WeightsFile:
     """Check and convert what `save_snapshot` wrote; every value may have been changed."""
+    # Format.
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise WeightsError(f"a PyTorch file, but not a snapshot ({FORMAT})")
     if contents.get("version") != VERSION:
         version = to_plain_data(contents.get("version"), "version")
         raise WeightsError(f"snapshot version {version!r:.50}, expected {VERSION}")
 
+    # Structure.
     networks = contents.get("networks")
     if not isinstance(networks, dict) or not networks or not all(isinstance(name, str) for name in networks):
         raise WeightsError("a snapshot without networks")
@@ -239,6 +250,7 @@ def _parse_contents(contents: Any) -> WeightsFile:
     if not isinstance(extra, dict):
         raise WeightsError(f"extra: expected a dict, got {type(extra).__name__}")
 
+    # Values.
     records = {name: _parse_network(name, network) for name, network in networks.items()}
     training_set_kwargs = to_plain_data(contents.get("training_set_kwargs"), "training_set_kwargs")
     return WeightsFile(records, training_set_kwargs, to_plain_data(extra, "extra"))
