@@ -45,8 +45,8 @@ def test_the_demo_writes_images_videos_meshes_and_an_overview(small, tmp_path):
     assert {f"cats/seg2cat_toy_cat_{seed}_color.png" for seed in demo.CATS.seeds} <= names
     sheet = Image.open(tmp_path / "out" / "demo.png")
     assert sheet.size == (6 * demo.CELL, 3 * (demo.CELL + CAPTION))
-    film = Image.open(tmp_path / "out" / "demo.gif")
-    assert (film.size, film.n_frames) == ((256, 128), demo.FRAMES)
+    video = Image.open(tmp_path / "out" / "demo.gif")
+    assert (video.size, video.n_frames) == ((256, 128), demo.FRAMES)
 
 
 def test_an_invalid_output_directory_gives_one_line(tmp_path):

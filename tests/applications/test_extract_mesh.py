@@ -37,14 +37,14 @@ def network(tmp_path_factory):
     """Function from a config to the path of a small network with random weights."""
 
     def make(cfg):
-        path = folder / f"{cfg}.pt"
+        path = directory / f"{cfg}.pt"
         if not path.exists():
             torch.manual_seed(0)
             options = GeneratorOptions(resolution=128, **KINDS[cfg], **NARROW)
             save_snapshot(path, {"G_ema": construct(options.class_name, options.kwargs())})
         return path
 
-    folder = tmp_path_factory.mktemp("networks")
+    directory = tmp_path_factory.mktemp("networks")
     return make
 
 
@@ -71,11 +71,11 @@ def test_a_run_writes_input_mesh_and_video_and_nothing_else(network, tmp_path):
     assert len(mesh.faces) > 100 and abs(mesh.vertices).max() <= 0.5
     colors = {tuple(color) for color in np.unique(mesh.visual.vertex_colors[:, :3], axis=0).tolist()}
     assert colors <= {tuple(color) for color in PALETTE[:6].tolist()}
-    film = Image.open(outdir / names[0])
-    assert (film.size, film.n_frames, film.info["duration"]) == ((512, 512), 5, 40)
-    assert (extract_mesh.PATH_FRAMES, extract_mesh.FPS) == (120, 60)  # unless told otherwise
-    said = re.search(r"--threshold auto: took (\S+)", result.output)[1]
-    assert f"density threshold {said}".encode() in (outdir / names[2]).read_bytes()[:600]
+    video = Image.open(outdir / names[0])
+    assert (video.size, video.n_frames, video.info["duration"]) == ((512, 512), 5, 40)
+    assert (extract_mesh.PATH_FRAMES, extract_mesh.FPS) == (120, 60)  # defaults
+    threshold = re.search(r"--threshold auto: took (\S+)", result.output)[1]
+    assert f"density threshold {threshold}".encode() in (outdir / names[2]).read_bytes()[:600]
 
 
 def test_edges_give_a_mesh_without_colors_in_a_larger_box(network, tmp_path):
@@ -104,11 +104,12 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
         "too smooth": ([], {"smooth": 3}),
         "finer": ([], {"resolution": 32}),
     }
-    meshes, said = {}, {}
+    meshes = {}
+    outputs = {}
     for name, (flags, more) in variants.items():
         result = run("--no-film", *flags, **(options | more), outdir=tmp_path / name, format="ply,glb")
         assert result.exit_code == 0, result.output
-        said[name] = result.output
+        outputs[name] = result.output
         read = [
             trimesh.load(tmp_path / name / f"semantic_mesh.{end}", force="mesh", process=False)
             for end in ("ply", "glb")
@@ -120,12 +121,12 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
     assert len(meshes["largest"].faces) < len(plain.faces) < len(meshes["finer"].faces)
     assert (meshes["image"].vertices == plain.vertices).all()
     assert (meshes["image"].visual.vertex_colors != plain.visual.vertex_colors).any()
-    assert (meshes["smooth"].faces == meshes["solid"].faces).all() and "--smooth" not in said["smooth"]
+    assert (meshes["smooth"].faces == meshes["solid"].faces).all() and "--smooth" not in outputs["smooth"]
     moved = np.linalg.norm(meshes["smooth"].vertices - meshes["solid"].vertices, axis=1)
     assert 0.001 < np.median(moved) < 0.04  # a grid step is 0.043
     assert meshes["smooth"].volume == pytest.approx(meshes["solid"].volume, rel=0.01)
     assert (meshes["too smooth"].vertices == plain.vertices).all()
-    assert "--smooth 3: made 0 rounds" in said["too smooth"]  # scraps of noise, which a single round would wear off
+    assert "--smooth 3: made 0 rounds" in outputs["too smooth"]  # noise, whose volume one round would change too much
     assert meshes["seed"].vertices.shape != plain.vertices.shape
 
 

@@ -81,9 +81,9 @@ def test_a_sample_is_the_front_view_of_its_seed_without_truncation_or_noise(cars
     ws = G.mapping(z, pose, {"mask": label_map, "pose": pose})
     out = G.synthesis(ws, pose, neural_rendering_resolution=64, noise_mode="const", jitter=False)
     # one gray level: a process with another number of threads adds in another order
-    for name, picture in (("color", draw_image(out["image"])), ("label", draw_semantic(out["semantic"], "edge"))):
+    for name, image in (("color", draw_image(out["image"])), ("label", draw_semantic(out["semantic"], "edge"))):
         saved = pixels(cars / f"edge2car_car_5_{name}.png").astype(int)
-        assert abs(saved - picture[0]).max() <= 1
+        assert abs(saved - image[0]).max() <= 1
     assert (pixels(cars / "edge2car_car_3_color.png") != pixels(cars / "edge2car_car_5_color.png")).any()
 
 
@@ -112,8 +112,8 @@ def test_a_sample_of_a_data_set_is_rendered_from_its_own_pose(tmp_path, untraine
     own = {"data": data_dir / "cars_128.zip", "mask_data": data_dir / "shapenet_car_contour.zip"}
     assert run(**options, outdir=tmp_path / "own", **own).exit_code == 0
     names = ["edge2car_2_0_color.png", "edge2car_2_0_label.png", "edge2car_2_input.png"]
-    for folder in ("published", "own"):
-        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
+    for directory in ("published", "own"):
+        assert sorted(path.name for path in (tmp_path / directory).iterdir()) == names
     assert all((tmp_path / "own" / name).read_bytes() == (tmp_path / "published" / name).read_bytes() for name in names)
 
     stored = PosedImageDataset(own["data"], own["mask_data"], "edge")[2]
@@ -135,12 +135,12 @@ def test_without_cfg_the_configuration_is_read_from_the_weights(tmp_path, untrai
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def own_classes(folder, classes, camera="afhq"):
+def own_classes(directory, classes, camera="afhq"):
     """Path of a small network with a number of classes that no published configuration has."""
     narrow = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
     options = GeneratorOptions(camera, 128, semantic_channels=classes, depth_resolution=6, **narrow)
-    save_snapshot(folder / "own.pt", {"G_ema": construct(options.class_name, options.kwargs())})
-    return folder / "own.pt"
+    save_snapshot(directory / "own.pt", {"G_ema": construct(options.class_name, options.kwargs())})
+    return directory / "own.pt"
 
 
 @pytest.mark.parametrize(("camera", "cfg"), [("afhq", "seg2cat"), ("celeba", "seg2face"), ("shapenet", "shapenet")])
@@ -173,8 +173,8 @@ def test_a_network_without_published_data_needs_its_data_set_named(tmp_path):
 
 
 def written(name, content):
-    def make(folder):
-        path = folder / name
+    def make(directory):
+        path = directory / name
         if isinstance(content, bytes):
             path.write_bytes(content)
         elif isinstance(content, np.ndarray):
@@ -202,8 +202,8 @@ class Runs:
         return print, ("this ran",)
 
 
-def cars_in(folder):
-    return write_published_data(folder, "edge2car")
+def cars_in(directory):
+    return write_published_data(directory, "edge2car")
 
 
 FULLY_CONNECTED = ("FullyConnectedLayer", {"in_features": 2, "out_features": 3})
@@ -212,8 +212,8 @@ IDS = np.arange(64, dtype=np.uint8).reshape(8, 8) % 6
 NOISE = np.random.RandomState(0).randint(0, 150, (64, 64, 3), np.uint8)
 EDGE = {"cfg": "edge2car"}
 
-# What is changed about a good command line, and what the one line must say. None takes an option away; functions
-# make a file in a folder.
+# Changes to a valid command line, and the expected error message. None removes an option; functions
+# make a file in a directory.
 REFUSED = {
     # the command line
     "no network": ({"network": None}, "Missing option '--network'"),
@@ -222,13 +222,14 @@ REFUSED = {
     "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
     "data set without a sample's number": ({"data_dir": "data"}, "--data_dir: goes with --input_id"),
     "negative sample": ({"input": None, "input_id": -1}, "'--input_id': -1 is not in the range"),
-    "no such data folder": ({"input": None, "input_id": 0, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
+    "no such data directory": ({"input": None, "input_id": 0, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
     "images without label maps": ({"input": None, "input_id": 0, "data": "a.zip"}, "--data, --mask_data: .* both"),
     "sample beyond the last": ({**EDGE, "input": None, "input_id": 5, "data_dir": cars_in},
                                "--input_id 5: cars_128 has samples 0 to 4"),
     "sample with other classes": (
-        {"input": None, "input_id": 0, "data": lambda folder: cars_in(folder) / "cars_128.zip",
-         "mask_data": lambda folder: write_zip(folder / "classes.zip", label_files(classes=200)), "network": "seg2cat"},
+        {"input": None, "input_id": 0, "data": lambda directory: cars_in(directory) / "cars_128.zip",
+         "mask_data": lambda directory: write_zip(directory / "classes.zip", label_files(classes=200)),
+         "network": "seg2cat"},
         "--input_id 0: got class 1[0-9]+; this network's classes are 0 to (5|31)"),
     "unknown option": ({"sed": 1}, "No such option.*--sed"),
     "unknown config": ({"cfg": "seg2dog"}, "'--cfg': 'seg2dog' is not one of 'seg2cat'"),
@@ -246,11 +247,11 @@ REFUSED = {
     "a million seeds": ({"random_seed": "0-999999"}, "'--random_seed': 0-999999: .*at most 100000 seeds"),
     # the network
     "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
-    "folder as network": ({"network": ASSETS}, f"--network {ASSETS}: .*directory"),
+    "directory as network": ({"network": ASSETS}, f"--network {ASSETS}: .*directory"),
     "empty network": ({"network": written("a.pkl", b"")}, "--network .*a.pkl: empty file"),
     "text as network": ({"network": written("a.pkl", b"hello, network")}, "--network .*a.pkl: not a weights file"),
     "web page as network": ({"network": written("a.pkl", b"<!doctype html>")}, "--network .*a.pkl: a web page"),
-    "picture as network": ({"network": ASSETS / "cat.png"}, "--network .*cat.png: not a weights file"),
+    "image as network": ({"network": ASSETS / "cat.png"}, "--network .*cat.png: not a weights file"),
     "truncated network": ({"network": written("a.pt", cut_short)}, "--network .*a.pt: damaged"),
     "foreign pickle": ({"network": written("a.pkl", pickle.dumps({"G": 1}))}, r"--network .*a.pkl: .*\bG\b"),
     "pickle that would run code": ({"network": written("a.pkl", pickle.dumps(Runs()))}, "--network .*a.pkl: .*print"),
@@ -260,7 +261,7 @@ REFUSED = {
                        "--network .*a.zip: "),
     "network without G_ema": ({"network": written("a.pt", TINY["in another role"])}, "a.pt: .*no G_ema"),
     "no generator": ({"network": written("a.pt", TINY["no generator"])}, "G_ema does not make images and label maps"),
-    "nobody at the address": ({"network": "http://127.0.0.1:9/a.pkl"}, "--network http://127.0.0.1:9/a.pkl: .*refused"),
+    "no server at the address": ({"network": "http://127.0.0.1:9/a.pkl"}, "--network http://127.0.0.1:9/.*refused"),
     "unknown kind of address": ({"network": "ftp://a/b.pkl"}, "--network ftp://a/b.pkl: .*cannot open ftp"),
     "cars as cats": ({"network": "edge2car", "cfg": "seg2cat"}, "got 'seg2cat', expected edge2car; .* takes edges"),
     "cats as faces": ({"network": "seg2cat", "cfg": "seg2face"}, "got 'seg2face', expected seg2cat; .*6 classes"),
@@ -268,7 +269,7 @@ REFUSED = {
                                 "--cfg: got 'edge2cat', expected edge2car; .* distance of 1.7"),
     # the label map
     "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
-    "folder as input": ({"input": ASSETS}, f"--input {ASSETS}: not a file"),
+    "directory as input": ({"input": ASSETS}, f"--input {ASSETS}: not a file"),
     "empty input": ({"input": written("a.png", b"")}, "--input .*a.png: not a PNG or JPEG"),
     "text named .png": ({"input": written("a.png", b"a cat, please")}, "--input .*a.png: not a PNG or JPEG"),
     "truncated input": ({"input": written("a.png", png(NOISE)[:4000])}, "--input .*a.png: damaged"),
@@ -283,10 +284,10 @@ REFUSED = {
     "white lines on black": ({**EDGE, "input": written("a.png", IDS // 5 * 255)}, "expected dark lines on white"),
     # the place to write
     "file in the place of outdir": ({"outdir": written("taken", b"mine")}, "--outdir .*taken: expected a directory"),
-    "file above outdir": ({"outdir": lambda folder: written("taken", b"")(folder) / "x"},
+    "file above outdir": ({"outdir": lambda directory: written("taken", b"")(directory) / "x"},
                               "--outdir .*taken: expected a directory"),
     "outdir without a name": ({"outdir": ""}, "'--outdir': expected the name of a directory"),
-    "name too long": ({"outdir": lambda folder: folder / ("x" * 300)}, "--outdir .*File name too long"),
+    "name too long": ({"outdir": lambda directory: directory / ("x" * 300)}, "--outdir .*File name too long"),
 }  # fmt: skip
 
 

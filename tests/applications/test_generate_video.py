@@ -38,7 +38,7 @@ FEW = ("--frames", 3, "--device", "cpu")
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """Function from a config to the path of a network for it, as small as they get."""
-    folder = tmp_path_factory.mktemp("networks")
+    directory = tmp_path_factory.mktemp("networks")
     tiny = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
     cats = GeneratorOptions("afhq", 128, semantic_channels=6, pose_conditioning=True, depth_resolution=4, **tiny)
     cars = GeneratorOptions("shapenet", 128, data_type="edge", depth_resolution=4, **tiny)
@@ -46,8 +46,10 @@ def network(tmp_path_factory):
         torch.manual_seed(0)
         G = construct(options.class_name, options.kwargs())
         G.neural_rendering_resolution = 32
-        save_snapshot(folder / f"{cfg}.pt", {"G_ema": G}, extra={"training_options": {}})  # ours: rendered as it says
-    return lambda cfg: folder / f"{cfg}.pt"
+        save_snapshot(
+            directory / f"{cfg}.pt", {"G_ema": G}, extra={"training_options": {}}
+        )  # ours: rendered as it says
+    return lambda cfg: directory / f"{cfg}.pt"
 
 
 def run(*words, **options):
@@ -63,12 +65,12 @@ def made(*words, **options):
 
 
 def frames(path):
-    with Image.open(path) as picture:
-        return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+    with Image.open(path) as image:
+        return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
 
 
 def close(a, b):
-    """Whether two color frames of gifs are one picture: palettes of pictures a level apart may differ by a few."""
+    """Whether two color frames of gifs are equal up to the palette, which a difference of one level can change."""
     return np.abs(a.astype(int) - b).mean() < 2
 
 
@@ -76,8 +78,8 @@ def close(a, b):
 
 
 def test_the_published_command_works_unchanged(network, tmp_path):
-    for folder in ("checkpoints", "examples"):
-        (tmp_path / folder).mkdir()
+    for directory in ("checkpoints", "examples"):
+        (tmp_path / directory).mkdir()
     shutil.copy(network("seg2cat"), tmp_path / "checkpoints" / "pix2pix3d_seg2cat.pkl")
     shutil.copy(ASSETS / "cat.png", tmp_path / "examples" / "example_input.png")
     command = (
@@ -115,22 +117,22 @@ def test_frames_show_the_scene_of_the_seed_along_the_published_path(network, tmp
     ws = G.mapping(latent(5, G.z_dim), front_pose(CAMERAS["seg2cat"]), {"mask": label_map})
     poses = path_poses("orbit", CAMERAS["seg2cat"], 3)
     G = load_generator(network("seg2cat"), "cpu")
-    film = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
-    assert all(len(pictures) == 3 for pictures in film.values())
+    video = {end: frames(tmp_path / f"seg2cat_5{end}.gif") for end in endings}
+    assert all(len(images) == 3 for images in video.values())
     for frame, pose in enumerate(poses):
         out = G.synthesis(ws, pose[None], noise_mode="const", jitter=False)
-        assert close(film[""][frame], draw_image(out["image"])[0])
-        label = film["_label"][frame]
+        assert close(video[""][frame], draw_image(out["image"])[0])
+        label = video["_label"][frame]
         # label colors are exact in a gif; a pixel at a border may fall to the other side by round-off
         assert (label == colorize(out["semantic"].argmax(1)[0].numpy())).all(-1).mean() > 0.999
-        both = film["_side_by_side"][frame]
-        assert both.shape == (128, 256, 3) and close(both[:, :128], film[""][frame]) and close(both[:, 128:], label)
-        depth = film["_depth"][frame]
+        both = video["_side_by_side"][frame]
+        assert both.shape == (128, 256, 3) and close(both[:, :128], video[""][frame]) and close(both[:, 128:], label)
+        depth = video["_depth"][frame]
         size = 128 // G.neural_rendering_resolution
         # white at 2.7 - 0.5 from the camera, black at 2.7 + 0.5, in 255 steps
         shown = 2.7 + 0.5 - depth[::size, ::size, 0] / 255
         assert np.abs(shown - out["image_depth"][0, 0].clamp(2.2, 3.2).numpy()).max() < 1 / 255
-    assert not close(frames(tmp_path / "seg2cat_3.gif")[0], film[""][0])
+    assert not close(frames(tmp_path / "seg2cat_3.gif")[0], video[""][0])
 
 
 def test_file_names_contain_the_sample_and_sample_0_is_the_default_input(network, tmp_path):
@@ -156,8 +158,8 @@ def test_one_run_writes_both_formats(network, tmp_path):
     ]
     with av.open(tmp_path / "edge2car_0_label.mp4") as container:
         assert container.streams.video[0].average_rate == 25
-        film = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    for ours, exact in zip(film, frames(tmp_path / "edge2car_0_label.gif"), strict=True):
+        video = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for ours, exact in zip(video, frames(tmp_path / "edge2car_0_label.gif"), strict=True):
         assert np.abs(ours.astype(int) - exact).mean() < 4  # H.264 at a quality where little is seen of it
 
 
@@ -207,9 +209,9 @@ def test_the_to_option_is_the_label_map_of_the_last_frame(network, tmp_path):
     options = {"network": network("edge2car"), "cfg": "edge2car"}
     made(**options, input=other, outdir=tmp_path / "plain")
     names = made("--interpolate", **options, input=ASSETS / "car.png", to=other, outdir=tmp_path / "between")
-    film = "edge2car_0-to-other"
-    assert names == [f"{film}.gif", f"{film}_label.gif", "edge2car_input.png"]
-    last, plain = (frames(tmp_path / name)[-1] for name in (f"between/{film}.gif", "plain/edge2car_0.gif"))
+    video = "edge2car_0-to-other"
+    assert names == [f"{video}.gif", f"{video}_label.gif", "edge2car_input.png"]
+    last, plain = (frames(tmp_path / name)[-1] for name in (f"between/{video}.gif", "plain/edge2car_0.gif"))
     assert close(last, plain)
 
 
@@ -256,8 +258,8 @@ def test_interpolation_in_chunks_equals_interpolation_at_once(network, monkeypat
 
 
 def path_file(content):
-    def make(folder):
-        path = folder / "path.json"
+    def make(directory):
+        path = directory / "path.json"
         path.write_text(content)
         return path
 
@@ -265,8 +267,8 @@ def path_file(content):
 
 
 def drawn(pixels):
-    def make(folder):
-        path = folder / "other.png"
+    def make(directory):
+        path = directory / "other.png"
         path.write_bytes(png(pixels))
         return path
 
@@ -274,12 +276,12 @@ def drawn(pixels):
 
 
 NINES = np.full((8, 8), 9, np.uint8)
-# What is changed about a good command line, and what the one line must say; functions make a file in a folder.
-# What all applications share is tested with generate_samples.py.
+# Changes to a valid command line, and the expected error message; functions make a file in a directory.
+# Options that all applications share are tested with generate_samples.py.
 REFUSED = {
     "word as path": ({"path": "spiral"}, "--path spiral: expected orbit, turn or a JSON file"),
     "no such path": ({"path": "nowhere.json"}, "--path nowhere.json: expected orbit, turn or a JSON file"),
-    "folder as path": ({"path": ASSETS}, "--path .*assets: .*directory"),
+    "directory as path": ({"path": ASSETS}, "--path .*assets: .*directory"),
     "text as path": ({"path": path_file("once around")}, "--path .*path.json: not JSON"),
     "empty path": ({"path": path_file("[]")}, "--path .*path.json: expected a list of poses"),
     "half a pose": ({"path": path_file("[[1, 0, 0, 0]]")}, "--path .*path.json: pose 0: expected a list of 25 numbers"),
@@ -289,7 +291,7 @@ REFUSED = {
         "--frames: goes with --path orbit or turn; .*path.json holds 1 poses"),
     "no frame": ({"frames": 0}, "'--frames': 0 is not in the range"),
     "half a frame": ({"frames": 1.5}, "'--frames': '1.5' is not a valid integer"),
-    "film without end": ({"frames": 10**9}, "'--frames': 1000000000 is not in the range"),
+    "video without end": ({"frames": 10**9}, "'--frames': 1000000000 is not in the range"),
     "no frame a second": ({"fps": 0}, "'--fps': 0 is not in the range"),
     "too fast": ({"fps": 1000}, "'--fps': 1000 is not in the range"),
     "unknown format": ({"format": "gif,avi"}, "'--format': 'avi': expected some of gif,mp4"),
@@ -349,7 +351,7 @@ def test_ctrl_c_keeps_complete_videos_and_removes_the_incomplete_one(network, tm
     words += ["--input", ASSETS / "car.png", "--outdir", outdir, "--random_seed", "0-9999", "--frames", "4"]
     script = subprocess.Popen([sys.executable, *words, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not (outdir / "edge2car_0_label.gif").exists():  # then the second film is in work
+    while not (outdir / "edge2car_0_label.gif").exists():  # then the second video is being written
         assert script.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(script.pid, signal.SIGINT)

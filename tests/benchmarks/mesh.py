@@ -1,7 +1,7 @@
 """Time and memory of meshes.
 
 python tests/benchmarks/mesh.py grid      the density grid against the field point by point
-python tests/benchmarks/mesh.py whole     all of extract_mesh.py but its film, with random weights of the published size
+python tests/benchmarks/mesh.py whole     extract_mesh.py without its video, with random weights of the published size
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def main() -> None:
 
 @main.command()
 @click.option("--resolution", default=512, show_default=True, help="Points on a side.")
-@click.option("--slabs", default=4, show_default=True, help="Slabs done point by point; the rest is reckoned.")
+@click.option("--slabs", default=4, show_default=True, help="Slabs done point by point; the rest is extrapolated.")
 @click.option("--scale", default=1.0, show_default=True, help="Standard deviation of the planes.")
 @click.option("--axes", type=click.Choice(["published", "corrected"]), default="published", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def grid(resolution: int, slabs: int, scale: float, axes: str, device: str) -> None:
-    """A field of the published size with random weights: seconds by both ways, ratio, largest difference."""
+    """Compare both methods on a field of the published size with random weights."""
     torch.manual_seed(0)
     options = {"decoder_output_dim": 32, "semantic_channels": 6}
     decoder = Decoder(32, options, "OSGDecoder_semantic_lateSeparate").requires_grad_(False).to(device)
@@ -58,7 +58,7 @@ def grid(resolution: int, slabs: int, scale: float, axes: str, device: str) -> N
         sigma = field.reference(points)[1].view(y.shape).cpu()
         difference = max(difference, (sigma - found[i]).abs().max().item())
     plain = (time.perf_counter() - start) * resolution / slabs
-    print(f"by points {plain:.1f} s, reckoned from {slabs} slabs")
+    print(f"by points {plain:.1f} s, extrapolated from {slabs} slabs")
     print(f"ratio {plain / quick:.0f}, largest difference {difference / found.std().item():.1e} standard deviations")
 
 
@@ -66,13 +66,13 @@ def grid(resolution: int, slabs: int, scale: float, axes: str, device: str) -> N
 @click.option("--cfg", default="seg2cat", show_default=True, type=click.Choice(["seg2cat", "edge2car"]))
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 def whole(cfg: str, more: tuple[str, ...]) -> None:
-    """The command as a user runs it, in a process of its own; what follows -- is added to its options."""
-    picture = ROOT / "applications" / "assets" / ("cat.png" if cfg == "seg2cat" else "car.png")
-    with tempfile.TemporaryDirectory() as folder:
-        network = Path(folder) / "random.pt"
+    """Run the command in its own process; arguments after -- are added to its options."""
+    image = ROOT / "applications" / "assets" / ("cat.png" if cfg == "seg2cat" else "car.png")
+    with tempfile.TemporaryDirectory() as directory:
+        network = Path(directory) / "random.pt"
         legacy.main(["init", str(network), "--cfg", cfg], standalone_mode=False)
         command = [sys.executable, ROOT / "applications" / "extract_mesh.py", "--network", network, "--cfg", cfg]
-        command += ["--outdir", folder, "--input", picture, "--no-film", "--threshold", "auto", *more]
+        command += ["--outdir", directory, "--input", image, "--no-film", "--threshold", "auto", *more]
         start = time.perf_counter()
         subprocess.run([str(word) for word in command], check=True)
         seconds = time.perf_counter() - start
@@ -80,7 +80,7 @@ def whole(cfg: str, more: tuple[str, ...]) -> None:
 
 
 def _peak_bytes() -> int:
-    """Most memory that a process started from here has held."""
+    """Return the peak memory of the child processes, bytes."""
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -1,4 +1,4 @@
-"""Time the quick renderer against the plain one: python tests/benchmarks/rendering.py [--rays 128] [--repeats 3].
+"""Time the fast renderer against the reference: python tests/benchmarks/rendering.py [--rays 128] [--repeats 3].
 
 One line a form: seconds (best of the repeats) and, in the end, their ratio and largest difference.
 """
@@ -38,7 +38,7 @@ def scene(rays: int, device: torch.device) -> tuple[TriplaneField, torch.Tensor,
 
 
 def best_time(run: Callable[[], Rendering], device: torch.device, repeats: int) -> tuple[float, Rendering]:
-    """Seconds of the quickest run after one that is not counted, and what it gave."""
+    """Return the seconds of the fastest run after a warm-up, and its result."""
     rendering, seconds = run(), []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Times of every stage of one full-size sample: label map to planes to image, label map and depth.
+"""Time of each stage of one full-size sample: encoder, mapping, planes, rendering, super-resolution.
 
 python tests/benchmarks/sample.py [--cfg seg2cat] [--precision fp32] [--repeat 3]
 """
@@ -21,7 +21,7 @@ from training.networks.registry import construct
 
 
 def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dict[str, float]:
-    """Seconds of each stage, in the order in which a sample runs through them."""
+    """Return the seconds of each stage, in their order."""
     seconds, last = {}, clock()
 
     def done(name: str) -> None:
@@ -47,8 +47,8 @@ def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dic
 @click.command()
 @click.option("--cfg", default="seg2cat", type=click.Choice(["seg2cat", "edge2car"]))
 @click.option("--precision", default="fp32", type=click.Choice(PRECISIONS))
-@click.option("--cpu-time", is_flag=True, help="Processor time of one thread, for a machine with other work to do.")
-@click.option("--repeat", default=3, help="The best of this many is shown.")
+@click.option("--cpu-time", is_flag=True, help="Measure CPU time of one thread, for a busy machine.")
+@click.option("--repeat", default=3, help="Number of runs; the fastest is printed.")
 def main(cfg: str, precision: str, cpu_time: bool, repeat: int) -> None:
     """Print seconds per stage and in all."""
     kwargs = generator_kwargs(cfg)

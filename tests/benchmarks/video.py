@@ -1,4 +1,4 @@
-"""Seconds per frame of a film of colors and one of labels against the sample's: what is left where planes are shared.
+"""Time per frame of a color and a label video, compared with a sample without encoder, mapping and backbone.
 
 python tests/benchmarks/video.py [--cfg edge2car] [--frames 6] [--format gif] [--cpu-time]
 """
@@ -23,17 +23,17 @@ from torch_utils.host_memory import keep_freed_memory
 from training.networks.configs import RAW_RESOLUTION, generator_kwargs
 from training.networks.registry import construct
 
-ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a film goes through once
+ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a video goes through once
 
 
 @click.command()
 @click.option("--cfg", default="edge2car", type=click.Choice(["seg2cat", "edge2car"]))
-@click.option("--frames", default=6, help="Of the film that is timed.")
+@click.option("--frames", default=6, help="Frames of the video that is timed.")
 @click.option("--format", "ending", default="gif", type=click.Choice(list(ENCODERS)))
-@click.option("--cpu-time", is_flag=True, help="Processor time of one thread, for a machine with other work to do.")
-@click.option("--repeat", default=2, help="The best of this many is shown.")
+@click.option("--cpu-time", is_flag=True, help="Measure CPU time of one thread, for a busy machine.")
+@click.option("--repeat", default=2, help="Number of runs; the fastest is printed.")
 def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> None:
-    """Print both, and the share of a frame that is not the network's."""
+    """Print both times, and the share of drawing and encoding."""
     kwargs, r, preset = generator_kwargs(cfg), RAW_RESOLUTION[cfg], CAMERAS[cfg]
     G = construct("TriPlaneSemanticEntangleGenerator", kwargs).eval()
     G.neural_rendering_resolution = r
@@ -44,12 +44,12 @@ def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> Non
     if cpu_time:
         torch.set_num_threads(1)
 
-    def film_seconds() -> tuple[float, float]:
-        """Of a whole frame, and of its rendering alone."""
+    def video_seconds() -> tuple[float, float]:
+        """Return the seconds of a whole frame, and of its rendering alone."""
         ws = torch.randn(1, G.num_ws, G.w_dim)
         planes = G.planes(ws, noise_mode="const")
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            paths = {shown: Path(folder) / f"{shown}.{ending}" for shown in ("color", "label")}
+        with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+            paths = {shown: Path(directory) / f"{shown}.{ending}" for shown in ("color", "label")}
             videos = {shown: stack.enter_context(open_video(path, 60)) for shown, path in paths.items()}
             start, rendering = clock(), 0.0
             poses = path_poses("orbit", preset, frames)
@@ -65,9 +65,9 @@ def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> Non
     with torch.inference_mode():
         runs = [stages(G, label_map, front_pose(preset), r, clock) for _ in range(repeat)]
         sample = min(sum(seconds for name, seconds in run.items() if name not in ONCE) for run in runs)
-        frame, rendering = min(film_seconds() for _ in range(repeat))
+        frame, rendering = min(video_seconds() for _ in range(repeat))
     click.echo(f"sample less mapping and backbone {sample:7.3f} s")
-    click.echo(f"frame of a film                  {frame:7.3f} s, {frame / sample:.0%} of it")
+    click.echo(f"frame of a video                  {frame:7.3f} s, {frame / sample:.0%} of it")
     click.echo(f"  of which rendering             {rendering:7.3f} s")
     click.echo(f"  of which drawing and encoding  {frame - rendering:7.3f} s")
 

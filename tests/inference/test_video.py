@@ -29,8 +29,8 @@ def needs(name):
 def read(path):
     """Frames H,W,3 of a video, by its suffix."""
     if path.suffix == ".gif":
-        with Image.open(path) as picture:
-            return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+        with Image.open(path) as image:
+            return [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
     import av
 
     with av.open(path) as container:
@@ -62,7 +62,7 @@ def write(path, frames, fps=50):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_video_reads_back_with_its_frames_in_order_and_their_colors(name, tmp_path):
     needs(name)
-    path = write(tmp_path / "made" / f"film.{name}", map(colored, range(7)))
+    path = write(tmp_path / "made" / f"video.{name}", map(colored, range(7)))
     frames = read(path)
     assert len(frames) == 7
     for number, frame in enumerate(frames):
@@ -87,7 +87,7 @@ def test_a_gif_keeps_256_colors_exactly_and_approximates_more(tmp_path):
 
 
 def test_every_frame_of_a_gif_has_its_own_palette(tmp_path):
-    frames = read(write(tmp_path / "film.gif", [gradient(0), gradient(20)]))
+    frames = read(write(tmp_path / "video.gif", [gradient(0), gradient(20)]))
     assert abs(frames[0][..., 2].astype(int) - 0).max() == 0
     assert abs(frames[1][..., 2].astype(int) - 200).max() == 0
 
@@ -98,10 +98,10 @@ def test_a_gif_up_to_50_frames_per_second_has_the_right_duration(fps, seconds):
 
 
 def test_a_gif_has_delays_of_20_ms_or_more_and_loops(tmp_path):
-    path = write(tmp_path / "film.gif", map(colored, range(5)), fps=60)
-    with Image.open(path) as picture:
-        assert picture.info["loop"] == 0
-        assert [frame.info["duration"] for frame in ImageSequence.Iterator(picture)] == [20] * 5
+    path = write(tmp_path / "video.gif", map(colored, range(5)), fps=60)
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+        assert [frame.info["duration"] for frame in ImageSequence.Iterator(image)] == [20] * 5
 
 
 def test_an_mp4_is_yuv420p_with_its_index_first(tmp_path):
@@ -127,7 +127,7 @@ def test_no_frame_is_kept_in_memory(name, tmp_path):
         nonlocal alive
         alive -= 1
 
-    with open_video(tmp_path / f"film.{name}", 50) as append:
+    with open_video(tmp_path / f"video.{name}", 50) as append:
         for number in range(60):  # more than an H.264 encoder looks ahead
             frame = gradient(number % 20)
             weakref.finalize(frame, gone)
@@ -142,7 +142,7 @@ def test_no_frame_is_kept_in_memory(name, tmp_path):
 def test_frames_are_written_to_disk_as_they_come(name, count, tmp_path):
     needs(name)
     noise = np.random.RandomState(0)
-    with open_video(tmp_path / f"film.{name}", 50) as append:
+    with open_video(tmp_path / f"video.{name}", 50) as append:
         for _ in range(count):  # of some 10 kB each
             append(noise.randint(0, 256, (128, 128, 3)).astype(np.uint8))
         (part,) = tmp_path.iterdir()
@@ -157,7 +157,7 @@ def test_frames_are_written_to_disk_as_they_come(name, count, tmp_path):
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_incomplete_video_leaves_nothing_and_keeps_an_older_file(name, frames, stop, tmp_path):
     needs(name)
-    older = tmp_path / f"film.{name}"
+    older = tmp_path / f"video.{name}"
     older.write_bytes(b"older")
     with suppress(stop), open_video(older, 50) as append:
         for number in range(frames):
@@ -176,10 +176,10 @@ def test_a_full_disk_raises_an_error_with_the_path_and_leaves_nothing(name, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            write(tmp_path / f"film.{name}", noise)
+            write(tmp_path / f"video.{name}", noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert caught.value.filename == str(tmp_path / f"film.{name}")
+    assert caught.value.filename == str(tmp_path / f"video.{name}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,14 +187,14 @@ def test_a_full_disk_raises_an_error_with_the_path_and_leaves_nothing(name, tmp_
 def test_a_relative_path_may_contain_a_colon(name, tmp_path, monkeypatch):
     needs(name)
     monkeypatch.chdir(tmp_path)
-    assert len(read(write(Path("a:b") / f"film.{name}", [colored(0)]).absolute())) == 1
+    assert len(read(write(Path("a:b") / f"video.{name}", [colored(0)]).absolute())) == 1
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_video_without_frames_is_rejected_and_not_written(name, tmp_path):
     needs(name)
     with pytest.raises(ValueError, match="no frame was written"):
-        write(tmp_path / f"film.{name}", [])
+        write(tmp_path / f"video.{name}", [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,17 +208,17 @@ def test_a_video_without_frames_is_rejected_and_not_written(name, tmp_path):
 )
 def test_frames_of_another_type_or_size_are_rejected(frames, got, tmp_path):
     with pytest.raises(ValueError, match=got):
-        write(tmp_path / "film.gif", frames)
+        write(tmp_path / "video.gif", frames)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_formats_that_cannot_be_written_are_rejected(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="expected gif or mp4, got 'avi'"):
-        write(tmp_path / "film.avi", [])
+        write(tmp_path / "video.avi", [])
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     check_video_format("gif")
     with pytest.raises(ValueError, match=r'mp4: needs PyAV.*pip install -e "\.\[video\]"'):
-        write(tmp_path / "film.mp4", [])
+        write(tmp_path / "video.mp4", [])
 
 
 # --------------------------------------------------------------------------- views

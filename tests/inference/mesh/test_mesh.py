@@ -189,9 +189,9 @@ def test_an_empty_level_set_is_reported_with_the_range_of_the_density(threshold,
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
 def test_auto_threshold_separates_two_clusters_whatever_their_shares(share):
     generator = torch.Generator().manual_seed(0)
-    matter = torch.rand(20, 500, generator=generator) < share
+    solid_points = torch.rand(20, 500, generator=generator) < share
     noise = torch.randn(20, 500, generator=generator)
-    threshold = auto_threshold(torch.where(matter, 60 + 5 * noise, -10 + 5 * noise), step=1 / 48)
+    threshold = auto_threshold(torch.where(solid_points, 60 + 5 * noise, -10 + 5 * noise), step=1 / 48)
     assert 5 < threshold < 45
 
 
@@ -211,7 +211,7 @@ def test_auto_threshold_rejects_constant_density():
 
 
 def two_blocks():
-    """A generator's small twin whose scene is known: class 3 at x < 0, class 5 at x > 0, matter where |y| < 0.2."""
+    """A small generator whose scene is known: class 3 at x < 0, class 5 at x > 0, solid where |y| < 0.2."""
     options = GeneratorOptions("afhq", 128, semantic_channels=7, channel_base=512, channel_max=8, encoder_width=0.125)
     G = construct(options.class_name, {**options.kwargs(), "plane_resolution": 32}).requires_grad_(False)
     for name in ("net", "net_semantic"):
@@ -255,7 +255,7 @@ def under_a_skin():
     """Class 5, red, under a skin of class 3, dark, that is so thin that hardly any of it is seen."""
     G, planes = two_blocks()
     pixels = (torch.arange(32) + 0.5) / 32 - 0.5
-    planes[0, 0, 0] *= 30  # dense, so that a ray ends within the matter
+    planes[0, 0, 0] *= 30  # dense, so that a ray ends inside the solid
     planes[0, 0, 1] = 60 * (0.17 - pixels.abs())[:, None]
     return G, planes
 

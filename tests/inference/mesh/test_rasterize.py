@@ -49,7 +49,7 @@ def lumps():
     return replace(mesh, colors=np.where(mesh.vertices[:, 1:2] > 0, np.uint8([204, 0, 0]), np.uint8([51, 51, 255])))
 
 
-def picture(mesh, pose, impl, half_width=0.6, size=SIZE):
+def rendered(mesh, pose, impl, half_width=0.6, size=SIZE):
     (frame,) = render_mesh(mesh, pose, size, half_width, impl)
     assert frame.shape == (size, size, 3) and frame.dtype == np.uint8
     return frame.astype(int)
@@ -57,7 +57,7 @@ def picture(mesh, pose, impl, half_width=0.6, size=SIZE):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_axes_and_scale_of_the_image(impl):
-    frame = picture(square((0.15, 0.3), (0.45, 0.6), 0.1, (204, 0, 0)), view(), impl)
+    frame = rendered(square((0.15, 0.3), (0.45, 0.6), 0.1, (204, 0, 0)), view(), impl)
     # 64 pixels show 1.2 world units: x 0.15 to 0.45 are pixels 40 to 56, y 0.6 down to 0.3 rows 0 to 16
     expected = np.full((SIZE, SIZE, 3), 255)
     expected[0:16, 40:56] = (204, 0, 0)
@@ -70,26 +70,26 @@ def test_the_nearer_face_hides_the_farther_one(impl):
         square((-0.3, -0.3), (0.3, 0.3), 0.2, (200, 0, 0)), square((-0.3, -0.3), (0.3, 0.3), 0, (0, 0, 200))
     )
     for azimuth, color in ((math.pi / 2, (200, 0, 0)), (-math.pi / 2, (0, 0, 200))):
-        np.testing.assert_allclose(picture(both, view(azimuth), impl)[32, 32], color, atol=1)
+        np.testing.assert_allclose(rendered(both, view(azimuth), impl)[32, 32], color, atol=1)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_shading_follows_the_angle_to_the_camera(impl):
     turned = math.pi / 3
-    frame = picture(square((-0.3, -0.3), (0.3, 0.3), 0, (200, 200, 200)), view(math.pi / 2 + turned), impl)
+    frame = rendered(square((-0.3, -0.3), (0.3, 0.3), 0, (200, 200, 200)), view(math.pi / 2 + turned), impl)
     np.testing.assert_allclose(frame[32, 32], 200 * (AMBIENT + (1 - AMBIENT) * math.cos(turned)), atol=1)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_mesh_without_colors_is_gray(impl):
     mesh = replace(square((-0.3, -0.3), (0.3, 0.3), 0, (0, 0, 0)), colors=None)
-    np.testing.assert_allclose(picture(mesh, view(), impl)[32, 32], PLAIN_GRAY, atol=1)
+    np.testing.assert_allclose(rendered(mesh, view(), impl)[32, 32], PLAIN_GRAY, atol=1)
 
 
 @pytest.mark.skipif(NO_GL is not None, reason=f"no OpenGL: {NO_GL}")
 @pytest.mark.parametrize(("azimuth", "polar"), [(math.pi / 2, math.pi / 2), (0.4, 1.0), (-1.5, 2.5)])
 def test_opengl_and_the_z_buffer_render_the_same_image(azimuth, polar):
-    gl, plain = (picture(lumps(), view(azimuth, polar), impl, size=128) for impl in ("gl", "plain"))
+    gl, plain = (rendered(lumps(), view(azimuth, polar), impl, size=128) for impl in ("gl", "plain"))
     # the same but along outlines, which OpenGL smooths: about 5 % of the pixels here
     assert abs(gl - plain).mean() < 2
     assert np.median(abs(gl - plain).max(-1)) <= 1
