@@ -96,7 +96,7 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
     variants = {
         "plain": ([], {}),
         "seed": ([], {"random_seed": 1}),
-        "image": ([], {"color": "image"}),
+        "image": ([], {"colour": "image"}),  # the old spelling is still accepted
         "closed": (["--closed"], {}),
         "largest": (["--largest"], {}),
         "solid": (["--closed", "--largest"], {}),
