@@ -71,7 +71,7 @@ def show(source: str) -> None:
     except WeightsError as error:
         raise InputError(str(error)) from error
 
-    # A block for each network, then what is common to all.
+    # Networks, then metadata.
     for name, record in contents.networks.items():
         click.echo(f"{name}: {record.class_name}\n{json.dumps(record.init_kwargs, indent=2)}")
         click.echo(f"attributes: {json.dumps(record.attributes)}\n{_tensor_table(record)}\n")

@@ -134,7 +134,7 @@ def default_cache_dir() -> Path:
 
 
 def _cache_name(url: str) -> str:
-    """Return a file name unique to the URL that ends in the URL's own file name."""
+    """Return a unique file name for the URL, ending in the file name in the URL."""
     # The digest makes it unique, the file name helps people to find it.
     file_name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
     readable = "".join(c if c.isalnum() or c in "._-" else "_" for c in file_name)[-80:]
@@ -205,7 +205,7 @@ def _connection_errors(url: str) -> Iterator[None]:
 
 @contextmanager
 def log_to_file(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Append to a file what the block prints to stdout and stderr, besides printing it."""
+    """Copy all output of the block to stdout and stderr into a file, appending to it."""
     # Buffered by lines, so that a killed run keeps its log.
     with (
         open(path, "a", encoding="utf-8", buffering=1) as file,

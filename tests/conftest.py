@@ -23,17 +23,14 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """Return a function from a configuration to the path of an untrained, very narrow network, created once."""
-    folder = tmp_path_factory.mktemp("networks")
+    directory = tmp_path_factory.mktemp("networks")
     narrow = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
 
     @functools.cache
     def make(cfg):
         options = replace(CONFIGS[cfg], **narrow, depth_resolution=6)
-        save_snapshot(
-            path := folder / f"{cfg}.pt",
-            {"G_ema": construct(options.class_name, options.kwargs())},
-            extra={UNTRAINED: True},
-        )
+        path = directory / f"{cfg}.pt"
+        save_snapshot(path, {"G_ema": construct(options.class_name, options.kwargs())}, extra={UNTRAINED: True})
         return path
 
     return make

@@ -73,14 +73,14 @@ def test_a_published_generator_loads_bit_for_bit_with_its_attributes(protocol):
     module.register_buffer("dataset_label_std", torch.rand(25))  # in public generators, made by no constructor
     attributes = {"neural_rendering_resolution": 96, "rendering_kwargs": {**kwargs["rendering_kwargs"], "c_scale": 0.5}}
     mappings = public_pickle.MAPPINGS[protocol]
-    theirs = public_pickle.network(module, name, kwargs, attributes, mappings=mappings)
-    data = load_network_pkl(snapshot(protocol=protocol, G=theirs, G_ema=theirs))
+    published = public_pickle.network(module, name, kwargs, attributes, mappings=mappings)
+    data = load_network_pkl(snapshot(protocol=protocol, G=published, G_ema=published))
 
     del module.dataset_label_std
-    for ours in (data["G"], data["G_ema"]):
-        assert_same_state(ours, module)
-        assert ours.neural_rendering_resolution == 96 and ours.rendering_kwargs["c_scale"] == 0.5
-        assert not ours.training and not any(p.requires_grad for p in ours.parameters())
+    for loaded in (data["G"], data["G_ema"]):
+        assert_same_state(loaded, module)
+        assert loaded.neural_rendering_resolution == 96 and loaded.rendering_kwargs["c_scale"] == 0.5
+        assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert data["training_set_kwargs"]["resolution"] == 512 and type(data["training_set_kwargs"]) is dict
 
 
@@ -112,41 +112,41 @@ def test_loading_does_not_change_the_random_state():
 
 def test_positional_constructor_arguments_are_accepted():
     module, name, kwargs = built(SMALL)
-    rest = {key: value for key, value in kwargs.items() if key not in ("z_dim", "c_dim")}
-    theirs = public_pickle.network(module, name, rest, args=(kwargs["z_dim"], kwargs["c_dim"]))
-    assert_same_state(load_network_pkl(snapshot(G_ema=theirs))["G_ema"], module)
+    remaining = {key: value for key, value in kwargs.items() if key not in ("z_dim", "c_dim")}
+    published = public_pickle.network(module, name, remaining, args=(kwargs["z_dim"], kwargs["c_dim"]))
+    assert_same_state(load_network_pkl(snapshot(G_ema=published))["G_ema"], module)
 
 
 def test_tensors_of_every_type_and_views_are_read():
     base = torch.arange(24).reshape(4, 6)
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.uint8, torch.bool):
         for view in (base.to(dtype), base.to(dtype).T, base.to(dtype)[1:3, ::2], base.to(dtype)[:0]):
-            found = read_pickle(io.BytesIO(public_pickle.dumps(view)), published_pickle.lookup)
-            assert found.dtype == dtype and torch.equal(found, view)
+            result = read_pickle(io.BytesIO(public_pickle.dumps(view)), published_pickle.lookup)
+            assert result.dtype == dtype and torch.equal(result, view)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_numpy_scalars_and_sets_become_plain_values(protocol):
     values = [np.float64(0.1), np.float32(0.5), np.int64(-7), np.bool_(True), {"a", "b"}]
-    found = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), published_pickle.lookup)
-    assert found == [0.1, 0.5, -7, True, {"a", "b"}]
-    assert not any(isinstance(value, np.generic) for value in found)
+    result = read_pickle(io.BytesIO(public_pickle.dumps(values, protocol)), published_pickle.lookup)
+    assert result == [0.1, 0.5, -7, True, {"a", "b"}]
+    assert not any(isinstance(value, np.generic) for value in result)
 
 
 def test_a_published_augmentation_pipeline_loads_with_its_options_and_probability():
     pipe = AugmentPipe(xflip=1, hue_max=0.5)
     pipe.p.fill_(0.25)
-    theirs = public_pickle.network(pipe, "AugmentPipe", {"xflip": 1, "hue_max": 0.5})
-    ours = load_network_pkl(snapshot(G_ema=record(), augment_pipe=theirs))["augment_pipe"]
-    assert isinstance(ours, AugmentPipe) and ours.options == pipe.options
-    assert_same_state(ours, pipe)
+    published = public_pickle.network(pipe, "AugmentPipe", {"xflip": 1, "hue_max": 0.5})
+    loaded = load_network_pkl(snapshot(G_ema=record(), augment_pipe=published))["augment_pipe"]
+    assert isinstance(loaded, AugmentPipe) and loaded.options == pipe.options
+    assert_same_state(loaded, pipe)
 
 
 def test_an_augmentation_pipeline_of_an_unknown_class_stays_a_record():
     module = nn.Module()
     module.register_buffer("p", torch.tensor(0.25))
-    theirs = public_pickle.network(module, "UnknownPipe", {"xflip": 1})
-    pipe = load_network_pkl(snapshot(G_ema=record(), augment_pipe=theirs))["augment_pipe"]
+    published = public_pickle.network(module, "UnknownPipe", {"xflip": 1})
+    pipe = load_network_pkl(snapshot(G_ema=record(), augment_pipe=published))["augment_pipe"]
     assert isinstance(pipe, NetworkRecord)
     assert (pipe.class_name, pipe.init_kwargs, pipe.state["p"].item()) == ("UnknownPipe", {"xflip": 1}, 0.25)
 
@@ -192,9 +192,9 @@ def test_a_call_of_any_other_function_is_rejected_and_not_executed(
 def test_embedded_source_code_is_not_executed(tmp_path):
     marker = tmp_path / "marker"
     source = f"open({str(marker)!r}, 'w').close()\n"
-    theirs = record()
-    theirs.arguments[0]["module_src"] = source
-    load_network_pkl(snapshot(G_ema=theirs))
+    published = record()
+    published.arguments[0]["module_src"] = source
+    load_network_pkl(snapshot(G_ema=published))
     assert not marker.exists()
 
 
@@ -258,9 +258,9 @@ def test_cycles_and_exponentially_nested_data_are_rejected():
     decoder = public_pickle.CLASSES["decoder"]()
     decoder.__dict__.update(nn.Module().__dict__)
     decoder.__dict__.update({"_modules": {"again": decoder}})
-    theirs = record()
-    theirs.arguments[0]["state"]["_modules"]["loop"] = decoder
-    rejected(snapshot(G_ema=theirs), "deep")
+    published = record()
+    published.arguments[0]["state"]["_modules"]["loop"] = decoder
+    rejected(snapshot(G_ema=published), "deep")
 
     doubling: list = [0]
     for _ in range(30):
@@ -268,9 +268,9 @@ def test_cycles_and_exponentially_nested_data_are_rejected():
     loop: list = []
     loop.append(loop)
     for value in (doubling, loop):
-        theirs = record()
-        theirs.arguments[0]["state"]["_init_kwargs"]["value"] = value
-        rejected(snapshot(G_ema=theirs), "levels")
+        published = record()
+        published.arguments[0]["state"]["_init_kwargs"]["value"] = value
+        rejected(snapshot(G_ema=published), "levels")
 
     for _ in range(30):  # 2**30 modules
         outer = public_pickle.CLASSES["decoder"]()
@@ -278,18 +278,18 @@ def test_cycles_and_exponentially_nested_data_are_rejected():
         outer.__dict__.update({"_modules": {"a": decoder, "b": decoder}})
         decoder.__dict__["_modules"] = {} if decoder.__dict__["_modules"].get("again") else decoder._modules
         decoder = outer
-    theirs = record()
-    theirs.arguments[0]["state"]["_modules"]["many"] = decoder
-    rejected(snapshot(G_ema=theirs), "submodules")
-    theirs.arguments[0]["version"] = doubling  # 2**30 zeros, if a message quoted it
-    rejected(snapshot(G_ema=theirs), "version a list")
+    published = record()
+    published.arguments[0]["state"]["_modules"]["many"] = decoder
+    rejected(snapshot(G_ema=published), "submodules")
+    published.arguments[0]["version"] = doubling  # 2**30 zeros, if the message quoted it
+    rejected(snapshot(G_ema=published), "version a list")
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"version": "6"}, {"type": "module"}, {"state": None}])
 def test_invalid_persistence_records_are_rejected(change):
-    theirs = record()
-    theirs.arguments[0].update(change)
-    rejected(snapshot(G_ema=theirs), "persistent object")
+    published = record()
+    published.arguments[0].update(change)
+    rejected(snapshot(G_ema=published), "persistent object")
 
 
 # --------------------------------------------------------------------------- invalid networks
@@ -299,8 +299,8 @@ def test_wrong_tensor_names_shapes_classes_and_arguments_are_rejected():
     module, name, kwargs = built(SMALL)
 
     def attempt(*words: str, class_name: str = name, **changes) -> None:
-        theirs = public_pickle.network(module, class_name, {**kwargs, **changes})
-        rejected(snapshot(G_ema=theirs), "G_ema", *words)
+        published = public_pickle.network(module, class_name, {**kwargs, **changes})
+        rejected(snapshot(G_ema=published), "G_ema", *words)
 
     attempt("fc0.weight", "(64, 192)", "(64, 96)", z_dim=128)
     attempt("fc2", num_layers=3)
@@ -316,23 +316,23 @@ def test_wrong_tensor_names_shapes_classes_and_arguments_are_rejected():
 
 
 def test_a_truncated_file_is_rejected(tmp_path):
-    whole = snapshot(G_ema=record()).getvalue()
+    full = snapshot(G_ema=record()).getvalue()
     path = tmp_path / "cut.pkl"
-    for length in [*range(40), *range(40, len(whole), 997), len(whole) - 1]:
-        path.write_bytes(whole[:length])
-        rejected(whole[:length])
+    for length in [*range(40), *range(40, len(full), 997), len(full) - 1]:
+        path.write_bytes(full[:length])
+        rejected(full[:length])
         with pytest.raises(WeightsError, match=r"cut\.pkl"):
             load_network_pkl(path)
 
 
 def test_a_file_with_a_changed_byte_loads_or_raises_weights_error():
-    whole = snapshot(G_ema=record()).getvalue()
+    full = snapshot(G_ema=record()).getvalue()
     rng = random.Random(0)
     loaded = {True: 0, False: 0}
     for _ in range(300):
-        damaged = bytearray(whole)
-        # Mostly in the first 3000 bytes, which hold the structure; the rest is tensor data.
-        damaged[rng.randrange(len(whole)) if rng.random() < 0.2 else rng.randrange(3000)] = rng.randrange(256)
+        damaged = bytearray(full)
+        # Mostly in the first 3000 bytes, which hold the structure; the remaining is tensor data.
+        damaged[rng.randrange(len(full)) if rng.random() < 0.2 else rng.randrange(3000)] = rng.randrange(256)
         try:
             load_network_pkl(io.BytesIO(damaged))
             loaded[True] += 1
@@ -400,7 +400,7 @@ def run(*arguments) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("target", ["ours.pkl", "ours.pt", "ours.safetensors"])
+@pytest.mark.parametrize("target", ["loaded.pkl", "loaded.pt", "loaded.safetensors"])
 def test_convert_keeps_every_tensor(published_file, tmp_path, target):
     code, output = run("convert", published_file.as_uri(), tmp_path / target)
     assert code == 0, output
@@ -417,11 +417,11 @@ def test_convert_only_keeps_the_named_network(published_file, tmp_path):
 
 
 def test_convert_half_halves_the_size_and_keeps_three_digits(published_file, tmp_path):
-    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
-    run("convert", published_file, whole)
-    run("convert", whole, small, "--half")
-    assert small.stat().st_size < 0.6 * whole.stat().st_size
-    before, after = (load_network_pkl(path)["G_ema"].state_dict() for path in (whole, small))
+    full, small = tmp_path / "full.safetensors", tmp_path / "small.safetensors"
+    run("convert", published_file, full)
+    run("convert", full, small, "--half")
+    assert small.stat().st_size < 0.6 * full.stat().st_size
+    before, after = (load_network_pkl(path)["G_ema"].state_dict() for path in (full, small))
     for name, tensor in after.items():
         assert tensor.dtype == before[name].dtype
         assert torch.allclose(tensor, before[name], rtol=2**-10, atol=1e-6), name
@@ -483,11 +483,11 @@ def test_invalid_input_prints_one_line_and_exits_with_2(published_file, tmp_path
 
 
 def test_convert_does_not_replace_an_unrelated_json_file_and_then_writes_nothing(published_file, tmp_path):
-    notes = tmp_path / "ours.json"
+    notes = tmp_path / "loaded.json"
     for make in (lambda: notes.write_text('{"labels": []}'), lambda: (notes.unlink(), notes.mkdir())):
         make()
-        code, output = run("convert", published_file, tmp_path / "ours.safetensors")
-        assert code == 2 and "ours.json" in output and len(output.splitlines()) == 1
+        code, output = run("convert", published_file, tmp_path / "loaded.safetensors")
+        assert code == 2 and "loaded.json" in output and len(output.splitlines()) == 1
         assert sorted(tmp_path.iterdir()) == sorted([published_file, notes])
 
 

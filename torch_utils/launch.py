@@ -27,7 +27,7 @@ import torch.distributed as dist
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 MAX_PROCESSES_PER_CORE = 4  # on the CPU; more are taken for a mistake
 
-TIMEOUT = datetime.timedelta(minutes=30)  # of collective calls, in which processes wait for what rank 0 does alone
+TIMEOUT = datetime.timedelta(minutes=30)  # of collective calls; includes work of rank 0 alone
 FAILURE_SECONDS = 0.5  # after a failure, to wait for that of the process that caused it
 TERMINATE_SECONDS = 10  # between SIGTERM and SIGKILL
 

@@ -52,8 +52,8 @@ def server():
         thread.join()
 
 
-def files_in(folder):
-    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+def files_in(directory):
+    return sorted(p.name for p in directory.iterdir()) if directory.exists() else []
 
 
 def fetch(url, cache, **options):
@@ -125,10 +125,10 @@ def test_a_signal_ignored_by_nohup_stays_ignored():
 
 
 def test_a_written_file_has_default_permissions(tmp_path):
-    (tmp_path / "usual").touch()
-    with atomic_write(tmp_path / "ours"):
+    (tmp_path / "touched").touch()
+    with atomic_write(tmp_path / "written"):
         pass
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "touched").stat().st_mode
 
 
 # --------------------------------------------------------------------------- files by URL

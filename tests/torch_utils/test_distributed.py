@@ -103,10 +103,10 @@ def test_parameters_and_buffers_are_copied_from_rank_0(results):
 
 
 def test_averaged_gradients_of_two_halves_equal_those_of_the_whole_batch(results):
-    whole = net()
-    whole(samples()).square().mean().backward()
+    full = net()
+    full(samples()).square().mean().backward()
     for result in results:
-        torch.testing.assert_close(result["batch gradients"], [p.grad for p in whole.parameters()])
+        torch.testing.assert_close(result["batch gradients"], [p.grad for p in full.parameters()])
 
 
 def test_a_gradient_missing_in_one_process_is_zero_and_in_all_processes_none(results):

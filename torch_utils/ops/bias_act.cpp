@@ -9,7 +9,7 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// Checks that an optional tensor is there if needed, with the type and layout of `source`; returns its data.
+// Checks that an optional tensor is passed exactly if needed, with the type and layout of `source`; returns its data.
 const void* same_layout(const OptionalTensor& t, const at::Tensor& source, bool needed, const char* name) {
     TORCH_CHECK_VALUE(t.has_value() == needed, name, needed ? ": missing for" : ": not used by", " this order");
     if (!needed) return nullptr;

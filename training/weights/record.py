@@ -29,7 +29,7 @@ MAX_NUMBER = 2**24  # magnitude; 32,768
 # A constructor may allocate twice as many elements as the file holds, plus this many.
 SPARE_ELEMENTS = 1_000_000
 
-# Tensor factories counted by `_AllocationLimit`, and what replaces them: random initialization is skipped.
+# Tensor factories counted by `_AllocationLimit`, with their replacements, which skip random initialization.
 _FACTORIES = {factory: factory for factory in (torch.zeros, torch.ones, torch.full, torch.empty)}
 _FACTORIES |= {torch.randn: torch.empty, torch.rand: torch.empty}
 
@@ -73,7 +73,7 @@ def to_plain_data(value: Any, name: str = "value") -> Any:
 
     Args:
         value: nested data.
-        name: what error messages call it.
+        name: of the value in error messages.
     Raises:
         WeightsError: any other type, or more than MAX_DEPTH levels or MAX_VALUES values.
     """

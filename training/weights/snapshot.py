@@ -62,12 +62,12 @@ def save_snapshot(
         training_set_kwargs: arguments of the training data set.
         extra: other plain data.
     Raises:
-        OSError: cannot be written, or the .json file exists and is not one of ours.
+        OSError: cannot be written, or the .json file exists and does not describe weights.
         ValueError: anything but plain data and registered networks.
     """
     path = Path(path)
 
-    # Contents, of which each format stores the tensors in its own way.
+    # Contents, the same in both formats.
     records = {
         name: network if isinstance(network, NetworkRecord) else record_from_module(network)
         for name, network in networks.items()
@@ -234,7 +234,7 @@ def _load_safetensors(data: bytes) -> WeightsFile:
 
 
 def _parse_contents(contents: Any) -> WeightsFile:
-    """Check and convert what `save_snapshot` wrote; every value may have been changed."""
+    """Check and convert the contents of a snapshot; any value may be invalid."""
     # Format.
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise WeightsError(f"a PyTorch file, but not a snapshot ({FORMAT})")

@@ -124,10 +124,10 @@ def test_saving_anything_but_plain_data_and_registered_networks_is_an_error(tmp_
 @pytest.mark.parametrize("name", ["w.pkl", "w.safetensors"])
 def test_a_truncated_snapshot_is_rejected(tmp_path, mapping, name):
     save_snapshot(tmp_path / name, {"G_ema": mapping})
-    whole = (tmp_path / name).read_bytes()
-    for length in [*range(0, 64, 7), *range(64, len(whole), 2003), len(whole) - 1]:
+    full = (tmp_path / name).read_bytes()
+    for length in [*range(0, 64, 7), *range(64, len(full), 2003), len(full) - 1]:
         with pytest.raises(WeightsError):
-            load_network_pkl(io.BytesIO(whole[:length]))
+            load_network_pkl(io.BytesIO(full[:length]))
 
 
 @pytest.mark.parametrize(
