@@ -86,10 +86,6 @@ def _novel_view_labels(inputs: MetricInputs) -> Figures:
     return {"_ap": average_precision(counts)}
 
 
-def _no_figures(_inputs: MetricInputs) -> Figures:
-    return {}
-
-
 # --------------------------------------------------------------------------- the metrics
 
 
@@ -109,7 +105,7 @@ class MetricSpec:
     Args:
         mode: images that it needs.
         description: its definition in one sentence, for the protocol.
-        compute: figures by suffix, from accumulated values.
+        compute: figures by suffix, from accumulated values; None if all figures are means.
         means: more figures by suffix: means over samples of the columns of accumulated rows, by name of the rows.
         input: entry of the accumulator that `compute` reads, in mode INPUT_VIEW.
         resources: fields of `Resources` that it uses, if the user provides them.
@@ -122,7 +118,7 @@ class MetricSpec:
 
     mode: EvalMode
     description: str
-    compute: Callable[[MetricInputs], Figures] = _no_figures
+    compute: Callable[[MetricInputs], Figures] | None = None
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     input: str = ""
     resources: tuple[str, ...] = ()
@@ -267,7 +263,8 @@ class Metric:
 
     def figures(self, inputs: MetricInputs) -> Figures:
         """Compute all figures, by name."""
-        figures = {self.name + suffix: value for suffix, value in self.spec.compute(inputs).items()}
+        computed = self.spec.compute(inputs) if self.spec.compute else {}
+        figures = {self.name + suffix: value for suffix, value in computed.items()}
         means = {name: float(column.nanmean()) for name, column in self.columns(inputs.accumulator).items()}
         return {**figures, **means}
 

@@ -55,6 +55,7 @@ def read_curves(run_dir: Path, names: list[str]) -> dict[str, Points]:
         for line in _read_lines(path):
             if kimg := SNAPSHOT_KIMG.search(line["snapshot_pkl"]):
                 for name, value in line["results"].items():
+                    name = name.replace("_colour", "_color")  # spelling of older files
                     curves.setdefault(name, []).append((float(kimg[1]), math.nan if value is None else value))
 
     # Drawn from left to right; a resumed run can have evaluated a snapshot twice.
