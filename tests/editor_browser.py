@@ -97,7 +97,7 @@ class Gate:
     """Holds back images of the given qualities while it is closed."""
 
     def __init__(self):
-        self.open_page = {quality: threading.Event() for quality in ("full", "preview")}
+        self.opened = {quality: threading.Event() for quality in ("full", "preview")}
         self.open()
 
     def open(self):
@@ -105,7 +105,7 @@ class Gate:
             event.set()
 
     def close(self, *qualities):
-        for quality in qualities or self.open_page:
+        for quality in qualities or self.opened:
             self.opened[quality].clear()
 
 
@@ -118,7 +118,7 @@ def gate(model, monkeypatch):
         assert gate.opened[quality].wait(WAIT_MS / 1e3)
         return render(scene, view, quality)
 
-    monkeypatch.setattr(model, "image", delayed_render)
+    monkeypatch.setattr(model, "render", delayed_render)
     yield gate
     gate.open()
 

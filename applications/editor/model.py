@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,25 +27,6 @@ POLE_MARGIN_RAD = 0.12  # in polar; nearer to the poles, dragging spins the imag
 ZOOM_RANGE = (0.75, 3.0)
 PREVIEW_DOWNSCALE = 2  # of the neural rendering resolution
 LINE_BELOW = 128  # gray value of a rendered edge map below which a pixel is line
-
-
-class LRUCache(OrderedDict):
-    """Dictionary that drops its least recently used entry when it exceeds `maxsize` entries."""
-
-    def __init__(self, maxsize: int):
-        super().__init__()
-        self.maxsize = maxsize
-
-    def __getitem__(self, key: Any) -> Any:
-        value = super().__getitem__(key)
-        self.move_to_end(key)
-        return value
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        if len(self) > self.maxsize:
-            del self[next(iter(self))]
 
 
 def orbit_limits(preset: CameraPreset) -> OrbitLimits:
@@ -76,7 +56,8 @@ class EditorModel:
         classes = G.semantic_channels if G.data_type == "seg" else 2
         self.limits = NetworkLimits(G.img_resolution, classes, orbit_limits(self.preset))
 
-        self._ws = LRUCache(MAX_WS)  # by scene name, on the CPU
+        # Caches that drop the least recently used entry.
+        self._ws: OrderedDict[str, Tensor] = OrderedDict()  # by scene name, on the CPU
         self.scene = lru_cache(MAX_SCENES)(self._scene)
         self.encode = lru_cache(MAX_ENCODED)(self._encode)
 
@@ -104,6 +85,9 @@ class EditorModel:
         ws = ws.float().cpu().contiguous()
         name = hashlib.sha256(ws.numpy().tobytes()).hexdigest()[:SCENE_NAME_LENGTH]
         self._ws[name] = ws
+        self._ws.move_to_end(name)
+        if len(self._ws) > MAX_WS:
+            self._ws.popitem(last=False)
         return name
 
     def ws(self, name: str) -> Tensor:
@@ -114,6 +98,7 @@ class EditorModel:
         """
         if name not in self._ws:
             raise UnknownSceneError("The server no longer has this object")
+        self._ws.move_to_end(name)
         return self._ws[name]
 
     def edit(self, drawing: np.ndarray, view: CameraView, seed: int, style: str | None, geometry: str | None) -> str:

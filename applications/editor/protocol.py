@@ -21,10 +21,6 @@ MAX_HEADER_BYTES = 4096
 MAX_ID = 2**31 - 1
 SCENE_NAME_LENGTH = 32  # hexadecimal digits
 ROUNDING_RAD = 1e-6  # allowed beyond a limit, because the page reads limits as decimal text
-QUALITIES = ("preview", "full")
-PNG_FORMATS = ("ids", "colors")
-VIDEO_FORMATS = ("mp4", "gif")
-MESH_FORMATS = ("ply", "glb", "obj")
 
 
 class MessageError(ValueError):
@@ -91,13 +87,13 @@ class Message:
     Args:
         kind: its type, a key of MESSAGES.
         id: chosen by the page; replies repeat it.
-        values: the fields of this type by name, converted to the types of a request handler's arguments.
+        values: the fields of this type by name, checked and converted.
         size: bytes of binary data.
     """
 
     kind: str
     id: int
-    values: Mapping[str, Any]
+    values: dict[str, Any]
     size: int
 
 
@@ -224,10 +220,10 @@ FIELDS: dict[str, Callable[[str, Any, NetworkLimits], Any]] = {
     "second": _read_scene,
     "weight": lambda name, value, _limits: _read_number(name, value, 0, 1),  # of the second scene in a blend
     "keep_style": _read_flag,
-    "quality": lambda name, value, _limits: _read_choice(name, value, QUALITIES),
-    "png_format": lambda name, value, _limits: _read_choice(name, value, PNG_FORMATS),
-    "video_format": lambda name, value, _limits: _read_choice(name, value, VIDEO_FORMATS),
-    "mesh_format": lambda name, value, _limits: _read_choice(name, value, MESH_FORMATS),
+    "quality": lambda name, value, _limits: _read_choice(name, value, ("preview", "full")),
+    "png_format": lambda name, value, _limits: _read_choice(name, value, ("ids", "colors")),
+    "video_format": lambda name, value, _limits: _read_choice(name, value, ("mp4", "gif")),
+    "mesh_format": lambda name, value, _limits: _read_choice(name, value, ("ply", "glb", "obj")),
 }
 PAYLOADS: dict[str, Callable[[bytes, NetworkLimits], Any]] = {"drawing": read_drawing, "content": _read_file}
 

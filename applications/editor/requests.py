@@ -15,7 +15,7 @@ from applications.editor.classes import colorize_ids
 from applications.editor.model import EditorModel
 from applications.editor.protocol import CameraView, Message, MessageError, Reply, pack
 from applications.editor.session_file import Session, drawing_png, read_drawing_file, read_session, write_session
-from applications.editor.worker import Client, Job, Task
+from applications.editor.worker import Client, Job, Priority, Task
 from camera_utils import PATH_FRAMES
 from inference.mesh.triangles import Mesh, check_libraries
 from inference.scene import MESH_RESOLUTION
@@ -24,8 +24,14 @@ from training.data.image_io import encode_png
 
 FRONT = CameraView(np.pi / 2, np.pi / 2)
 FRAMES_PER_PROGRESS = 5  # of a video
-# Queue of the worker for each message type; all others belong to "file".
-QUEUE_OF = {"edit": "scene", "blend": "scene", "render": "view", "save_video": "slow_file", "save_mesh": "slow_file"}
+# Priority of each message type; all others are FILE.
+PRIORITIES = {
+    "edit": Priority.SCENE,
+    "blend": Priority.SCENE,
+    "render": Priority.VIEW,
+    "save_video": Priority.SLOW_FILE,
+    "save_mesh": Priority.SLOW_FILE,
+}
 
 
 class RequestHandler:
@@ -39,10 +45,10 @@ class RequestHandler:
         self.model = model
         self.data_type = model.G.data_type
 
-    def create_task(self, client: Client, message: Message) -> tuple[str, Task]:
-        """Return the queue and the task of a message; nothing is computed yet."""
+    def create_task(self, client: Client, message: Message) -> Task:
+        """Return the task of a message; nothing is computed yet."""
         job = getattr(self, message.kind)(client, **message.values)
-        return QUEUE_OF.get(message.kind, "file"), Task(message.id, job, message.size)
+        return Task(message.id, job, PRIORITIES.get(message.kind, Priority.FILE), message.size)
 
     def hello(self, class_names: list[str], example: bytes | None) -> bytes:
         """Encode the first message to a page: the network, its limits, and the drawing to start with."""

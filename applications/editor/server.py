@@ -9,7 +9,6 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -19,7 +18,7 @@ from applications.editor.model import EditorModel
 from applications.editor.protocol import MAX_MESSAGE_BYTES, MessageError, pack, read_message
 from applications.editor.requests import RequestHandler
 from applications.editor.security import SECURITY_HEADERS, OriginCheck, ServerAddress
-from applications.editor.worker import Client, Worker, internal_error, log_exception
+from applications.editor.worker import Client, Worker, report_exception
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -88,15 +87,8 @@ def _static_routes() -> list[Route]:
         if file.suffix in MEDIA_TYPES:
             response = Response(file.read_bytes(), media_type=MEDIA_TYPES[file.suffix], headers=SECURITY_HEADERS)
             paths = ["/", "/index.html"] if file.name == "index.html" else [f"/{file.name}"]
-            routes += [Route(path, _respond_with(response)) for path in paths]
+            routes += [Route(path, response, methods=["GET"]) for path in paths]
     return routes
-
-
-def _respond_with(response: Response):
-    async def respond(_request: Request) -> Response:
-        return response
-
-    return respond
 
 
 class Connection:
@@ -131,8 +123,7 @@ class Connection:
                 except MessageError as error:
                     self.send(pack(type="error", id=error.id, reason=str(error)))
                 except Exception as error:  # an unexpected error in one message must not end the connection
-                    log_exception()
-                    self.send(internal_error(None, error))
+                    self.send(report_exception(None, error))
             await self.websocket.close(POLICY_VIOLATION, "Too many replies were not received")
         except WebSocketDisconnect:
             pass
@@ -148,7 +139,7 @@ class Connection:
         if message.kind == "cancel":
             worker.cancel_slow_files(self.client)
         else:
-            worker.submit(self.client, *handler.create_task(self.client, message))
+            worker.submit(self.client, handler.create_task(self.client, message))
 
     async def _receive(self) -> bytes | None:
         message = await self.websocket.receive()

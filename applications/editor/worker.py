@@ -1,4 +1,4 @@
-"""The rendering thread: runs requests of all clients in turn, and drops requests that newer ones replace."""
+"""The rendering thread: runs the requests of all clients in turn, and drops requests that newer ones replace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 
 import click
 import torch
@@ -15,15 +16,20 @@ import torch
 from applications.editor.protocol import MessageError, Reply, UnknownSceneError, pack
 from dnnlib.errors import ConfigError
 
-# Queues of a client, most urgent first. Only the newest request for a scene or a view matters; all files are made, with
-# a separate queue for slow ones, so that others need not wait for them.
-QUEUES = ("scene", "view", "file", "slow_file")
-REPLACEABLE = ("scene", "view")
-MAX_WAITING = 8  # requests in a file queue of a client
+MAX_WAITING = 8  # requests from one client for files of the same priority
 MAX_WAITING_BYTES = 128 * 2**20  # binary data in the requests of all clients
 STOP_TIMEOUT_S = 5  # a step may take longer; the thread ends with the process
 
 Job = Iterator[Reply | None]  # runs until the next reply, or None to let other clients run
+
+
+class Priority(IntEnum):
+    """Kind of a request; a client's requests run in this order."""
+
+    SCENE = 0
+    VIEW = 1
+    FILE = 2
+    SLOW_FILE = 3  # quick files need not wait for these
 
 
 @dataclass(eq=False)
@@ -33,16 +39,23 @@ class Task:
     Args:
         id: of the message.
         job: the computation.
+        priority: its kind.
         size: bytes of binary data that it holds.
     """
 
     id: int
     job: Job
+    priority: Priority
     size: int = 0
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether only the newest request of this priority matters; files are all made."""
+        return self.priority in (Priority.SCENE, Priority.VIEW)
 
 
 class Client:
-    """An open page: its waiting requests and its newest scene.
+    """An open page: its requests and its newest scene.
 
     Args:
         send: sends a frame to the page; callable from any thread.
@@ -51,12 +64,7 @@ class Client:
     def __init__(self, send: Callable[[bytes], None]):
         self.send = send
         self.scene: str | None = None  # used by jobs only
-        self.queues: dict[str, deque[Task]] = {name: deque() for name in QUEUES}
-
-    @property
-    def waiting(self) -> list[Task]:
-        """All waiting requests, most urgent first."""
-        return [task for queue in self.queues.values() for task in queue]
+        self.tasks: list[Task] = []  # oldest first
 
 
 class Worker:
@@ -64,7 +72,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._clients: deque[Client] = deque()  # clients with waiting requests, next one first
+        self._clients: deque[Client] = deque()  # clients with requests, next one first
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="editor worker", daemon=True)
 
@@ -79,7 +87,7 @@ class Worker:
             self._changed.notify()
         self._thread.join(STOP_TIMEOUT_S)
 
-    def submit(self, client: Client, queue: str, task: Task) -> None:
+    def submit(self, client: Client, task: Task) -> None:
         """Add a request.
 
         A request for a scene replaces waiting ones for scenes and views; a request for a view, those for views.
@@ -89,16 +97,17 @@ class Worker:
         """
         with self._changed:
             # Limits.
-            if queue not in REPLACEABLE and len(client.queues[queue]) >= MAX_WAITING:
+            same_kind = [other for other in client.tasks if other.priority == task.priority]
+            if not task.is_replaceable and len(same_kind) >= MAX_WAITING:
                 raise MessageError(f"{MAX_WAITING} files are already waiting; try again later, or cancel", task.id)
-            waiting_bytes = sum(waiting.size for other in {client, *self._clients} for waiting in other.waiting)
+            waiting_bytes = sum(other.size for owner in {client, *self._clients} for other in owner.tasks)
             if waiting_bytes + task.size > MAX_WAITING_BYTES:
                 raise MessageError("Too much data is waiting on the server; try again later", task.id)
 
-            if queue in REPLACEABLE:
-                for outdated in REPLACEABLE[REPLACEABLE.index(queue) :]:
-                    client.queues[outdated].clear()
-            client.queues[queue].append(task)
+            if task.is_replaceable:
+                replaced = range(task.priority, Priority.FILE)  # priorities that the request replaces
+                client.tasks = [other for other in client.tasks if other.priority not in replaced]
+            client.tasks.append(task)
             if client not in self._clients:
                 self._clients.append(client)
             self._changed.notify()
@@ -106,15 +115,15 @@ class Worker:
     def cancel_slow_files(self, client: Client) -> None:
         """Drop a client's waiting and running requests for slow files, and confirm this to its page."""
         with self._changed:
-            for task in client.queues["slow_file"]:
-                client.send(pack(type="canceled", id=task.id))
-            client.queues["slow_file"].clear()
+            for task in client.tasks:
+                if task.priority == Priority.SLOW_FILE:
+                    client.send(pack(type="canceled", id=task.id))
+            client.tasks = [task for task in client.tasks if task.priority != Priority.SLOW_FILE]
 
     def remove(self, client: Client) -> None:
         """Drop all requests of a client."""
         with self._changed:
-            for queue in client.queues.values():
-                queue.clear()
+            client.tasks.clear()
 
     def _run(self) -> None:
         while True:
@@ -128,23 +137,22 @@ class Worker:
 
     def _run_step(self, client: Client) -> None:
         """Run one step of a client's most urgent job, and send its reply unless the request was dropped meanwhile."""
-        # A file request stays in its queue while it runs, so that it can be canceled and counts towards the limits.
+        # A file request stays in the list while it runs, so that it can be canceled and counts towards the limits.
         with self._changed:
-            name = next((name for name in QUEUES if client.queues[name]), None)
-            if name is None:
+            if not client.tasks:
                 return  # dropped since
-            queue = client.queues[name]
-            task = queue.popleft() if name in REPLACEABLE else queue[0]
+            task = min(client.tasks, key=lambda task: task.priority)  # the oldest of the most urgent
+            if task.is_replaceable:
+                client.tasks.remove(task)
 
         reply, is_done = _next_reply(task)
 
         with self._changed:
-            was_dropped = name not in REPLACEABLE and task not in queue
-            if reply is not None and not was_dropped:
+            if reply is not None and (task.is_replaceable or task in client.tasks):
                 client.send(reply)
-            if is_done and name not in REPLACEABLE and not was_dropped:
-                queue.popleft()
-            if client.waiting and client not in self._clients:
+            if is_done and task in client.tasks:
+                client.tasks.remove(task)
+            if client.tasks and client not in self._clients:
                 self._clients.append(client)
 
 
@@ -160,16 +168,11 @@ def _next_reply(task: Task) -> tuple[bytes | None, bool]:
         fields = {"unknown_scene": True} if isinstance(error, UnknownSceneError) else {}
         return pack(type="error", id=task.id, reason=str(error), **fields), True
     except Exception as error:  # an unexpected error in one job must not end the thread
-        log_exception()
-        return internal_error(task.id, error), True
+        return report_exception(task.id, error), True
 
 
-def internal_error(id: int | None, error: Exception) -> bytes:
-    """Encode the message to a page about an unexpected exception."""
-    return pack(type="error", id=id, reason=f"Server error: {type(error).__name__}: {error}"[:300])
-
-
-def log_exception() -> None:
-    """Print the traceback of the exception being handled to stderr, if that is still open."""
-    with suppress(OSError, ValueError):
+def report_exception(id: int | None, error: Exception) -> bytes:
+    """Print the traceback of an unexpected exception to stderr, and return the message to the page about it."""
+    with suppress(OSError, ValueError):  # stderr may be closed
         click.echo(traceback.format_exc(), err=True)
+    return pack(type="error", id=id, reason=f"Server error: {type(error).__name__}: {error}"[:300])

@@ -253,9 +253,7 @@ def test_videos_and_meshes_are_downloaded_unless_canceled(open_page, cat, option
     page.click("[data-action=save]")
     page.locator("#progress-row").wait_for()
     image = save(page, "image")
-    assert image.startswith(b"\x89PNG") and page.locator("#progress-row").is_visible(), (
-        "an image is saved meanwhile"
-    )
+    assert image.startswith(b"\x89PNG") and page.locator("#progress-row").is_visible(), "an image is saved meanwhile"
     page.on("download", lambda _: pytest.fail("the canceled file was downloaded"))
     page.click("[data-action=cancel]")
     page.locator("#progress-row").wait_for(state="hidden")

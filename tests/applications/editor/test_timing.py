@@ -155,7 +155,7 @@ def test_a_failed_view_does_not_block_the_next_one(page, gate, model, monkeypatc
             raise errors.pop()
         return image
 
-    monkeypatch.setattr(model, "image", fails_once)
+    monkeypatch.setattr(model, "render", fails_once)
     gate.close()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")

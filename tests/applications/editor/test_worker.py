@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from applications.editor.protocol import MessageError, Reply, unpack
-from applications.editor.worker import MAX_WAITING, MAX_WAITING_BYTES, Client, Task, Worker
+from applications.editor.worker import MAX_WAITING, MAX_WAITING_BYTES, Client, Priority, Task, Worker
 
 
 class Gate:
@@ -37,7 +37,7 @@ def running():
     worker = Worker()
     worker.start()
     gate, replies = Gate(), queue.Queue()
-    worker.submit(Client(replies.put), "view", Task(0, gate.job()))
+    worker.submit(Client(replies.put), Task(0, gate.job(), Priority.VIEW))
     assert gate.reached.wait(10)
     yield worker, gate, replies
     gate.opened.set()
@@ -52,8 +52,8 @@ def test_only_the_newest_waiting_view_is_rendered(running):
     worker, gate, replies = running
     client = Client(replies.put)
     for number in range(20):
-        worker.submit(client, "view", Task(number, reply(f"view {number}")))
-    worker.submit(client, "file", Task(20, reply("end")))
+        worker.submit(client, Task(number, reply(f"view {number}"), Priority.VIEW))
+    worker.submit(client, Task(20, reply("end"), Priority.FILE))
     gate.opened.set()
     assert types(replies, 3) == ["gate", "view 19", "end"]
 
@@ -61,8 +61,9 @@ def test_only_the_newest_waiting_view_is_rendered(running):
 def test_a_new_scene_replaces_older_scenes_and_views_but_no_files(running):
     worker, gate, replies = running
     client = Client(replies.put)
-    for number, name in enumerate(["file", "scene", "view", "scene", "view"]):
-        worker.submit(client, name, Task(number, reply(f"{name} {number}")))
+    kinds = [Priority.FILE, Priority.SCENE, Priority.VIEW, Priority.SCENE, Priority.VIEW]
+    for number, priority in enumerate(kinds):
+        worker.submit(client, Task(number, reply(f"{priority.name.lower()} {number}"), priority))
     gate.opened.set()
     assert types(replies, 4) == ["gate", "scene 3", "view 4", "file 0"]
 
@@ -70,8 +71,8 @@ def test_a_new_scene_replaces_older_scenes_and_views_but_no_files(running):
 def test_a_quick_file_does_not_wait_for_a_video(running):
     worker, gate, replies = running
     client = Client(replies.put)
-    worker.submit(client, "slow_file", Task(1, slow("video", steps=50)))
-    worker.submit(client, "file", Task(2, reply("image")))
+    worker.submit(client, Task(1, slow("video", steps=50), Priority.SLOW_FILE))
+    worker.submit(client, Task(2, reply("image"), Priority.FILE))
     gate.opened.set()
     assert types(replies, 3) == ["gate", "image", "video"]
 
@@ -80,8 +81,8 @@ def test_a_client_with_many_requests_does_not_delay_another(running):
     worker, gate, replies = running
     busy, idle = Client(replies.put), Client(replies.put)
     for number in range(MAX_WAITING):
-        worker.submit(busy, "slow_file", Task(number, slow(f"video {number}", steps=50)))
-    worker.submit(idle, "view", Task(0, reply("render")))
+        worker.submit(busy, Task(number, slow(f"video {number}", steps=50), Priority.SLOW_FILE))
+    worker.submit(idle, Task(0, reply("render"), Priority.VIEW))
     gate.opened.set()
     assert types(replies, 2 + MAX_WAITING) == ["gate", "render", *(f"video {number}" for number in range(MAX_WAITING))]
 
@@ -90,17 +91,17 @@ def test_the_number_of_waiting_files_per_client_is_limited(running):
     worker, _, replies = running
     client = Client(replies.put)
     for number in range(MAX_WAITING):
-        worker.submit(client, "file", Task(number, reply("file")))
+        worker.submit(client, Task(number, reply("file"), Priority.FILE))
     with pytest.raises(MessageError, match=f"{MAX_WAITING} files are already waiting"):
-        worker.submit(client, "file", Task(99, reply("file")))
+        worker.submit(client, Task(99, reply("file"), Priority.FILE))
 
 
 def test_the_waiting_data_of_all_clients_is_limited(running):
     worker, _, replies = running
     for _ in range(4):
-        worker.submit(Client(replies.put), "file", Task(1, reply("file"), size=MAX_WAITING_BYTES // 4))
+        worker.submit(Client(replies.put), Task(1, reply("file"), Priority.FILE, size=MAX_WAITING_BYTES // 4))
     with pytest.raises(MessageError, match="Too much data"):
-        worker.submit(Client(replies.put), "file", Task(2, reply("file"), size=1))
+        worker.submit(Client(replies.put), Task(2, reply("file"), Priority.FILE, size=1))
 
 
 def test_a_canceled_video_sends_nothing_more_and_is_released(running):
@@ -115,12 +116,12 @@ def test_a_canceled_video_sends_nothing_more_and_is_released(running):
         finally:
             ended.set()
 
-    worker.submit(client, "slow_file", Task(1, job()))
+    worker.submit(client, Task(1, job(), Priority.SLOW_FILE))
     gate.opened.set()
     assert video.reached.wait(10)
     worker.cancel_slow_files(client)
     video.opened.set()
-    worker.submit(client, "file", Task(2, reply("image")))
+    worker.submit(client, Task(2, reply("image"), Priority.FILE))
     assert types(replies, 3) == ["gate", "canceled", "image"], "the video's reply after the cancellation is dropped"
     assert ended.wait(10), "its temporary files are removed and its memory is freed"
 
@@ -128,10 +129,10 @@ def test_a_canceled_video_sends_nothing_more_and_is_released(running):
 def test_requests_of_a_removed_client_are_dropped(running):
     worker, gate, replies = running
     client = Client(replies.put)
-    worker.submit(client, "file", Task(1, slow("video", steps=5)))
-    worker.submit(client, "view", Task(2, reply("render")))
+    worker.submit(client, Task(1, slow("video", steps=5), Priority.FILE))
+    worker.submit(client, Task(2, reply("render"), Priority.VIEW))
     worker.remove(client)
-    worker.submit(Client(replies.put), "view", Task(3, reply("another client")))
+    worker.submit(Client(replies.put), Task(3, reply("another client"), Priority.VIEW))
     gate.opened.set()
     assert types(replies, 2) == ["gate", "another client"]
     assert replies.empty()
@@ -148,7 +149,7 @@ def test_the_worker_survives_an_error_that_it_cannot_log(running, monkeypatch):
 
     monkeypatch.setattr("click.echo", broken)
     gate.opened.set()
-    worker.submit(Client(replies.put), "view", Task(1, crash()))
+    worker.submit(Client(replies.put), Task(1, crash(), Priority.VIEW))
     assert types(replies, 2) == ["gate", "error"]
-    worker.submit(Client(replies.put), "view", Task(2, reply("render")))
+    worker.submit(Client(replies.put), Task(2, reply("render"), Priority.VIEW))
     assert types(replies, 1) == ["render"]
