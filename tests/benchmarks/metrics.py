@@ -42,7 +42,7 @@ def render_only(generator: NetworkGenerator, batches: list[Samples]) -> None:
 @click.command()
 @click.option("--cfg", default="seg2cat", type=click.Choice(list(CONFIGS)), help="Network and type of label maps.")
 @click.option("--extractor", default="metric_data:Thumbnails", show_default=True, help="As for calc_metrics.py.")
-@click.option("--samples", default=4, show_default=True, help="Number of images.")
+@click.option("--samples", type=click.IntRange(2), default=4, show_default=True, help="Number of images.")
 @click.option("--cpu-time", is_flag=True, help="Measure processor time of one thread, on a machine that is not idle.")
 @click.option("--device", default=None, help="Device.  [default: the first available]")
 def main(cfg: str, extractor: str, samples: int, cpu_time: bool, device: str | None) -> None:
