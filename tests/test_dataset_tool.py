@@ -23,7 +23,7 @@ from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose
 from dataset_tool import main
 from training.data.dataset import PosedImageDataset
 
-STOPPED = "Stopped: files that were finished are kept, of others nothing is left."
+STOPPED = "Stopped: complete files are kept, incomplete ones were removed."
 
 
 def run(*arguments, code=0):
@@ -50,7 +50,7 @@ def photos():
 def test_toy_data_is_made_checked_and_shown_by_the_commands_of_the_help(tmp_path):
     output = run("toy", "--kind", "cats", "--outdir", tmp_path, "--number", 4, "--views", 2, "--resolution", 32,
                  "--held-out", 1, "--held-out-views", 3, "--workers", 0)  # fmt: skip
-    assert "4 pictures" in output and "3 pictures" in output
+    assert "4 images" in output and "3 images" in output
     names = {path.name for path in tmp_path.iterdir()}
     split = {f"cats_32_test{ending}.zip" for ending in ("", "_label", "_depth")}
     assert names == {"cats_32.zip", "cats_32_label.zip"} | split
@@ -76,8 +76,8 @@ def test_check_lists_every_problem_and_its_exit_code_tells(tmp_path):
     labels = write_folder(tmp_path / "labels", {**label_files(), name_of(1): wrong, name_of(3): b"hello"})
     images = write_zip(tmp_path / "images.zip", image_files())
     output = run("check", "--data", images, "--mask_data", labels, "--semantic_channels", 6, code=1)
-    assert f"{name_of(1)}: class 9 found, 6 classes are 0 to 5" in output
-    assert f"{name_of(3)}: not a PNG or JPEG picture" in output
+    assert f"{name_of(1)}: got class 9, expected 0 to 5" in output
+    assert f"{name_of(3)}: not a PNG or JPEG image" in output
     assert "2 problems" in output
 
 
@@ -186,7 +186,7 @@ BAD_CAMERAS = {  # content of the cameras file -> what is said
     "angle 0": (two_cameras({"camera_angle_x": 0}), "view1: camera_angle_x: got 0, expected more than 0"),
     "a negative angle": (two_cameras({"camera_angle_x": -1}), "view1: camera_angle_x: got -1, expected more than 0"),
     "an angle in words": (two_cameras({"camera_angle_x": "wide"}), "view1: camera_angle_x: expected 1 number"),
-    "a bent lens": (two_cameras(k1=-0.3), "view0: k1 is -0.3: lens distortion is not modeled, undistort"),
+    "a bent lens": (two_cameras(k1=-0.3), "view0: k1 is -0.3: lens distortion is not supported, undistort"),
     "no rotation": (
         two_cameras({"transform_matrix": [[2, 0, 0, 0], [0, 1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]]}),
         "view1.png: pose: the axes of cam2world are not orthonormal",
@@ -302,7 +302,7 @@ def test_photos_stand_as_their_exif_orientation_says(tmp_path):
     image = PosedImageDataset(tmp_path / "o.zip")[0]["image"]
     assert image[:, :6].min() > 200 and image[:, 10:].max() < 50
     file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), camera_angle_x=0.5)
-    assert "view0.jpg: is turned by its EXIF orientation" in run(
+    assert "view0.jpg: rotated by its EXIF orientation" in run(
         "pack", "--images", folder, "--cameras", file, "--keep-world", "--output", tmp_path / "p.zip", code=2
     )
 
@@ -318,7 +318,7 @@ def test_label_maps_of_another_shape_than_their_image_are_refused(tmp_path, shap
     output = run("pack", "--images", images, "--label-maps", labels, "--front", "--resolution", 16,
                  "--output", tmp_path / "o.zip", "--label-output", tmp_path / "l.zip",
                  code=0 if LABEL_SHAPES[shape] else 2)  # fmt: skip
-    refused = f"labels: a.png: {shape[1]}x{shape[0]} pixels, its image has 80x60: another shape"
+    refused = f"labels: a.png: {shape[1]}x{shape[0]} pixels, its image has 80x60: another aspect ratio"
     assert (refused in output) != LABEL_SHAPES[shape]
 
 
@@ -350,7 +350,7 @@ def test_edges_by_a_network_read_keras_weights(tmp_path, small):
     network = EdgeNetwork().eval()
     weights = tmp_path / "edges.weights.h5"
     with h5py.File(weights, "w") as file:
-        for layer, group in network._layers().items():
+        for layer, group in network.h5_groups().items():
             file[f"{group}/vars/0"] = layer.weight.detach().permute(2, 3, 1, 0).numpy()
             file[f"{group}/vars/1"] = layer.bias.detach().numpy()
     image = PosedImageDataset(small[0])[0]["image"]
@@ -367,30 +367,30 @@ WRONG = {  # arguments -> what the one line must say; {t} is a folder with image
     "toy --kind dogs --outdir {t}/o": "'dogs' is not one of",
     "toy --kind cats --outdir {t}/o --resolution 100": "got 100, expected a power of two",
     "toy --kind cats --outdir {t}/o --number 3 --views 2": "--number 3: expected a multiple of --views 2",
-    "check --data {t}/nothing.zip": "nothing.zip: no such file or folder",
-    "check --data {t}/text.zip": "text.zip: not a whole zip",
+    "check --data {t}/nothing.zip": "nothing.zip: no such file or directory",
+    "check --data {t}/text.zip": "text.zip: not a complete zip",
     "check": "Missing option '--data'",
     "show --data {t}/images.zip --mask_data {t}/empty --output {t}/o.png": "no label map of that name in empty",
-    "show --data {t}/empty --output {t}/o.png": "empty: holds no pictures",
-    "pack --images {t}/empty --front --output {t}/o.zip": "empty: holds no pictures",
-    "pack --images {t}/images.zip --output {t}/o.zip": "give either --cameras FILE or --front",
-    "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "give either --cameras",
-    "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "belong together",
+    "show --data {t}/empty --output {t}/o.png": "empty: contains no images",
+    "pack --images {t}/empty --front --output {t}/o.zip": "empty: contains no images",
+    "pack --images {t}/images.zip --output {t}/o.zip": "expected either --cameras FILE or --front",
+    "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "expected either --cameras",
+    "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "expected both --label-maps and --label-output",
     "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
     "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: not readable as cameras",
     "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
     "pack --images {t}/images.zip --cameras {t}/half.json --output {t}/o.zip": "no 'transform_matrix'",
     "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/half.json --front --output {t}/o.zip"
     " --label-output {t}/p.zip": "half.json: frames: ",
-    "edges --data {t}/empty --output {t}/o.zip": "empty: holds no pictures",
+    "edges --data {t}/empty --output {t}/o.zip": "empty: contains no images",
     "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip": "no weights of this edge network",
-    "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip --sigma 1": "give one",
+    "edges --data {t}/images.zip --output {t}/o.zip --weights {t}/text.zip --sigma 1": "give one of them",
     "edges --data {t}/images.zip --output {t}/o.zip --sigma 0": "0 is not in the range",
     "edges --data {t}/images.zip --output {t}/o.zip --sigma inf": "inf is not in the range",
     "edges --data {t}/images.zip --output {t}/o.zip --sigma nan": "got nan, expected a number",
-    "edges --data {t}/double --output {t}/o.zip": "double/a.png: same name without ending as a.jpeg",
+    "edges --data {t}/double --output {t}/o.zip": "double/a.png: same name without extension as a.jpeg",
     "pack --images {t}/images.zip --label-maps {t}/labels.zip --front --output {t}/o.zip"
-    " --label-output {t}/./o.zip": "give two names",
+    " --label-output {t}/./o.zip": "use two names",
     "pack --images {t}/cmyk --cameras {t}/a.json --output {t}/o.zip": "cmyk: a.jpg: mode CMYK",
     "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/deep.json --front --output {t}/o.zip"
     " --label-output {t}/p.zip": "nested too deeply",
@@ -431,7 +431,7 @@ def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
     call = [sys.executable, str(ROOT / "dataset_tool.py"), "check", "--data", "nothing"]
     result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.strip() == "Error: nothing: no such file or folder"
+    assert result.stderr.strip() == "Error: nothing: no such file or directory"
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals of this kind are POSIX")

@@ -183,7 +183,7 @@ def _read_poses(images: Archive, names: list[str], problems: list[Problem]) -> n
 def _read_labels(images: Archive, problems: list[Problem]) -> dict[str, object] | None:
     """Return the unchecked poses of dataset.json by image name; None if they cannot be read."""
     if POSES_FILE not in images:
-        problems.append(Problem(POSES_FILE, "missing; it holds the poses (dataset_tool.py pack --front makes one)"))
+        problems.append(Problem(POSES_FILE, "missing; it holds the poses (dataset_tool.py pack writes one)"))
         return None
     try:
         labels, duplicates = by_name(parse_json(images.read(POSES_FILE))["labels"])
