@@ -24,6 +24,8 @@ def class_names(cfg: str, data_type: str, classes: int, stored_names: object = N
     """Return the names stored with the weights if there is one per class, else those of `cfg`, else numbers."""
     if data_type == "edge":
         return list(EDGE_NAMES)
+
+    # Stored names come from a file, so their type and number are checked.
     for names in (stored_names, CLASS_NAMES.get(cfg)):
         if isinstance(names, Sequence) and len(names) == classes and all(isinstance(name, str) for name in names):
             return list(names)

@@ -19,14 +19,19 @@ from inference.scene import Scene
 from training.data.label_maps import draw_image, to_uint8
 from training.networks.generator import TriPlane
 
-MAX_WS = 4096  # cached ws of scenes, 30 to 60 KB each
-MAX_SCENES = 12  # cached tri-planes, 25 MB each in the published models
-MAX_ENCODED = 12  # cached encoder outputs, 14 KB each
-ORBIT_SCALE = 2  # largest rotation, relative to the camera path of the published video
-POLE_MARGIN_RAD = 0.12  # in polar; nearer to the poles, dragging spins the image
+# Cache sizes. Ws take 30 to 60 KB per scene, the tri-planes of the published models 25 MB, encoder outputs 14 KB.
+MAX_WS = 4096
+MAX_SCENES = 12
+MAX_ENCODED = 12
+# Largest rotation, relative to the camera path of the published video.
+ORBIT_SCALE = 2
+# Closest approach to the poles in polar; nearer, dragging spins the image.
+POLE_MARGIN_RAD = 0.12
 ZOOM_RANGE = (0.75, 3.0)
-PREVIEW_DOWNSCALE = 2  # of the neural rendering resolution
-LINE_BELOW = 128  # gray value of a rendered edge map below which a pixel is line
+# Downscaling of the neural rendering resolution for previews: a quarter of the rays.
+PREVIEW_DOWNSCALE = 2
+# Gray value of a rendered edge map below which a pixel is line.
+LINE_BELOW = 128
 
 
 def orbit_limits(preset: CameraPreset) -> OrbitLimits:
@@ -53,10 +58,12 @@ class EditorModel:
         self.cfg = cfg
         self.preset = CAMERAS[cfg]
         self.device = next(G.parameters()).device
+
+        # Edges are drawn with two classes, although the network has one label channel.
         classes = G.semantic_channels if G.data_type == "seg" else 2
         self.limits = NetworkLimits(G.img_resolution, classes, orbit_limits(self.preset))
 
-        # Caches that drop the least recently used entry.
+        # Caches that drop the least recently used entry. Scene objects hold their tri-planes.
         self._ws: OrderedDict[str, Tensor] = OrderedDict()  # by scene name, on the CPU
         self.scene = lru_cache(MAX_SCENES)(self._scene)
         self.encode = lru_cache(MAX_ENCODED)(self._encode)
@@ -75,7 +82,8 @@ class EditorModel:
     def pose(self, view: CameraView) -> Tensor:
         """Return the pose (1,25) of a view, on the network's own orbit."""
         pose = pose_at(self.preset, view.azimuth, view.polar, **self.G.orbit, device=self.device)
-        pose[:, [16, 20]] *= view.zoom  # focal lengths fx and fy
+        # Zooming multiplies the focal lengths fx and fy of the intrinsics.
+        pose[:, [16, 20]] *= view.zoom
         return pose
 
     # ----------------------------------------------------------------------- scenes
@@ -84,6 +92,8 @@ class EditorModel:
         """Store ws (1,num_ws,w_dim) and return the name of their scene."""
         ws = ws.float().cpu().contiguous()
         name = hashlib.sha256(ws.numpy().tobytes()).hexdigest()[:SCENE_NAME_LENGTH]
+
+        # Store them as the most recently used entry.
         self._ws[name] = ws
         self._ws.move_to_end(name)
         if len(self._ws) > MAX_WS:
@@ -111,7 +121,10 @@ class EditorModel:
             style: scene whose texture replaces that of the seed, or None.
             geometry: scene whose geometry replaces that of the drawing, or None.
         """
+        # The scene of the drawing itself.
         ws = scene_ws(self.G, self.encode(drawing.tobytes()), self.pose(view), [seed]).cpu()
+
+        # Take texture or geometry from another scene.
         geometry_ws = ws if geometry is None else self.ws(geometry)
         texture_ws = ws if style is None else self.ws(style)
         return self.add(self._combine(geometry_ws, texture_ws))
@@ -122,10 +135,12 @@ class EditorModel:
 
     def _combine(self, geometry: Tensor, texture: Tensor) -> Tensor:
         """Take the ws of the geometry layers from one scene and those of the texture layers from another."""
+        # Two backbones: the first half of w_dim is for color, the second for geometry and labels.
         if self.G.architecture.split:
-            # Two backbones: the first half of w_dim is for color, the second for geometry and labels.
             color = self.G.w_dim
             return torch.cat([texture[..., :color], geometry[..., color:]], dim=-1)
+
+        # One backbone: its first layers decide about geometry, the others about texture.
         layer = self.G.backbone.mapping.geometry_layer
         return torch.cat([geometry[:, :layer], texture[:, layer:]], dim=1)
 
@@ -137,6 +152,8 @@ class EditorModel:
         size = self.limits.resolution
         ids = np.frombuffer(drawing, np.uint8).astype(np.int64).reshape(1, 1, size, size)
         label_map = torch.from_numpy(ids).to(self.device)  # 1,1,R,R
+
+        # Edge maps have 1 for background and -1 for lines.
         return self.G.encode({"mask": label_map if self.G.data_type == "seg" else 1 - 2 * label_map.float()})
 
     # ----------------------------------------------------------------------- images
@@ -153,22 +170,21 @@ class EditorModel:
         """
         scene = self.scene(name)
         pose = self.pose(view)
+
+        # The full image is that of the Python API; previews skip super-resolution, most of the cost.
         if quality == "full":
             tensors = scene.render(pose=pose, outputs=("image", "semantic")).tensors
             image = tensors["image"]  # 1,3,R,R
             semantic = tensors["semantic"]  # 1,S,R,R
         else:
+            r = self.G.neural_rendering_resolution // PREVIEW_DOWNSCALE
+            names = ("image_raw", "semantic_raw")
             tensors = self.G.synthesis(
-                scene.ws,
-                pose,
-                self.G.neural_rendering_resolution // PREVIEW_DOWNSCALE,
-                noise_mode="const",
-                planes=scene.planes,
-                jitter=False,
-                outputs=("image_raw", "semantic_raw"),
+                scene.ws, pose, r, noise_mode="const", planes=scene.planes, jitter=False, outputs=names
             )
             image = self._upsample(tensors["image_raw"])
             semantic = self._upsample(tensors["semantic_raw"])
+
         return draw_image(image)[0], self._class_ids(semantic)
 
     def _upsample(self, raw: Tensor) -> Tensor:

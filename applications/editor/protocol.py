@@ -16,11 +16,14 @@ import numpy as np
 
 from applications.cli import MAX_SEED
 
-MAX_MESSAGE_BYTES = 16 * 2**20  # more than a label map of 2048 pixels as an inefficiently compressed PNG
+# More than a label map of 2048x2048 pixels as an inefficiently compressed PNG.
+MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 4096
 MAX_ID = 2**31 - 1
-SCENE_NAME_LENGTH = 32  # hexadecimal digits
-ROUNDING_RAD = 1e-6  # allowed beyond a limit, because the page reads limits as decimal text
+# Hexadecimal digits.
+SCENE_NAME_LENGTH = 32
+# How far a number may exceed its limits, which the page reads as decimal text.
+ROUNDING_RAD = 1e-6
 
 
 class MessageError(ValueError):
@@ -122,9 +125,13 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
     """
     if len(frame) > MAX_MESSAGE_BYTES:
         raise MessageError(f"message: got {len(frame)} bytes, allowed are at most {MAX_MESSAGE_BYTES}")
+
+    # A search in the first bytes only: pixels contain newlines, too.
     end = frame.find(b"\n", 0, MAX_HEADER_BYTES)
     if end < 0:
         raise MessageError(f"message: no JSON line in the first {MAX_HEADER_BYTES} bytes")
+
+    # Deeply nested JSON raises RecursionError.
     try:
         header = json.loads(frame[:end])
     except (ValueError, RecursionError):
@@ -138,6 +145,7 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _read_number(name: str, value: Any, low: float, high: float) -> float:
+    # JSON of Python admits NaN, infinity and integers beyond every float; bool is a subclass of int.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise MessageError(f"{name}: expected a number, got {value!r:.40}")
     if not low - ROUNDING_RAD <= value <= high + ROUNDING_RAD:
@@ -195,6 +203,8 @@ def read_drawing(payload: bytes, limits: NetworkLimits) -> np.ndarray:
     if len(payload) != size * size:
         raise MessageError(f"drawing: expected {size}x{size} bytes, got {len(payload)}")
     ids = np.frombuffer(payload, np.uint8).reshape(size, size)
+
+    # Report the first pixel of the largest class, for a message that helps to find it.
     largest = int(ids.max())
     if largest >= limits.classes:
         y, x = np.argwhere(ids == largest)[0]
@@ -209,16 +219,21 @@ def _read_file(payload: bytes, _limits: NetworkLimits) -> bytes:
     return payload
 
 
+# How each field is read, by name.
 FIELDS: dict[str, Callable[[str, Any, NetworkLimits], Any]] = {
     "seed": lambda name, value, _limits: _read_integer(name, value, MAX_SEED),
     "view": read_view,
-    "drawing_view": read_view,  # the view that the drawing is seen from
-    "scene": _read_optional_scene,  # null: the page's newest scene
-    "style": _read_optional_scene,  # scene whose texture is kept
-    "geometry": _read_optional_scene,  # scene whose geometry is kept
+    # The view that the drawing is seen from.
+    "drawing_view": read_view,
+    # null: the page's newest scene.
+    "scene": _read_optional_scene,
+    # Scenes whose texture or geometry is kept.
+    "style": _read_optional_scene,
+    "geometry": _read_optional_scene,
+    # Two scenes, and the weight of the second in their blend.
     "first": _read_scene,
     "second": _read_scene,
-    "weight": lambda name, value, _limits: _read_number(name, value, 0, 1),  # of the second scene in a blend
+    "weight": lambda name, value, _limits: _read_number(name, value, 0, 1),
     "keep_style": _read_flag,
     "quality": lambda name, value, _limits: _read_choice(name, value, ("preview", "full")),
     "png_format": lambda name, value, _limits: _read_choice(name, value, ("ids", "colors")),
@@ -250,6 +265,7 @@ def read_message(frame: bytes, limits: NetworkLimits) -> Message:
     Raises:
         MessageError: the first problem that is found.
     """
+    # The id comes first, so that errors in the other fields can be assigned to the request.
     header, payload = unpack(frame)
     id = _read_integer("id", header.pop("id", None), MAX_ID)
     try:
@@ -262,9 +278,11 @@ def read_message(frame: bytes, limits: NetworkLimits) -> Message:
 
 
 def _read_values(kind: str, header: dict[str, Any], payload: bytes, limits: NetworkLimits) -> dict[str, Any]:
-    # Exactly the fields of this type.
+    """Read exactly the fields of a message type."""
     names = [name for name in MESSAGES[kind] if name in FIELDS]
     payload_names = [name for name in MESSAGES[kind] if name in PAYLOADS]
+
+    # No field more or less.
     unknown = sorted(set(header) - set(names))
     if unknown:
         raise MessageError(f"{kind}: unknown field {unknown[0]!r:.40}")

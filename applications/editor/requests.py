@@ -23,7 +23,8 @@ from inference.video import FPS, check_video_format, open_video
 from training.data.image_io import encode_png
 
 FRONT = CameraView(np.pi / 2, np.pi / 2)
-FRAMES_PER_PROGRESS = 5  # of a video
+# Frames of a video between two progress messages.
+FRAMES_PER_PROGRESS = 5
 # Priority of each message type; all others are FILE.
 PRIORITIES = {
     "edit": Priority.SCENE,
@@ -47,14 +48,17 @@ class RequestHandler:
 
     def create_task(self, client: Client, message: Message) -> Task:
         """Return the task of a message; nothing is computed yet."""
+        # `message.kind` is a key of MESSAGES, so this reaches no other attribute.
         job = getattr(self, message.kind)(client, **message.values)
         return Task(message.id, job, PRIORITIES.get(message.kind, Priority.FILE), message.size)
 
     def hello(self, class_names: list[str], example: bytes | None) -> bytes:
         """Encode the first message to a page: the network, its limits, and the drawing to start with."""
+        # Drawing, and class colors in the order of their ids.
         limits = self.model.limits
         drawing = b"" if example is None else read_drawing_file(example, self.data_type, limits).tobytes()
         colors = colorize_ids(np.arange(limits.classes), self.data_type).tolist()
+
         return pack(
             drawing,
             type="hello",
@@ -102,6 +106,8 @@ class RequestHandler:
         """Blend two scenes and render the result; a full image is followed by the class ids from `drawing_view`."""
         start = time.perf_counter()
         scene = self.model.blend(first, second, weight)
+
+        # The drawing that fits the blend; not for previews, while the slider moves.
         drawing = self.model.render(scene, drawing_view, "full")[1].tobytes() if quality == "full" else b""
         yield self._image(client, scene, view, quality, start, drawing)
 
@@ -110,6 +116,8 @@ class RequestHandler:
     ) -> Reply:
         colors, ids = self.model.render(scene, view, quality)
         client.scene = scene
+
+        # Rendering time with everything before it, which the page shows and bases the next quality on.
         ms = round(1e3 * (time.perf_counter() - start), 1)
         fields = {"scene": scene, "view": asdict(view), "quality": quality, "ms": ms}
         return Reply("image", fields, colors.tobytes() + ids.tobytes() + drawing)
@@ -130,19 +138,16 @@ class RequestHandler:
     def open_session(self, _client: Client, content: bytes) -> Job:
         """Read a session file; its scene is available if it was made with the same weights."""
         session = read_session(content, self.model.cfg, self.data_type, self.model.limits)
-        scene = None  # the page requests it from the drawing
+
+        # With other weights the ws are meaningless: the page requests a scene from the drawing.
+        scene = None
         if session.network == self.model.digest:
             if session.ws.shape[1:] != self.model.ws_shape:
                 raise MessageError("damaged session: ws_shape is not that of this network")
             scene = self.model.add(session.ws)
 
-        fields = {
-            "scene": scene,
-            "drawing_view": asdict(session.drawing_view),
-            "view": asdict(session.view),
-            "seed": session.seed,
-            "keep_style": session.keep_style,
-        }
+        views = {"drawing_view": asdict(session.drawing_view), "view": asdict(session.view)}
+        fields = {"scene": scene, "seed": session.seed, "keep_style": session.keep_style, **views}
         yield Reply("session", fields, session.drawing.tobytes())
 
     # ----------------------------------------------------------------------- saving
@@ -181,8 +186,11 @@ class RequestHandler:
 
     def save_video(self, client: Client, scene: str | None, video_format: str) -> Job:
         """Write the camera path of the published videos; other clients run after each frame."""
+        # Fail early where the encoder is not installed.
         with _errors_for_user():
             check_video_format(video_format)
+
+        # The encoder writes to a path, so the file passes through a temporary directory.
         model_scene = self.model.scene(self._scene_name(client, scene))
         views = model_scene.views(model_scene.path(), ("image",))
         with tempfile.TemporaryDirectory() as directory:
@@ -198,9 +206,12 @@ class RequestHandler:
         """Write a mesh; other clients run after each step of its extraction."""
         color = "shown_label" if self.data_type == "seg" else "image"
         model_scene = self.model.scene(self._scene_name(client, scene))
+
+        # Errors: libraries that are not installed, or a scene without a surface.
         with _errors_for_user():
             check_libraries()
             mesh = yield from _with_progress(model_scene.mesh_steps(MESH_RESOLUTION, "auto", color))
+
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / f"mesh.{mesh_format}"
             mesh.export(path)

@@ -11,8 +11,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+# Host names of a server on a loopback address.
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
-DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)  # assigned to no machine (RFC 5737)
+# Address and port that are assigned to no machine (RFC 5737).
+DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
+# The page loads nothing from other hosts, and cannot be embedded in other pages.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -31,6 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address is invalid or not of this machine, or the port is in use.
     """
+    # getaddrinfo takes an empty host as any address, and raises UnicodeError for very long labels.
     if not host or "\0" in host:
         raise OSError(None, "not a valid address")
     try:
@@ -38,7 +42,8 @@ def listen(host: str, port: int) -> socket.socket:
     except UnicodeError as error:
         raise OSError(None, "not a valid address") from error
 
-    dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` includes IPv4
+    # `::` includes IPv4.
+    dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     return socket.create_server(address[:2], family=family, dualstack_ipv6=dualstack)
 
 
@@ -51,7 +56,9 @@ class ServerAddress:
     """
 
     def __init__(self, host: str, address: str):
-        self.address = ipaddress.ip_address(address.partition("%")[0])  # without the IPv6 zone
+        # The address without an IPv6 zone.
+        self.address = ipaddress.ip_address(address.partition("%")[0])
+
         self.names = set() if self.is_wildcard else {host.lower(), str(self.address)}
         if self.is_wildcard or self.address.is_loopback:
             self.names.update(LOOPBACK_NAMES)
@@ -72,9 +79,12 @@ class ServerAddress:
         A wildcard server accepts any IP address, but no names except those of loopback: a name could belong to a
         foreign site that resolves it to this machine (DNS rebinding).
         """
+        # Remove the port; IPv6 addresses are in brackets.
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if name in self.names:
             return True
+
+        # Any address, but no other name.
         with suppress(ValueError):
             return self.is_wildcard and bool(ipaddress.ip_address(name))
         return False
@@ -88,7 +98,8 @@ class ServerAddress:
 def _network_address() -> list[str]:
     """Return this machine's address in its network, if it has one."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
-        connection.connect(DOCUMENTATION_ADDRESS)  # selects a route; UDP sends nothing until data is written
+        # Connecting a UDP socket selects a route, but sends nothing.
+        connection.connect(DOCUMENTATION_ADDRESS)
         return [connection.getsockname()[0]]
     return []
 
@@ -119,11 +130,13 @@ class OriginCheck:
 
     def _rejection(self, scope: Scope) -> str | None:
         """Return why a request is rejected, or None."""
+        # Host, against DNS rebinding.
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if not self.address.accepts(host):
             return f"host {host[:60]!r} is not a name of this server"
 
+        # Origin, against CSRF.
         origin = headers.get("origin")
         if origin is None and scope["type"] == "http":
             return None

@@ -23,7 +23,8 @@ from applications.editor.worker import Client, Worker, report_exception
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_PAGES = 32
-MAX_UNSENT = 64  # replies waiting to be sent to a page; more close its connection
+# Replies waiting to be sent to a page; more close its connection.
+MAX_UNSENT = 64
 # WebSocket close codes (RFC 6455).
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
@@ -31,12 +32,10 @@ TRY_AGAIN_LATER = 1013
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server for the sockets of `listen`."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        ws_max_size=2 * MAX_MESSAGE_BYTES,  # above our own limit, which is answered with a message
-        ws_per_message_deflate=False,  # compression takes longer than sending pixels to the same machine
-    )
+    # Twice our own limit, so that slightly too large messages are answered and only larger ones are cut off.
+    max_size = 2 * MAX_MESSAGE_BYTES
+    # No compression, which takes longer than sending pixels within one machine.
+    config = uvicorn.Config(app, log_level="warning", ws_max_size=max_size, ws_per_message_deflate=False)
     return uvicorn.Server(config)
 
 
@@ -63,10 +62,12 @@ def create_app(
         worker.stop()
 
     async def channel(websocket: WebSocket) -> None:
+        # A close reason reaches the page only after the connection is accepted.
         await websocket.accept()
         if len(clients) >= MAX_PAGES:
             await websocket.close(TRY_AGAIN_LATER, f"The server's limit of {MAX_PAGES} open pages is reached")
             return
+
         connection = Connection(websocket)
         clients.add(connection.client)
         try:
@@ -109,11 +110,13 @@ class Connection:
         self.unsent.put_nowait(frame)
 
     def _send_from_any_thread(self, frame: bytes) -> None:
-        with suppress(RuntimeError):  # the event loop has ended, and with it the connection
+        # RuntimeError: the event loop has ended, and with it the connection.
+        with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.send, frame)
 
     async def serve(self, worker: Worker, handler: RequestHandler) -> None:
         """Receive messages until the page disconnects or stops reading its replies."""
+        # Replies are sent in a separate task, while this one receives.
         sender = asyncio.create_task(self._send_all())
         try:
             while self.unsent.qsize() < MAX_UNSENT:
@@ -122,7 +125,8 @@ class Connection:
                     self._submit(frame, worker, handler)
                 except MessageError as error:
                     self.send(pack(type="error", id=error.id, reason=str(error)))
-                except Exception as error:  # an unexpected error in one message must not end the connection
+                # An unexpected error in one message must not end the connection.
+                except Exception as error:
                     self.send(report_exception(None, error))
             await self.websocket.close(POLICY_VIOLATION, "Too many replies were not received")
         except WebSocketDisconnect:
@@ -142,12 +146,14 @@ class Connection:
             worker.submit(self.client, handler.create_task(self.client, message))
 
     async def _receive(self) -> bytes | None:
+        # `receive_bytes` would raise KeyError for a text frame, for which this returns None.
         message = await self.websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
         return message.get("bytes")
 
     async def _send_all(self) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError):  # the page disconnected
+        # Both exceptions mean that the page has disconnected.
+        with suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 await self.websocket.send_bytes(await self.unsent.get())

@@ -20,8 +20,10 @@ from training.data.label_maps import draw_label_map, read_label_map
 
 FORMAT = "pix2pix3d-session"
 VERSION = 1
-MAX_SIDE = 4096  # pixels of an image file
-MAX_WS = 1e4  # magnitude; ws of networks are below 100
+# Pixels on a side of an image file.
+MAX_SIDE = 4096
+# Largest magnitude of ws in a file; those of networks are below 100.
+MAX_WS = 1e4
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
     Raises:
         MessageError: the file is not a label map of this network.
     """
-    with tempfile.TemporaryDirectory() as directory:  # `read_label_map` reads files; the user's file name is not used
+    # `read_label_map` reads a path. The user's file name is never used.
+    with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "image"
         path.write_bytes(content)
         try:
@@ -69,6 +72,8 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
             label_map = read_label_map(path, data_type, limits.classes, limits.resolution)[0, 0]  # R,R
         except ValueError as error:
             raise MessageError(str(error).removeprefix(f"{path}: ")) from error
+
+    # Class ids; lines of edge maps are negative.
     return (label_map if data_type == "seg" else label_map < 0).to(torch.uint8).numpy()
 
 
@@ -85,6 +90,7 @@ def drawing_png(drawing: np.ndarray, data_type: str) -> bytes:
 
 def write_session(session: Session, data_type: str) -> bytes:
     """Encode a session file."""
+    # Little-endian float32 on every machine. "place" is the key of the first version for the drawing's view.
     ws = session.ws.numpy().astype("<f4")
     contents = {
         "format": FORMAT,
@@ -126,16 +132,12 @@ def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits
         raise MessageError(f"the session is for configuration {contents['cfg']:.20}; this editor runs {cfg}")
 
     # State of the page.
-    return Session(
-        cfg,
-        contents["network"],
-        read_drawing_file(_read_base64(contents, "drawing_png"), data_type, limits),
-        read_view("place", contents.get("place"), limits),
-        FIELDS["seed"]("seed", contents.get("seed"), limits),
-        FIELDS["keep_style"]("keep_style", contents.get("keep_style"), limits),
-        read_view("view", contents.get("view"), limits),
-        _read_ws(contents),
-    )
+    seed = FIELDS["seed"]("seed", contents.get("seed"), limits)
+    keep_style = FIELDS["keep_style"]("keep_style", contents.get("keep_style"), limits)
+    view = read_view("view", contents.get("view"), limits)
+    drawing_view = read_view("place", contents.get("place"), limits)
+    drawing = read_drawing_file(_read_base64(contents, "drawing_png"), data_type, limits)
+    return Session(cfg, contents["network"], drawing, drawing_view, seed, keep_style, view, _read_ws(contents))
 
 
 def _read_ws(contents: dict[str, Any]) -> Tensor:
@@ -144,13 +146,15 @@ def _read_ws(contents: dict[str, Any]) -> Tensor:
     values = np.frombuffer(_read_base64(contents, "ws_float32", multiple_of=4), "<f4")
     if not isinstance(shape, list) or len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise MessageError("damaged session: ws_shape is not three sizes")
-    # Python integers, which do not overflow.
+
+    # The product in Python integers, which do not overflow; NaN fails the comparison with MAX_WS.
     if len(values) != np.prod(shape, dtype=object) or not (np.abs(values) < MAX_WS).all():
         raise MessageError("damaged session: ws_float32 does not have ws_shape, or is not finite")
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
 def _read_base64(contents: dict[str, Any], name: str, multiple_of: int = 1) -> bytes:
+    # Anything that is not base64 text counts as missing.
     try:
         value = base64.b64decode(contents.get(name), validate=True)
     except (TypeError, ValueError, binascii.Error):

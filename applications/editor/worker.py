@@ -16,11 +16,15 @@ import torch
 from applications.editor.protocol import MessageError, Reply, UnknownSceneError, pack
 from dnnlib.errors import ConfigError
 
-MAX_WAITING = 8  # requests from one client for files of the same priority
-MAX_WAITING_BYTES = 128 * 2**20  # binary data in the requests of all clients
-STOP_TIMEOUT_S = 5  # a step may take longer; the thread ends with the process
+# Requests from one client for files of the same priority.
+MAX_WAITING = 8
+# Binary data in the requests of all clients.
+MAX_WAITING_BYTES = 128 * 2**20
+# How long `stop` waits. A step may take longer; the thread ends with the process.
+STOP_TIMEOUT_S = 5
 
-Job = Iterator[Reply | None]  # runs until the next reply, or None to let other clients run
+# A job runs until it yields a reply, or None to let other clients run.
+Job = Iterator[Reply | None]
 
 
 class Priority(IntEnum):
@@ -104,9 +108,12 @@ class Worker:
             if waiting_bytes + task.size > MAX_WAITING_BYTES:
                 raise MessageError("Too much data is waiting on the server; try again later", task.id)
 
+            # A new scene also makes waiting views of the old scene obsolete.
             if task.is_replaceable:
-                replaced = range(task.priority, Priority.FILE)  # priorities that the request replaces
+                replaced = range(task.priority, Priority.FILE)
                 client.tasks = [other for other in client.tasks if other.priority not in replaced]
+
+            # A client already in line keeps its turn.
             client.tasks.append(task)
             if client not in self._clients:
                 self._clients.append(client)
@@ -132,8 +139,11 @@ class Worker:
                 if self._stopping:
                     return
                 client = self._clients.popleft()
+
+            # The lock is not held while a step runs.
             self._run_step(client)
-            del client  # do not keep a closed page's data alive until the next step
+            # Do not keep the data of a closed page alive until the next step.
+            del client
 
     def _run_step(self, client: Client) -> None:
         """Run one step of a client's most urgent job, and send its reply unless the request was dropped meanwhile."""
@@ -147,6 +157,7 @@ class Worker:
 
         reply, is_done = _next_reply(task)
 
+        # Send the reply, and put the client back in line if it has more to do.
         with self._changed:
             if reply is not None and (task.is_replaceable or task in client.tasks):
                 client.send(reply)
@@ -167,12 +178,14 @@ def _next_reply(task: Task) -> tuple[bytes | None, bool]:
     except (MessageError, ConfigError) as error:
         fields = {"unknown_scene": True} if isinstance(error, UnknownSceneError) else {}
         return pack(type="error", id=task.id, reason=str(error), **fields), True
-    except Exception as error:  # an unexpected error in one job must not end the thread
+    # An unexpected error in one job must not end the thread.
+    except Exception as error:
         return report_exception(task.id, error), True
 
 
 def report_exception(id: int | None, error: Exception) -> bytes:
     """Print the traceback of an unexpected exception to stderr, and return the message to the page about it."""
-    with suppress(OSError, ValueError):  # stderr may be closed
+    # Printing fails if stderr is closed.
+    with suppress(OSError, ValueError):
         click.echo(traceback.format_exc(), err=True)
     return pack(type="error", id=id, reason=f"Server error: {type(error).__name__}: {error}"[:300])
