@@ -1,4 +1,4 @@
-"""Small data sets on disk for tests: a dict of file contents, written as a zip or as a folder."""
+"""Small data sets on disk for tests: a dict of file contents, written as a zip or as a directory."""
 
 import io
 import json
@@ -19,13 +19,13 @@ COUNT = 5
 
 def png(pixels, mode=None) -> bytes:
     file = io.BytesIO()
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    (picture.convert(mode) if mode else picture).save(file, "png")
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, "png")
     return file.getvalue()
 
 
 def gray_png(ids: np.ndarray, bits: int) -> bytes:
-    """Gray PNG that stores the values with so few bits, written by hand: PIL does not write these."""
+    """Encode a gray PNG with 1, 2, 4 or 8 bits per pixel, which PIL cannot write."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -12,7 +12,7 @@ ANGLES = [(0.4, 1.2), (math.pi / 2, math.pi / 2), (-2.0, 2.2)]
 
 
 def project(pose, point):
-    """Picture coordinates (0..1) of a world point, by hand."""
+    """Project a world point to image coordinates in [0, 1]."""
     cam2world, k = (m[0].double() for m in cu.split_pose(pose))
     x, y, z = torch.linalg.inv(cam2world)[:3] @ torch.tensor([*point, 1.0], dtype=torch.float64)
     return ((k[0, 0] * x + k[0, 1] * y) / z + k[0, 2]).item(), (k[1, 1] * y / z + k[1, 2]).item()
@@ -32,7 +32,7 @@ def test_samplers_without_spread_equal_the_published_ones():
     golden.check("lookat", torch.cat(look), expected, RTOL)
 
 
-def test_samplers_with_spread_draw_as_the_published_ones():
+def test_samplers_with_spread_use_the_published_random_numbers():
     call, expected = golden.manifest("render_cameras")["noise_call"], golden.load("render_cameras")
     lookat = torch.tensor(call.pop("lookat"))
     with golden.golden_noise() as log:
@@ -51,7 +51,7 @@ def test_intrinsics_and_matrices_equal_the_published_ones():
 
 
 @pytest.mark.parametrize(("key", "cfg"), [("cat", "seg2cat"), ("face", "seg2face"), ("car", "edge2car")])
-def test_the_video_path_equals_the_published_one(key, cfg):
+def test_video_path_equals_the_published_one(key, cfg):
     frames = golden.inputs("helpers")["frames"].tolist()
     path = cu.path_poses("orbit", cu.CAMERAS[cfg])[list(frames)]
     golden.check(f"video_poses_{key}", path, golden.load("helpers"), RTOL)
@@ -60,12 +60,12 @@ def test_the_video_path_equals_the_published_one(key, cfg):
 # --------------------------------------------------------------------------- hand-made cameras
 
 
-def test_the_front_camera_stands_on_the_z_axis_and_looks_back():
+def test_front_camera_is_on_the_z_axis_and_looks_at_the_origin():
     by_hand = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1, 4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1]
     torch.testing.assert_close(cu.front_pose(cu.CAMERAS["seg2cat"])[0], torch.tensor(by_hand), atol=1e-6, rtol=0)
 
 
-def test_radius_and_pivot_of_a_network_go_before_the_preset():
+def test_radius_and_pivot_of_a_network_replace_those_of_the_preset():
     pose = cu.pose_at(cu.CAMERAS["seg2cat"], 1.2, 1.4, radius=2.0, pivot=(0.1, 0.2, 0.3))
     assert pose[0, [3, 7, 11]].norm().item() == pytest.approx(2.0, abs=1e-5)
     assert project(pose, (0.1, 0.2, 0.3)) == pytest.approx((0.5, 0.5), abs=1e-5)
@@ -73,7 +73,7 @@ def test_radius_and_pivot_of_a_network_go_before_the_preset():
 
 @pytest.mark.parametrize("cfg", cu.CAMERAS)
 @pytest.mark.parametrize(("azimuth", "polar"), ANGLES)
-def test_every_preset_has_its_pivot_in_the_middle_and_up_is_up(cfg, azimuth, polar):
+def test_pivot_projects_to_the_image_center_with_y_up(cfg, azimuth, polar):
     preset = cu.CAMERAS[cfg]
     pose = cu.pose_at(preset, azimuth, polar)
     x, y, z = preset.pivot
@@ -82,13 +82,13 @@ def test_every_preset_has_its_pivot_in_the_middle_and_up_is_up(cfg, azimuth, pol
     assert not cu.pose_problems(pose)
 
 
-def test_config_names_of_one_kind_share_one_preset():
+def test_configurations_of_the_same_objects_share_a_preset():
     assert cu.CAMERAS["seg2cat"] is cu.CAMERAS["edge2cat"] is cu.CAMERAS["afhq"]
     assert cu.CAMERAS["seg2face"] is cu.CAMERAS["celeba"] is cu.CAMERAS["ffhq"]
     assert cu.CAMERAS["edge2car"] is cu.CAMERAS["shapenet"]
 
 
-def test_angles_of_a_view_are_read_back():
+def test_view_angles_inverts_pose_at():
     pose = cu.pose_at(cu.CAMERAS["edge2car"], math.pi / 2 - 0.3, math.pi / 2 * (1 - math.sin(0.2)))
     yaw, pitch = cu.view_angles(pose)
     assert yaw.item() == pytest.approx(-0.3, abs=1e-5)
@@ -97,7 +97,7 @@ def test_angles_of_a_view_are_read_back():
 
 
 @pytest.mark.parametrize(("azimuth", "polar"), ANGLES)
-def test_a_mirrored_point_lands_on_the_mirrored_pixel(azimuth, polar):
+def test_mirrored_point_projects_to_the_mirrored_pixel(azimuth, polar):
     pose = cu.pose_at(cu.CAMERAS["seg2cat"], azimuth, polar)
     pose[0, 16 + 1], pose[0, 16 + 2] = 0.07, 0.46  # skew and an off-center principal point too
     mirrored = cu.mirror_pose(pose)
@@ -107,7 +107,7 @@ def test_a_mirrored_point_lands_on_the_mirrored_pixel(azimuth, polar):
     torch.testing.assert_close(cu.mirror_pose(mirrored), pose)
 
 
-def test_opengl_cameras_look_along_minus_z_with_y_up_and_convert_back():
+def test_opengl_cameras_look_along_minus_z_and_convert_back():
     cv = cu.split_pose(cu.pose_at(cu.CAMERAS["seg2cat"], 1.0, 1.3))[0]
     gl = cu.opencv_to_opengl(cv)
     torch.testing.assert_close(gl[0, :3, 2], -cv[0, :3, 2])
@@ -116,7 +116,7 @@ def test_opengl_cameras_look_along_minus_z_with_y_up_and_convert_back():
     torch.testing.assert_close(cu.opengl_to_opencv(gl), cv)
 
 
-def test_a_blender_camera_in_front_becomes_our_front_camera():
+def test_blender_front_camera_becomes_the_front_pose():
     blender = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, -2.7], [0, 1, 0, 0], [0, 0, 0, 1]])[None]  # at -y, z up
     ours = cu.z_up_to_y_up(cu.opengl_to_opencv(blender))
     front = cu.split_pose(cu.front_pose(cu.CAMERAS["seg2cat"]))[0]
@@ -163,14 +163,14 @@ BAD_POSES = {
 
 
 @pytest.mark.parametrize("reason", BAD_POSES)
-def test_a_bad_pose_is_found_among_good_ones(reason):
+def test_invalid_pose_is_found_among_valid_ones(reason):
     good = cu.front_pose(cu.CAMERAS["seg2cat"])[0]
     problems = cu.pose_problems(torch.stack([good, BAD_POSES[reason](good.clone()), good]))
     assert list(problems) == [1]
     assert reason in problems[1]
 
 
-def test_a_batch_of_another_shape_is_refused():
+def test_split_pose_rejects_another_shape():
     with pytest.raises(ValueError, match=r"expected N,25, got \(2, 24\)"):
         cu.split_pose(torch.zeros(2, 24))
 
@@ -180,7 +180,7 @@ def test_a_batch_of_another_shape_is_refused():
 NEAR = {"atol": 1e-5, "rtol": 0}  # float32 round-off of a few products
 
 
-def test_the_orbit_as_one_tensor_is_the_orbit_frame_by_frame():
+def test_orbit_equals_its_frames_one_by_one():
     preset, own = cu.CAMERAS["seg2cat"], {"radius": 3.1, "pivot": (0.1, 0.0, 0.2)}
     poses = cu.path_poses("orbit", preset, 7, **own)
     for frame, pose in enumerate(poses):
@@ -194,7 +194,7 @@ def test_the_orbit_as_one_tensor_is_the_orbit_frame_by_frame():
 
 
 @pytest.mark.parametrize("cfg", ["seg2cat", "seg2face", "edge2car"])
-def test_a_turn_goes_around_evenly_at_one_height_from_the_front_towards_plus_x(cfg):
+def test_turn_is_uniform_at_constant_height_from_the_front_towards_plus_x(cfg):
     poses = cu.path_poses("turn", cu.CAMERAS[cfg], 12)
     yaw, pitch = cu.view_angles(poses)
     steps = torch.arange(12) * 2 * math.pi / 12
@@ -206,7 +206,7 @@ def test_a_turn_goes_around_evenly_at_one_height_from_the_front_towards_plus_x(c
 
 
 @pytest.mark.parametrize("form", ["list", "data set"])
-def test_poses_of_a_file_are_those_that_were_written(form, tmp_path):
+def test_poses_are_read_back_from_a_file(form, tmp_path):
     poses = cu.path_poses("orbit", cu.CAMERAS["edge2car"], 3)
     rows = poses.tolist()
     content = rows if form == "list" else {"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]}
@@ -235,7 +235,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_file_without_good_poses_is_refused_in_one_line(case, tmp_path):
+def test_file_without_valid_poses_is_rejected_in_one_line(case, tmp_path):
     content, message = BAD_FILES[case]
     path = tmp_path / "path.json"
     path.write_bytes(content)

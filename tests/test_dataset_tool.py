@@ -39,7 +39,7 @@ def small(tmp_path):
 
 @pytest.fixture
 def photos():
-    """Folder of photos that scikit-image ships."""
+    """Directory of the photos in scikit-image."""
     skimage = pytest.importorskip("skimage", reason="scikit-image is an extra")
     return Path(skimage.__file__).parent / "data"
 
@@ -47,7 +47,7 @@ def photos():
 # --------------------------------------------------------------------------- toy, check, show
 
 
-def test_toy_data_is_made_checked_and_shown_by_the_commands_of_the_help(tmp_path):
+def test_toy_data_is_written_checked_and_shown(tmp_path):
     output = run("toy", "--kind", "cats", "--outdir", tmp_path, "--number", 4, "--views", 2, "--resolution", 32,
                  "--held-out", 1, "--held-out-views", 3, "--workers", 0)  # fmt: skip
     assert "4 images" in output and "3 images" in output
@@ -64,14 +64,14 @@ def test_toy_data_is_made_checked_and_shown_by_the_commands_of_the_help(tmp_path
     assert np.abs(plain.astype(int) - mirrored[:, ::-1]).mean() < 1  # resizing rounds differently from the other side
 
 
-def test_the_coverage_picture_has_a_dot_where_a_camera_stands(tmp_path, small):
+def test_coverage_plot_has_a_dot_for_each_camera(tmp_path, small):
     run("check", "--data", small[0], "--coverage", tmp_path / "where.png")
     where = np.asarray(Image.open(tmp_path / "where.png")).astype(int)
     rows, columns = np.nonzero(where[..., 2] - where[..., 0] > 60)  # the dots are blue
     assert abs(columns.mean() / 720 - 0.5) < 0.1 and abs(rows.mean() / 360 - 0.5) < 0.1
 
 
-def test_check_lists_every_problem_and_its_exit_code_tells(tmp_path):
+def test_check_lists_every_problem_and_exits_with_1(tmp_path):
     wrong = png(np.full((SIZE, SIZE), 9, np.uint8))
     labels = write_folder(tmp_path / "labels", {**label_files(), name_of(1): wrong, name_of(3): b"hello"})
     images = write_zip(tmp_path / "images.zip", image_files())
@@ -84,7 +84,7 @@ def test_check_lists_every_problem_and_its_exit_code_tells(tmp_path):
 # --------------------------------------------------------------------------- pack
 
 
-def test_photos_become_a_data_set_with_edges_that_the_loader_opens(tmp_path, photos):
+def test_photos_are_packed_with_edges_into_a_valid_data_set(tmp_path, photos):
     sources = {n: (photos / n).read_bytes() for n in ("chelsea.png", "astronaut.png", "rocket.jpg")}
     folder = write_folder(tmp_path / "photos", sources)
     packed, drawn = tmp_path / "cat.zip", tmp_path / "cat_edges.zip"
@@ -109,7 +109,7 @@ def transforms(path, cameras, **shared):
 
 
 def orbit(count, radius, center):
-    """Blender-like cam2world matrices (OpenGL axes, z up) on a circle around `center`, all looking at it."""
+    """Return cam2world matrices as of Blender (OpenGL axes, z up) on a circle around `center`, looking at it."""
     cameras = {}
     for i in range(count):
         pose = pose_at(CATS, math.pi / 2 + 0.5 * i, math.pi / 2 - 0.1 * i, radius=radius, pivot=(0, 0, 0))
@@ -121,11 +121,11 @@ def orbit(count, radius, center):
     return cameras
 
 
-def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
+def test_nerf_cameras_are_moved_and_scaled_to_the_preset(tmp_path):
     cameras = orbit(4, radius=11.0, center=(3.0, -2.0, 5.0))
     file = transforms(tmp_path / "transforms.json", cameras, camera_angle_x=2 * math.atan(0.5 / 1.5))
-    pictures = {f"view{i}.png": png(np.zeros((60, 80, 3), np.uint8)) for i in range(4)}
-    folder = write_folder(tmp_path / "images", pictures)
+    images = {f"view{i}.png": png(np.zeros((60, 80, 3), np.uint8)) for i in range(4)}
+    folder = write_folder(tmp_path / "images", images)
     out = tmp_path / "out.zip"
     run("pack", "--images", folder, "--cameras", file, "--cfg", "shapenet", "--resolution", 64, "--output", out)
     poses = torch.from_numpy(PosedImageDataset(out).index.poses)
@@ -138,7 +138,7 @@ def test_nerf_cameras_are_read_moved_and_scaled_to_the_set_up(tmp_path):
 
 
 @pytest.mark.parametrize("width", [80, 81])  # of 81 pixels, 10 are cut on one side and 11 on the other
-def test_colmap_intrinsics_in_pixels_follow_the_crop(tmp_path, width):
+def test_colmap_intrinsics_are_adapted_to_the_crop(tmp_path, width):
     file = transforms(tmp_path / "t.json", orbit(1, 2.7, (0, 0, 0)), fl_x=90, fl_y=96, cx=44, cy=33, w=width, h=60)
     folder = write_folder(tmp_path / "images", {"view0.png": png(np.zeros((60, width, 3), np.uint8))})
     out = tmp_path / "out.zip"
@@ -152,7 +152,7 @@ FRAMES = [{"file_path": f"{name}.png", "transform_matrix": m.tolist()} for name,
 
 
 def two_cameras(change=None, **shared):
-    """transforms.json of view0 and view1, the second with changes."""
+    """Return the content of a transforms.json of view0 and view1, the second with changes."""
     return {"camera_angle_x": 0.5, **shared, "frames": [FRAMES[0], {**FRAMES[1], **(change or {})}]}
 
 
@@ -161,13 +161,13 @@ def two_poses(pose):
 
 
 def outwards(matrix):
-    """Looking the other way: x and z of the camera turned round."""
+    """Reverse x and z of the camera, so that it looks the other way."""
     turned = matrix.clone()
     turned[:3, [0, 2]] *= -1
     return turned.tolist()
 
 
-BAD_CAMERAS = {  # content of the cameras file -> what is said
+BAD_CAMERAS = {  # content of the camera file, error message
     "a pose of 24 numbers": (two_poses([1.0] * 24), "view1: expected 25 numbers"),
     "a null pose": (two_poses(None), "view1: expected 25 numbers"),
     "a NaN pose": (two_poses([math.nan] * 25), "view1: holds NaN or infinity"),
@@ -199,7 +199,7 @@ BAD_CAMERAS = {  # content of the cameras file -> what is said
         "view0.png: pose: the camera looks away from the scene",
     ),
     "parallel cameras": (two_cameras({"transform_matrix": FRAMES[0]["transform_matrix"]}), "look in one direction"),
-    "another picture's camera": (two_cameras({"file_path": "view2.png"}), "view1.png: no camera"),
+    "another image's camera": (two_cameras({"file_path": "view2.png"}), "view1.png: no camera"),
     "ambiguous": (
         two_cameras({"file_path": "a/view1.png"})
         | {"frames": [FRAMES[0], *({**FRAMES[1], "file_path": f"{x}/view1.png"} for x in "ab")]},
@@ -211,7 +211,7 @@ BAD_CAMERAS = {  # content of the cameras file -> what is said
 
 
 @pytest.mark.parametrize("case", BAD_CAMERAS)
-def test_bad_cameras_are_one_line_that_names_the_entry(tmp_path, case):
+def test_invalid_cameras_are_one_line_that_names_the_entry(tmp_path, case):
     content, message = BAD_CAMERAS[case]
     (tmp_path / "cameras.json").write_text(content if isinstance(content, str) else json.dumps(content))
     folder = write_folder(tmp_path / "images", {f"view{i}.png": png(np.zeros((8, 8, 3), np.uint8)) for i in (0, 1)})
@@ -222,12 +222,12 @@ def test_bad_cameras_are_one_line_that_names_the_entry(tmp_path, case):
     assert {path.name for path in tmp_path.iterdir()} == {"cameras.json", "images"}
 
 
-def test_good_cameras_pass_where_the_bad_ones_fail(tmp_path):
+def test_valid_cameras_match_by_stem_and_unicode_form(tmp_path):
     names = {"view0": "./train/r.0001", "view1": unicodedata.normalize("NFD", "train/Kätzchen.PNG")}
     frames = [{**frame, "file_path": names[frame["file_path"][:-4]]} for frame in FRAMES]
     (tmp_path / "cameras.json").write_text(json.dumps({"camera_angle_x": 0.5, "k1": 0, "frames": frames}))
-    picture = png(np.zeros((8, 8, 3), np.uint8))
-    folder = write_folder(tmp_path / "images", {"r.0001.png": picture, "Kätzchen.png": picture})
+    image = png(np.zeros((8, 8, 3), np.uint8))
+    folder = write_folder(tmp_path / "images", {"r.0001.png": image, "Kätzchen.png": image})
     run(
         "pack",
         "--images",
@@ -267,34 +267,34 @@ def pack_labels(tmp_path, label, table=None, code=0):
     return output if code else PosedImageDataset(*out)[0]["mask"][0]
 
 
-def test_classes_are_mapped_by_the_table_and_never_blended(tmp_path):
+def test_class_table_maps_ids_without_blending(tmp_path):
     ids = np.array([[0, 17], [255, 17]], np.uint8).repeat(4, 0).repeat(4, 1)
     mapped = pack_labels(tmp_path, ids, {"0": 0, "17": 3, "255": 5})
     np.testing.assert_array_equal(mapped, np.array([[0, 3], [5, 3]]).repeat(8, 0).repeat(8, 1))
 
 
-def test_colored_label_maps_are_mapped_by_color(tmp_path):
+def test_class_table_maps_colors(tmp_path):
     colors = np.array([[[255, 0, 0], [0, 0, 0]]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)
     mapped = pack_labels(tmp_path, colors, {"#FF0000": 2, "#000000": 0})
     np.testing.assert_array_equal(mapped, np.array([[2, 0]] * 2).repeat(8, 0).repeat(8, 1))
 
 
-def test_indices_of_a_palette_go_by_number_and_else_by_color(tmp_path):
-    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8).repeat(4, 0).repeat(4, 1), "P")
-    picture.putpalette([0, 0, 0, 255, 0, 0, 255, 0, 0])
-    mapped = pack_labels(tmp_path, picture, {"#000000": 0, "#ff0000": 4, "2": 5})
+def test_palette_indices_are_mapped_by_number_or_else_by_color(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8).repeat(4, 0).repeat(4, 1), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 255, 0, 0])
+    mapped = pack_labels(tmp_path, image, {"#000000": 0, "#ff0000": 4, "2": 5})
     np.testing.assert_array_equal(mapped, np.array([[0, 4], [5, 4]]).repeat(8, 0).repeat(8, 1))
 
 
 def turned_jpeg(pixels):
-    """A photo whose EXIF says that its left side is its top."""
+    """Encode a photo whose EXIF orientation moves its left side to the top."""
     exif, file = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = 6
     Image.fromarray(pixels).save(file, "jpeg", exif=exif, quality=95)
     return file.getvalue()
 
 
-def test_photos_stand_as_their_exif_orientation_says(tmp_path):
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path):
     stored = np.zeros((16, 16, 3), np.uint8)
     stored[:, :8] = 255  # the left half is white: shown, the upper one
     folder = write_folder(tmp_path / "images", {"view0.jpg": turned_jpeg(stored)})
@@ -312,7 +312,7 @@ LABEL_SHAPES = {(60, 80): True, (30, 40): True, (20, 27): True, (60, 60): False,
 
 
 @pytest.mark.parametrize("shape", LABEL_SHAPES)
-def test_label_maps_of_another_shape_than_their_image_are_refused(tmp_path, shape):
+def test_label_map_with_another_aspect_ratio_is_rejected(tmp_path, shape):
     images = write_folder(tmp_path / "images", {"a.png": png(np.zeros((60, 80, 3), np.uint8))})
     labels = write_folder(tmp_path / "labels", {"a.png": png(np.zeros(shape, np.uint8))})
     output = run("pack", "--images", images, "--label-maps", labels, "--front", "--resolution", 16,
@@ -322,7 +322,7 @@ def test_label_maps_of_another_shape_than_their_image_are_refused(tmp_path, shap
     assert (refused in output) != LABEL_SHAPES[shape]
 
 
-def test_a_class_that_the_table_lacks_is_named_and_nothing_is_left(tmp_path):
+def test_class_missing_in_the_table_is_named_and_leaves_no_file(tmp_path):
     ids = np.full((8, 8), 4, np.uint8)
     assert "a.png: class 4 is not in the table" in pack_labels(tmp_path, ids, {"0": 0}, code=2)
     assert {path.name for path in tmp_path.iterdir()} == {"images", "labels", "table.json"}
@@ -342,7 +342,7 @@ def test_thin_lines_survive_packing(tmp_path):
 # --------------------------------------------------------------------------- edges
 
 
-def test_edges_by_a_network_read_keras_weights(tmp_path, small):
+def test_edge_network_loads_keras_weights(tmp_path, small):
     h5py = pytest.importorskip("h5py", reason="h5py is an extra")
     from dataset_preprocessing.edges import EdgeNetwork, learned_detector
 
@@ -363,7 +363,7 @@ def test_edges_by_a_network_read_keras_weights(tmp_path, small):
 
 # --------------------------------------------------------------------------- wrong options
 
-WRONG = {  # arguments -> what the one line must say; {t} is a folder with images.zip and labels.zip
+WRONG = {  # arguments -> error message; {t} is a directory with images.zip and labels.zip
     "toy --kind dogs --outdir {t}/o": "'dogs' is not one of",
     "toy --kind cats --outdir {t}/o --resolution 100": "got 100, expected a power of two",
     "toy --kind cats --outdir {t}/o --number 3 --views 2": "--number 3: expected a multiple of --views 2",
@@ -375,7 +375,7 @@ WRONG = {  # arguments -> what the one line must say; {t} is a folder with image
     "pack --images {t}/empty --front --output {t}/o.zip": "empty: contains no images",
     "pack --images {t}/images.zip --output {t}/o.zip": "expected either --cameras FILE or --front",
     "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "expected either --cameras",
-    "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "expected both --label-maps and --label-output",
+    "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "expected both --label-maps",
     "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
     "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: not readable as cameras",
     "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
@@ -400,7 +400,7 @@ WRONG = {  # arguments -> what the one line must say; {t} is a folder with image
 
 
 @pytest.mark.parametrize("arguments", WRONG)
-def test_a_wrong_option_is_one_clear_line_and_leaves_nothing(tmp_path, small, arguments):
+def test_invalid_options_are_one_line_and_leave_no_file(tmp_path, small, arguments):
     (tmp_path / "text.zip").write_text("hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.json").write_text('{"frames": []}')
@@ -418,7 +418,7 @@ def test_a_wrong_option_is_one_clear_line_and_leaves_nothing(tmp_path, small, ar
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_an_existing_output_survives_a_failed_run(tmp_path, small):
+def test_failed_run_keeps_an_existing_output(tmp_path, small):
     broken = write_zip(tmp_path / "broken.zip", {**image_files(), name_of(4): b"hello"})
     kept = tmp_path / "kept.zip"
     kept.write_bytes(b"the last good one")
@@ -427,7 +427,7 @@ def test_an_existing_output_survives_a_failed_run(tmp_path, small):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
+def test_script_runs_from_any_directory_without_a_traceback(tmp_path):
     call = [sys.executable, str(ROOT / "dataset_tool.py"), "check", "--data", "nothing"]
     result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
@@ -436,7 +436,7 @@ def test_the_script_runs_from_any_folder_without_a_traceback(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals of this kind are POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_workers_quietly_and_leaves_no_file(tmp_path, number, code):
+def test_signal_stops_the_workers_quietly_and_leaves_no_file(tmp_path, number, code):
     call = [sys.executable, str(ROOT / "dataset_tool.py"), "toy", "--kind", "cats", "--outdir", str(tmp_path),
             "--resolution", "64", "--workers", "1"]  # fmt: skip
     tool = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -462,7 +462,7 @@ PAGE_COMMANDS = [
 SMALL_TOY = ["--number", "2", "--resolution", "16", "--held-out", "1", "--held-out-views", "1", "--workers", "0"]
 
 
-def test_the_page_on_own_data_works_from_top_to_bottom(tmp_path, monkeypatch):
+def test_commands_and_code_of_docs_own_data_work(tmp_path, monkeypatch):
     pytest.importorskip("skimage", reason="scikit-image is an extra")
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

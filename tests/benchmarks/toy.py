@@ -1,7 +1,7 @@
-"""Times of toy data and of the loader: python tests/benchmarks/toy.py [--number 200] [--workers 2].
+"""Benchmark rendering of toy data and data loading: python tests/benchmarks/toy.py [--number 200] [--workers 2].
 
-One line each: pictures rendered a second, with the most memory that this process and the largest of its workers had;
-samples read a second at 512 pixels, seg and edge, by that many workers.
+Prints one line each: images rendered, time and peak memory of this process and of its largest worker; samples loaded
+per second at 512 pixels, for seg and edge data.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ LOADER_RESOLUTION = 512
 
 
 def peak_mib() -> str:
-    """Largest resident sizes so far."""
+    """Return the largest resident set sizes so far."""
     per_mib = 1 << 20 if sys.platform == "darwin" else 1 << 10  # getrusage counts bytes there, KiB here
-    own, workers = (
+    main_process, workers = (
         resource.getrusage(who).ru_maxrss / per_mib for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    return f"peak memory {own:.0f} MiB here, {workers:.0f} MiB in a worker"
+    return f"peak memory {main_process:.0f} MiB here, {workers:.0f} MiB in a worker"
 
 
-def samples_a_second(dataset: PosedImageDataset, workers: int, batches: int) -> float:
+def samples_per_second(dataset: PosedImageDataset, workers: int, batches: int) -> float:
+    """Return the loading speed after a warm-up."""
     stream = BatchStream(dataset, BATCH, workers=workers)
-    for _ in range(2 * max(workers, 1)):  # workers start, queues fill
+    for _ in range(2 * max(workers, 1)):  # start workers and fill queues
         next(stream)
     start = time.perf_counter()
     for _ in range(batches):
@@ -44,7 +45,7 @@ def samples_a_second(dataset: PosedImageDataset, workers: int, batches: int) -> 
 
 
 @click.command()
-@click.option("--number", default=200, show_default=True, help="pictures of each kind")
+@click.option("--number", default=200, show_default=True, help="images of each kind")
 @click.option("--resolution", default=128, show_default=True)
 @click.option("--workers", default=2, show_default=True)
 @click.option("--batches", default=40, show_default=True, help="read by the loader")
@@ -54,12 +55,12 @@ def main(number: int, resolution: int, workers: int, batches: int) -> None:
             start = time.perf_counter()
             write_toy(RenderJob(kind, resolution, 1, seed=0), number, Path(folder, kind), workers)
             seconds = time.perf_counter() - start
-            click.echo(f"{kind}: {number} pictures of {resolution} pixels in {seconds:.1f} s, {peak_mib()}")
+            click.echo(f"{kind}: {number} images of {resolution} pixels in {seconds:.1f} s, {peak_mib()}")
         for kind, details in KINDS.items():
             paths = write_toy(
                 RenderJob(kind, LOADER_RESOLUTION, 1, seed=0), 2 * BATCH, Path(folder, f"large_{kind}"), workers
             )
-            speed = samples_a_second(PosedImageDataset(*paths, details.data_type), workers, batches)
+            speed = samples_per_second(PosedImageDataset(*paths, details.data_type), workers, batches)
             click.echo(f"loader, {details.data_type}: {speed:.0f} samples/s of {LOADER_RESOLUTION} pixels")
 
 

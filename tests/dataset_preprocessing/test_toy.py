@@ -19,9 +19,9 @@ from dataset_preprocessing.toy.write import (
     DEPTH_STEP,
     HELD_OUT,
     RenderJob,
-    sample_object,
     image_name,
     render_object,
+    sample_object,
     write_toy,
 )
 from training.data.archive import Archive
@@ -46,16 +46,16 @@ def view(kind, seed, number, resolution=RESOLUTION):
 
 
 def inner(labels):
-    """Pixels whose eight neighbors show the same."""
+    """Return the pixels (R,R bool) whose eight neighbors have the same label."""
     padded = np.pad(labels, 1, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     return (windows == labels[..., None, None]).all((2, 3))
 
 
 def agreement(first, second, first_labels, second_labels, poses):
-    """Points seen in `first`, found in `second`: share whose labels agree, and how many were compared.
+    """Return the share of surface points with the same label in two views, and the number of points compared.
 
-    Compared are points inside their region in both pictures that the second camera's depth shows to be visible.
+    Compared are points inside their region in both images that the second camera's depth shows to be visible.
     """
     resolution = first.depth.shape[0]
     rows, columns = np.nonzero((first.depth > 0) & inner(first_labels))
@@ -77,14 +77,14 @@ def agreement(first, second, first_labels, second_labels, poses):
 
 @pytest.mark.parametrize("kind", VIEWS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_points_of_known_position_have_one_class_in_two_views(kind, seed):
+def test_surface_points_have_the_same_class_in_two_views(kind, seed):
     (first, pose), (second, other) = view(kind, seed, 0), view(kind, seed, 1)
     share, count = agreement(first, second, first.parts, second.parts, [pose, other])
     assert share > 0.99
     assert count > (600 if kind == "cats" else 80)  # of 4,096 pixels; a car fills fewer and has more boundaries
 
 
-def test_the_measure_of_agreement_notices_a_wrong_pose():
+def test_agreement_between_views_detects_a_wrong_pose():
     (first, pose), (second, _) = view("cats", 0, 0), view("cats", 0, 1)
     wrong = pose_of(CATS, -0.10, -0.15)
     share, count = agreement(first, second, first.parts, second.parts, [pose, wrong])
@@ -92,7 +92,7 @@ def test_the_measure_of_agreement_notices_a_wrong_pose():
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_mirrored_pictures_agree_with_their_mirrored_poses(kind):
+def test_mirrored_images_agree_with_mirrored_poses(kind):
     (first, pose), (second, other) = view(kind, 0, 0), view(kind, 0, 1)
     poses = [mirror_pose(torch.from_numpy(p)[None])[0].numpy() for p in (pose, other)]
     flipped = [type(seen)(*[np.ascontiguousarray(a[:, ::-1]) for a in vars(seen).values()]) for seen in (first, second)]
@@ -110,7 +110,7 @@ def test_depth_is_the_distance_to_the_surface():
     rows, columns = np.nonzero(seen.depth)
     origin, rays = pixel_rays(pose, np.stack([rows, columns]).astype(np.float32) + 0.5, RESOLUTION)
     distance = cat.distance(origin[:, None] + seen.depth[rows, columns] * rays)
-    assert np.abs(distance).max() < 3e-4  # what tracing stops at
+    assert np.abs(distance).max() < 3e-4  # HIT_DISTANCE of the tracer
 
 
 def test_color_is_antialiased_and_label_maps_are_not_blended():
@@ -120,11 +120,11 @@ def test_color_is_antialiased_and_label_maps_are_not_blended():
     reference = fine.image.reshape(RESOLUTION, 4, RESOLUTION, 4, 3).mean((1, 3))
     edge = ~inner(seen.parts)
     smooth = np.abs(seen.image - reference)[edge].mean()
-    single = np.abs(fine.image[2::4, 2::4] - reference)[edge].mean()  # one sample a pixel
+    single = np.abs(fine.image[2::4, 2::4] - reference)[edge].mean()  # one ray per pixel
     assert smooth < 0.4 * single
 
 
-def test_every_cat_shows_all_classes_from_the_front():
+def test_front_view_of_every_cat_shows_all_classes():
     for seed in range(6):
         seen = render(Cat(np.random.default_rng(seed)), pose_of(CATS, 0, 0), RESOLUTION)
         share = np.bincount(seen.parts.ravel(), minlength=6) / seen.parts.size
@@ -132,7 +132,7 @@ def test_every_cat_shows_all_classes_from_the_front():
         assert 0.2 < share[0] < 0.7
 
 
-def test_shape_parameters_change_the_shape_and_color_ones_only_the_picture():
+def test_colors_change_the_image_but_not_the_label_map():
     cats = [Cat(np.random.default_rng(seed)) for seed in (0, 1)]
     assert len(vars(cats[0].shape)) >= 12
     assert all(a != b for a, b in zip(vars(cats[0].shape).values(), vars(cats[1].shape).values(), strict=True))
@@ -144,7 +144,7 @@ def test_shape_parameters_change_the_shape_and_color_ones_only_the_picture():
     assert (before.image != after.image).any()
 
 
-def test_a_car_has_wheels_windows_and_lines_where_parts_meet():
+def test_car_has_wheels_and_windows_and_lines_at_part_boundaries():
     job = RenderJob("cars", 128, 1, 0)
     scene, _ = sample_object(job, 0)
     seen = render(scene, pose_of(CARS, 0.7, 0.3), 128)
@@ -156,7 +156,7 @@ def test_a_car_has_wheels_windows_and_lines_where_parts_meet():
     assert (drawing[seen.parts == 0] == 255).mean() > 0.95
 
 
-def test_an_object_follows_from_seed_and_number_alone():
+def test_object_is_determined_by_seed_and_number():
     job = RenderJob("cats", 32, 2, seed=4)
     once, again = render_object(job, 7), render_object(job, 7)
     assert once == again
@@ -172,7 +172,7 @@ def test_archives_do_not_depend_on_the_number_of_workers(tmp_path):
     assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
 
 
-def test_the_loader_reads_what_was_written_and_depth_has_its_scale(tmp_path):
+def test_data_set_reads_back_rendered_images_and_depth(tmp_path):
     job = RenderJob("cats", 32, 2, seed=1, split=HELD_OUT, depth=True)
     images, labels, depths = write_toy(job, 2, tmp_path / "toy")
     dataset = PosedImageDataset(images, labels, semantic_channels=6)
@@ -188,7 +188,7 @@ def test_the_loader_reads_what_was_written_and_depth_has_its_scale(tmp_path):
     np.testing.assert_allclose(levels * DEPTH_STEP, seen.depth, atol=0.51 * DEPTH_STEP)
 
 
-def test_edges_of_cars_are_dark_on_white_in_the_zip(tmp_path):
+def test_label_maps_of_cars_are_dark_lines_on_white(tmp_path):
     images, labels = write_toy(RenderJob("cars", 32, 1, seed=0), 1, tmp_path / "toy")
     drawing = decode_class_ids(Archive(labels).read(image_name(0)))
     stored = PosedImageDataset(images, labels, "edge")[0]["mask"]
@@ -196,7 +196,7 @@ def test_edges_of_cars_are_dark_on_white_in_the_zip(tmp_path):
     assert np.median(stored) == 0 and stored.max() > 127
 
 
-def test_a_failure_leaves_no_file(tmp_path):
+def test_failure_leaves_no_file(tmp_path):
     def stop(objects):
         yield from list(objects)[:1]
         raise KeyboardInterrupt
@@ -218,7 +218,7 @@ def test_workers_do_not_see_ctrl_c(tmp_path):
     assert len(PosedImageDataset(images)) == 6
 
 
-def test_a_killed_worker_is_one_error_and_leaves_no_file(tmp_path):
+def test_killed_worker_is_one_error_and_leaves_no_file(tmp_path):
     def kill(objects):
         for views in objects:
             for process in multiprocessing.active_children():
@@ -230,7 +230,7 @@ def test_a_killed_worker_is_one_error_and_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_zips_hold_stored_members_with_a_fixed_date(tmp_path):
+def test_zip_members_are_stored_with_a_fixed_date(tmp_path):
     images, _ = write_toy(RenderJob("cats", 16, 1, seed=1), 1, tmp_path / "toy")
     with zipfile.ZipFile(images) as archive:
         assert {(m.compress_type, m.date_time[0]) for m in archive.infolist()} == {(zipfile.ZIP_STORED, 1980)}

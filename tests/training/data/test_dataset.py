@@ -46,7 +46,7 @@ def open_variant(variant, **extra):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_samples_equal_the_published_ones_exactly(variant):
+def test_samples_equal_the_published_samples_exactly(variant):
     dataset, spec = open_variant(variant, mirror_pose=False)
     expected = golden.load("dataset")
     assert len(dataset) == spec["length"]
@@ -69,7 +69,7 @@ def test_samples_equal_the_published_ones_exactly(variant):
 
 
 @pytest.mark.parametrize("name", golden.manifest("dataset")["samplers"])
-def test_the_sampler_walks_as_the_published_one(name):
+def test_sampler_has_the_published_order(name):
     options = golden.manifest("dataset")["samplers"][name]
     walk = iter(InfiniteSampler(range(8), **options))
     assert [next(walk) for _ in range(40)] == golden.load("dataset")[name].tolist()
@@ -79,7 +79,7 @@ def test_the_sampler_walks_as_the_published_one(name):
 
 
 def make(tmp_path, images=write_zip, labels=write_zip, **files):
-    """Paths of a small data set; `images_files`, `labels_files` replace its content."""
+    """Write a small data set and return its paths; `image_files` and `label_files` replace its content."""
     return (
         images(tmp_path / "images.zip", files.get("image_files", image_files())),
         labels(tmp_path / "labels.zip", files.get("label_files", label_files())),
@@ -92,7 +92,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("images", [write_zip, write_folder])
 @pytest.mark.parametrize("labels", [write_zip, write_folder])
-def test_folder_zip_and_mixed_give_the_same_samples(tmp_path, images, labels):
+def test_zips_and_directories_give_the_same_samples(tmp_path, images, labels):
     expected = PosedImageDataset(*make(tmp_path), xflip=True)
     (tmp_path / "other").mkdir()
     dataset = PosedImageDataset(*make(tmp_path / "other", images, labels), xflip=True, semantic_channels=6)
@@ -101,7 +101,7 @@ def test_folder_zip_and_mixed_give_the_same_samples(tmp_path, images, labels):
     assert dataset.name == "images" if images is write_zip else "images.zip"
 
 
-def test_label_maps_are_paired_by_name_and_not_by_position(tmp_path):
+def test_label_maps_are_matched_by_name_and_not_by_position(tmp_path):
     files = label_files()
     del files[name_of(0)]
     files["00000/zzz.png"] = files[name_of(1)]  # as many files as images, but not the same
@@ -109,7 +109,7 @@ def test_label_maps_are_paired_by_name_and_not_by_position(tmp_path):
         PosedImageDataset(*make(tmp_path, label_files=files))
 
 
-def test_label_maps_in_another_folder_are_paired_by_their_file_names(tmp_path):
+def test_label_maps_in_another_directory_are_matched_by_file_name(tmp_path):
     moved = {f"masks/{name.split('/')[1]}": content for name, content in label_files().items()}
     expected = PosedImageDataset(*make(tmp_path))
     (tmp_path / "moved").mkdir()
@@ -117,7 +117,7 @@ def test_label_maps_in_another_folder_are_paired_by_their_file_names(tmp_path):
     assert all(same(dataset[i], expected[i]) for i in range(COUNT))
 
 
-def test_a_label_map_is_never_shared_by_images_of_two_folders(tmp_path):
+def test_images_in_two_directories_never_share_a_label_map(tmp_path):
     image, label, pose = image_files()[name_of(0)], label_files()[name_of(0)], good_poses()[0][1]
     images = {"x/1.png": image, "y/1.png": image, "dataset.json": dataset_json([["x/1.png", pose], ["y/1.png", pose]])}
     with pytest.raises(DataError, match=r"x/1\.png: no label map of that name in labels\.zip \(and 1 more"):
@@ -125,7 +125,7 @@ def test_a_label_map_is_never_shared_by_images_of_two_folders(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_gray_label_maps_of_few_bits_keep_their_values(tmp_path, bits):
+def test_gray_label_maps_keep_their_values_at_any_bit_depth(tmp_path, bits):
     ids = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE) % min(2**bits, 6)
     files = dict.fromkeys(label_files(), gray_png(ids, bits))
     dataset = PosedImageDataset(*make(tmp_path, label_files=files), semantic_channels=6)
@@ -134,20 +134,20 @@ def test_gray_label_maps_of_few_bits_keep_their_values(tmp_path, bits):
 
 def test_palette_label_maps_keep_their_indices(tmp_path):
     ids = (np.arange(SIZE * SIZE) % 6).reshape(SIZE, SIZE).astype(np.uint8)
-    picture = Image.fromarray(ids, "P")
-    picture.putpalette([255, 0, 0, 0, 255, 0] * 3)
-    files = dict.fromkeys(label_files(), png(picture))
+    image = Image.fromarray(ids, "P")
+    image.putpalette([255, 0, 0, 0, 255, 0] * 3)
+    files = dict.fromkeys(label_files(), png(image))
     dataset = PosedImageDataset(*make(tmp_path, label_files=files), semantic_channels=6)
     np.testing.assert_array_equal(dataset[2]["mask"][0], ids)
 
 
-def test_transparent_images_show_on_white(tmp_path):
+def test_transparent_pixels_of_images_become_white(tmp_path):
     clear = png(np.zeros((SIZE, SIZE, 4), np.uint8))
     files = image_files() | {name_of(1): clear}
     assert (PosedImageDataset(*make(tmp_path, image_files=files))[1]["image"] == 255).all()
 
 
-def test_accented_names_match_however_they_are_spelt(tmp_path):
+def test_accented_names_match_in_either_unicode_form(tmp_path):
     image, label = image_files()[name_of(0)], label_files()[name_of(0)]
     composed, split = unicodedata.normalize("NFC", "Kätzchen 猫.png"), unicodedata.normalize("NFD", "Kätzchen 猫.png")
     poses = dataset_json([[composed, good_poses()[0][1]]])
@@ -164,7 +164,7 @@ def test_a_mirrored_copy_has_the_mirrored_pose(tmp_path):
     np.testing.assert_array_equal(mirrored["pose"], expected)
 
 
-def test_without_poses_there_is_nothing_to_deviate(tmp_path):
+def test_label_std_is_empty_without_poses(tmp_path):
     assert PosedImageDataset(*make(tmp_path), use_labels=False).get_label_std().shape == (0,)
 
 
@@ -175,7 +175,7 @@ def test_changing_a_sample_does_not_change_the_data_set(tmp_path):
     np.testing.assert_array_equal(dataset[0]["pose"], before)
 
 
-def test_published_names_open_below_the_data_folder(tmp_path):
+def test_published_data_sets_open_in_a_data_directory(tmp_path):
     for files, writer in ((image_files(), "afhq_v2_train_cat_512.zip"), (label_files(), "afhqcat_seg_6c.zip")):
         write_zip(tmp_path / writer, files)
     dataset = PUBLISHED["seg2cat"].open(tmp_path)
@@ -187,7 +187,7 @@ def test_published_names_open_below_the_data_folder(tmp_path):
 # --------------------------------------------------------------------------- workers and position
 
 
-def test_a_thousand_reads_by_two_workers_equal_the_serial_ones(tmp_path):
+def test_two_workers_give_the_same_thousand_samples_as_none(tmp_path):
     dataset = PosedImageDataset(*make(tmp_path), xflip=True)
     assert len(dataset[0]["image"])  # a handle is open before the workers fork
     serial, parallel = (BatchStream(dataset, 50, workers=n, seed=3) for n in (0, 2))
@@ -198,7 +198,7 @@ def test_a_thousand_reads_by_two_workers_equal_the_serial_ones(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_goes_on_where_its_state_was_taken(tmp_path, workers):
+def test_stream_continues_at_its_saved_position(tmp_path, workers):
     dataset = PosedImageDataset(*make(tmp_path))
     stream = BatchStream(dataset, 4, workers=workers, seed=1)
     for _ in range(3):
@@ -211,19 +211,19 @@ def test_a_stream_goes_on_where_its_state_was_taken(tmp_path, workers):
     assert state == {"position": 12}
 
 
-def test_processes_together_walk_the_order_of_one(tmp_path):
+def test_two_processes_together_have_the_order_of_one(tmp_path):
     alone = list(islice(InfiniteSampler(range(7), seed=5, start=12), 20))
     parts = [list(islice(InfiniteSampler(range(7), rank, 2, seed=5, start=12), 10)) for rank in (0, 1)]
     assert [index for pair in zip(*parts, strict=True) for index in pair] == alone
 
 
-def test_a_start_beyond_one_block_of_random_numbers_continues_the_walk():
+def test_start_beyond_one_block_of_random_numbers_continues_the_order():
     start = RANDOM_BLOCK - 3
     whole = list(islice(InfiniteSampler(range(50), seed=2), start + 10))
     assert list(islice(InfiniteSampler(range(50), seed=2, start=start), 10)) == whole[start:]
 
 
-def test_bad_sampler_options_are_refused():
+def test_invalid_sampler_arguments_raise():
     with pytest.raises(ValueError, match="rank: got 2, allowed 0 to 1"):
         InfiniteSampler(range(4), rank=2, num_replicas=2)
     with pytest.raises(ValueError, match="start: got 3, expected 0 or a multiple of the 2"):
@@ -245,15 +245,15 @@ def _pose_with(number, value):
     return {"dataset.json": dataset_json(labels)}
 
 
-def _jpeg(picture):
+def _jpeg(image):
     file = io.BytesIO()
-    picture.save(file, "jpeg")
+    image.save(file, "jpeg")
     return file.getvalue()
 
 
 A = name_of(1)
 GRAY16 = Image.fromarray(np.zeros((SIZE, SIZE), np.uint16))
-BROKEN_IMAGES = {  # what is put in (None: taken away) -> file and reason that must be named
+BROKEN_IMAGES = {  # case -> changed files (None: deleted), and the expected file and reason
     "empty": (dict.fromkeys(image_files()), "images.zip: contains no images"),
     "no dataset.json": ({"dataset.json": None}, "dataset.json: missing"),
     "dataset.json is no JSON": ({"dataset.json": b"{"}, "dataset.json: expected {"),
@@ -279,7 +279,7 @@ BROKEN_IMAGES = {  # what is put in (None: taken away) -> file and reason that m
     "no power of two": ({A: png(np.zeros((12, 12, 3), np.uint8))}, f"{A}: 12x12 pixels, images must be square and"),
     "CMYK": ({A: _jpeg(Image.new("CMYK", (SIZE, SIZE)))}, f"{A}: mode CMYK"),
     "16 bits": ({A: png(GRAY16)}, f"{A}: mode I;16"),
-    "text with a picture's name": ({A: b"hello"}, f"{A}: not a PNG or JPEG image"),
+    "text with a image's name": ({A: b"hello"}, f"{A}: not a PNG or JPEG image"),
     "an image cut short": ({A: image_files()[A][:300]}, f"{A}: damaged image"),
     "two poses": ({"dataset.json": dataset_json([*good_poses(), good_poses()[1]])}, f"{A}: has two poses"),
     "an integer beyond all floats": (_pose_with(3, 10**400), f"{A}: pose: holds NaN or infinity"),
@@ -309,7 +309,7 @@ def replaced(files, changes):
 
 
 @pytest.mark.parametrize("case", [*BROKEN_IMAGES, *BROKEN_LABELS])
-def test_a_broken_data_set_is_refused_with_the_file_and_the_reason(tmp_path, case):
+def test_invalid_data_set_is_rejected_with_file_and_reason(tmp_path, case):
     images = replaced(image_files(), BROKEN_IMAGES[case][0] if case in BROKEN_IMAGES else {})
     labels = replaced(label_files(), BROKEN_LABELS[case][0] if case in BROKEN_LABELS else {})
     _, message = (BROKEN_IMAGES | BROKEN_LABELS)[case]
@@ -319,14 +319,14 @@ def test_a_broken_data_set_is_refused_with_the_file_and_the_reason(tmp_path, cas
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_zip_is_refused(tmp_path):
+def test_truncated_zip_is_rejected(tmp_path):
     images, _ = make(tmp_path)
     images.write_bytes(images.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"images\.zip: not a complete zip"):
         PosedImageDataset(images)
 
 
-def test_a_zip_bomb_is_rejected_by_its_declared_size(tmp_path):
+def test_zip_bomb_is_rejected_by_its_declared_size(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(A, "w") as member:
         for _ in range(MAX_MEMBER_BYTES // (1 << 24) + 1):
@@ -336,7 +336,7 @@ def test_a_zip_bomb_is_rejected_by_its_declared_size(tmp_path):
         PosedImageDataset(path)
 
 
-def test_a_member_that_is_in_the_zip_twice_is_refused(tmp_path):
+def test_duplicate_zip_member_is_rejected(tmp_path):
     images, _ = make(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(images, "a") as archive:
         archive.writestr(A, image_files()[A])
@@ -344,7 +344,7 @@ def test_a_member_that_is_in_the_zip_twice_is_refused(tmp_path):
         PosedImageDataset(images)
 
 
-def test_damaged_bytes_inside_a_zip_are_named(tmp_path):
+def test_damaged_zip_member_is_named(tmp_path):
     images, labels = make(tmp_path)
     content = image_files()[A]
     images.write_bytes(images.read_bytes().replace(content[40:60], bytes(20)))
@@ -361,7 +361,7 @@ FLIPPED = {  # bytes of the zip's directory, by offset from the start of an entr
 
 
 @pytest.mark.parametrize("case", FLIPPED)
-def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, case):
+def test_damaged_zip_directory_is_rejected(tmp_path, case):
     images, _ = make(tmp_path)
     content = bytearray(images.read_bytes())
     start = content.index(b"PK\x01\x02")
@@ -372,7 +372,7 @@ def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, case):
         PosedImageDataset(images)
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+def test_file_name_that_is_not_utf_8_is_rejected(tmp_path):
     folder = write_folder(tmp_path / "images", image_files())
     try:
         Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).write_bytes(b"")
@@ -383,14 +383,14 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may read every folder")
-def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_directory_is_rejected(tmp_path):
     folder = write_folder(tmp_path / "images", image_files())
     (folder / "00000").chmod(0)
     with pytest.raises(DataError, match="00000: cannot be read"):
         PosedImageDataset(folder)
 
 
-def test_a_drawing_that_is_not_square_is_refused(tmp_path):
+def test_drawing_that_is_not_square_is_rejected(tmp_path):
     white = png(np.full((SIZE, SIZE), 255, np.uint8))
     files = dict.fromkeys(label_files(), white) | {A: png(np.zeros((SIZE, 4 * SIZE), np.uint8))}
     paths = make(tmp_path, label_files=files)
@@ -400,7 +400,7 @@ def test_a_drawing_that_is_not_square_is_refused(tmp_path):
         PosedImageDataset(*paths, "edge")[1]
 
 
-def test_a_link_to_a_folder_and_a_broken_link_are_refused(tmp_path):
+def test_link_to_a_directory_and_broken_link_are_rejected(tmp_path):
     folder = write_folder(tmp_path / "images", image_files())
     (folder / "linked").symlink_to(tmp_path)
     with pytest.raises(DataError, match="linked: symbolic link to a directory"):
@@ -411,7 +411,7 @@ def test_a_link_to_a_folder_and_a_broken_link_are_refused(tmp_path):
         PosedImageDataset(folder)
 
 
-def test_all_problems_are_listed_and_the_message_counts_them(tmp_path):
+def test_all_problems_are_collected_and_counted_in_the_message(tmp_path):
     wrong = png(np.full((SIZE, SIZE), 9, np.uint8))
     paths = make(tmp_path, label_files=dict.fromkeys(label_files(), wrong))
     with pytest.raises(DataError, match=r"got class 9.*\(and 4 more; ") as caught:
@@ -419,19 +419,19 @@ def test_all_problems_are_listed_and_the_message_counts_them(tmp_path):
     assert len(caught.value.problems) == COUNT
 
 
-def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
+def test_data_error_in_a_worker_reaches_the_consumer_unchanged(tmp_path):
     files = image_files() | {name_of(3): b"hello"}
     stream = BatchStream(PosedImageDataset(*make(tmp_path, image_files=files)), 2 * COUNT, workers=1)
     with pytest.raises(DataError, match=r"images\.zip: 00000/img00000003\.png: not a PNG or JPEG image$"):
         next(stream)
 
 
-def test_hidden_files_are_no_pictures(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     files = image_files() | {"__MACOSX/00000/._img.png": b"x", ".DS_Store": b"x", "notes.txt": b"x"}
     assert len(PosedImageDataset(*make(tmp_path, image_files=files), semantic_channels=6)) == COUNT
 
 
-def test_wrong_options_of_a_data_set_are_refused(tmp_path):
+def test_invalid_data_set_arguments_raise(tmp_path):
     images, labels = make(tmp_path)
     with pytest.raises(ValueError, match="data_type: got 'depth', allowed are seg, edge"):
         PosedImageDataset(images, labels, "depth")

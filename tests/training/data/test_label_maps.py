@@ -1,4 +1,4 @@
-"""Label maps: the palette, the one reader with its refusals, and pictures that read back."""
+"""Tests of label maps: palette, reading of valid and invalid files, conversion to images."""
 
 import io
 import struct
@@ -27,22 +27,22 @@ IDS = np.arange(36, dtype=np.uint8).reshape(6, 6) % 6
 
 
 def saved(path, pixels, mode=None, **options):
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    (picture.convert(mode) if mode else picture).save(path, **options)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
     return path
 
 
 def palette_png(ids):
-    """Class ids as a palette picture whose colors have nothing to do with the classes."""
-    picture = Image.frombytes("P", ids.shape[::-1], ids.tobytes())
-    picture.putpalette(bytes(range(250, 250 - 18, -1)))
-    return picture
+    """Encode class ids as a palette image with unrelated colors."""
+    image = Image.frombytes("P", ids.shape[::-1], ids.tobytes())
+    image.putpalette(bytes(range(250, 250 - 18, -1)))
+    return image
 
 
 # --------------------------------------------------------------------------- palette
 
 
-def test_palette_and_coloring_are_the_published_ones():
+def test_palette_and_coloring_equal_the_published_ones():
     expected, x = golden.load("helpers"), golden.inputs("helpers")
     assert (expected["color_list"] == PALETTE).all()
     assert (colorize(x["labels2d"].numpy()) == expected["color_mask2d"]).all()
@@ -53,12 +53,12 @@ def test_ids_without_a_color_are_black():
     assert (colorize(np.array([-1, 19, 255, 10**6])) == 0).all()
 
 
-def test_colors_give_back_the_ids_of_all_classes():
+def test_index_from_colors_inverts_colorize():
     ids = np.arange(19).reshape(1, 19)
     assert (index_from_colors(colorize(ids)) == ids).all()
 
 
-def test_a_color_outside_the_palette_is_named_with_its_place():
+def test_color_outside_the_palette_is_reported_with_its_position():
     rgb = colorize(IDS)
     rgb[2, 3] = (204, 0, 1)
     with pytest.raises(ValueError, match=r"^color 204,0,1 at x=3 y=2 is none of the 19 label colors$"):
@@ -68,34 +68,34 @@ def test_a_color_outside_the_palette_is_named_with_its_place():
         index_from_colors(rgb)
 
 
-# --------------------------------------------------------------------------- what the reader takes
+# --------------------------------------------------------------------------- valid files
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
-def test_class_ids_read_the_same_from_every_form(tmp_path, mode):
+def test_class_ids_are_read_from_gray_palette_and_color_images(tmp_path, mode):
     forms = {"L": Image.fromarray(IDS), "P": palette_png(IDS)}
-    picture = forms.get(mode) or Image.fromarray(colorize(IDS)).convert(mode)
-    label_map = read_label_map(saved(tmp_path / "ids.png", picture), "seg", 6, 6)
-    assert picture.mode == mode
+    image = forms.get(mode) or Image.fromarray(colorize(IDS)).convert(mode)
+    label_map = read_label_map(saved(tmp_path / "ids.png", image), "seg", 6, 6)
+    assert image.mode == mode
     assert label_map.shape == (1, 1, 6, 6) and label_map.dtype == torch.int64
     assert (label_map[0, 0].numpy() == IDS).all()
 
 
-def test_transparent_parts_of_a_colored_map_are_background(tmp_path):
+def test_transparent_pixels_of_a_colored_map_are_background(tmp_path):
     rgba = np.dstack([colorize(np.full((4, 4), 3)), np.full((4, 4), 255, np.uint8)])
     rgba[0, 0, 3] = 0
     label_map = read_label_map(saved(tmp_path / "ids.png", rgba), "seg", 6, 4)
     assert label_map[0, 0, 0, 0] == 0 and label_map.flatten()[1:].eq(3).all()
 
 
-def test_resizing_never_invents_a_class(tmp_path):
+def test_resizing_adds_no_class(tmp_path):
     ids = np.where(np.arange(64)[:, None] < 32, 1, 5).astype(np.uint8).repeat(64, 1)
     label_map = read_label_map(saved(tmp_path / "ids.png", ids), "seg", 6, 48)
     assert label_map.shape == (1, 1, 48, 48) and label_map.unique().tolist() == [1, 5]
     assert (label_map == 1).float().mean() == 0.5
 
 
-def test_a_drawing_is_plus_one_on_paper_and_minus_one_on_lines(tmp_path):
+def test_drawing_is_1_on_paper_and_minus_1_on_lines(tmp_path):
     gray = np.full((8, 8), 255, np.uint8)
     gray[3], gray[4] = 0, 51
     label_map = read_label_map(saved(tmp_path / "edges.png", gray), "edge", 1, 8)
@@ -105,7 +105,7 @@ def test_a_drawing_is_plus_one_on_paper_and_minus_one_on_lines(tmp_path):
     )  # float32 rounding
 
 
-def test_a_drawing_whose_lines_are_in_its_transparency_lies_on_white(tmp_path):
+def test_drawing_with_lines_in_its_alpha_channel_is_composited_on_white(tmp_path):
     rgba = np.zeros((8, 8, 4), np.uint8)  # black everywhere
     rgba[3, :, 3] = 255  # but only here opaque
     label_map = read_label_map(saved(tmp_path / "edges.png", rgba), "edge", 1, 8)
@@ -113,21 +113,21 @@ def test_a_drawing_whose_lines_are_in_its_transparency_lies_on_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1"])
-def test_a_drawing_may_have_any_8_bit_mode(tmp_path, mode):
+def test_drawing_is_read_in_any_8_bit_mode(tmp_path, mode):
     gray = np.full((8, 8), 255, np.uint8)
     gray[3] = 0
     path = saved(tmp_path / "edges.png", Image.fromarray(gray).convert(mode))
     assert (read_label_map(path, "edge", 1, 8)[0, 0, :, 0] == torch.tensor([1.0, 1, 1, -1, 1, 1, 1, 1])).all()
 
 
-def test_our_own_maps_are_what_they_say():
+def test_included_label_maps_have_their_classes_and_lines():
     cat = read_label_map(ASSETS / "cat.png", "seg", 6, 512)
     assert cat.unique().tolist() == [0, 1, 2, 3, 4, 5]
     car = read_label_map(ASSETS / "car.png", "edge", 1, 128)
     assert car.max() == 1 and car.min() == -1 and 0.02 < (car < 0).float().mean() < 0.2
 
 
-# --------------------------------------------------------------------------- what the reader refuses
+# --------------------------------------------------------------------------- invalid files
 
 
 def sixteen_bit(path):
@@ -145,7 +145,7 @@ def photo(path):
 
 
 def sized(width, height):
-    """A picture that claims to have this size and holds no pixels."""
+    """Return a writer of a PNG that declares this size and has no pixels."""
 
     def chunk(kind, content=b""):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -184,7 +184,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_reader_refuses_in_one_line_that_starts_with_the_path(tmp_path, case, recwarn):
+def test_invalid_label_map_is_rejected_in_one_line_that_starts_with_the_path(tmp_path, case, recwarn):
     data_type, write, message = REFUSED[case]
     path = tmp_path / "map.png"
     write(path)
@@ -194,15 +194,15 @@ def test_the_reader_refuses_in_one_line_that_starts_with_the_path(tmp_path, case
     assert not recwarn.list, "a warning would be a second line"
 
 
-# --------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("case", ["u8_color", "u8_edge"])
-def test_the_network_range_becomes_8_bits_as_published(case):
+def test_to_uint8_equals_the_published_conversion(case):
     assert (to_uint8(golden.inputs("helpers")["u8_in"]).numpy() == golden.load("helpers")[case]).all()
 
 
-def test_every_label_map_reads_back_from_its_picture(tmp_path):
+def test_label_map_is_read_back_exactly_from_its_image(tmp_path):
     levels = torch.cat([torch.arange(256), torch.full((320,), 255)]).view(1, 1, 24, 24) / 127.5 - 1
     for data_type, classes, label_map in [
         ("seg", 19, torch.arange(361).view(1, 1, 19, 19) % 19),
@@ -212,7 +212,7 @@ def test_every_label_map_reads_back_from_its_picture(tmp_path):
         assert torch.equal(read_label_map(path, data_type, classes, label_map.shape[-1]), label_map)
 
 
-def test_pictures_have_the_axes_of_pictures():
+def test_drawn_images_have_channels_last():
     image = torch.full((2, 3, 4, 5), -1.0)
     image[1, 2] = 1
     assert draw_image(image).shape == (2, 4, 5, 3) and draw_image(image)[1, 0, 0].tolist() == [0, 0, 255]
