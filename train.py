@@ -26,12 +26,12 @@ from torch_utils.launch import ProcessError, check_processes, launch, started_by
 from torch_utils.safe_pickle import WeightsError
 from training.data.archive import DataError
 from training.data.dataset import DATA_TYPES, PosedImageDataset
-from training.interruption import Interrupted
 from training.networks.configs import RENDERING
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
 from training.resolve import RENAMED, examine_data, open_data, resolve, without_effect
 from training.run_dir import latest_run, read_options
+from training.signals import Interrupted
 from training.train_state import StateError, TrainingError
 from training.training_loop import training_loop
 from training.weights.snapshot import read_weights

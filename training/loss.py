@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import ConfigError
 from torch_utils.ops.upfirdn2d import setup_filter
-from training import losses
+from training import loss_terms
 from training.density_regularization import DensityRegularization
 from training.networks.discriminator import filtered_resizing
 from training.networks.layers import FIR
@@ -102,7 +102,7 @@ class Loss:
         device = next(G.parameters()).device
         self.class_weights = None
         if self.renders_labels and self.is_seg:
-            weights = losses.class_weights(options.seg_weight, G.semantic_channels, class_counts)
+            weights = loss_terms.class_weights(options.seg_weight, G.semantic_channels, class_counts)
             self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.resize_filter = setup_filter(FIR, device=device)
         self.density_regularization = DensityRegularization.from_generator(G)
@@ -173,7 +173,7 @@ class Loss:
         for name, weight in (("D", 1.0), ("D_semantic", options.lambda_D_semantic)):
             if weight > 0 and name in self.networks:
                 logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)  # N,1
-                loss = loss + weight * losses.logistic_loss_real(logits)  # N
+                loss = loss + weight * loss_terms.logistic_loss_real(logits)  # N
                 reports |= _scores(f"fake{_suffix(name)}", logits)
 
         # Reconstruction, which needs an input rendered from its own pose.
@@ -227,7 +227,7 @@ class Loss:
             "silhouette": zero,
         }
         if self.options.silhouette_loss:
-            terms["silhouette"] = SILHOUETTE_WEIGHT * losses.silhouette(rendered["weight"], raw_label_map)
+            terms["silhouette"] = SILHOUETTE_WEIGHT * loss_terms.silhouette(rendered["weight"], raw_label_map)
         return terms
 
     def _image_terms(self, rendered: Tensor, real: Tensor) -> list[Tensor]:
@@ -243,7 +243,7 @@ class Loss:
     def _label_terms(self, rendered: Tensor, label_map: Tensor) -> list[Tensor]:
         """Cross-entropy of logits N,S,H,W and class ids N,1,H,W, or weighted smooth L1 of edges N,1,H,W."""
         if self.is_seg:
-            return [losses.cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
+            return [loss_terms.cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
         if self.options.edge_weight > 0:
             return [self.options.edge_weight * F.smooth_l1_loss(rendered, label_map)]
         return []
@@ -319,11 +319,11 @@ class Loss:
         # Main loss and R1 share one backward pass.
         terms = []
         if main:
-            real_loss = losses.logistic_loss_real(logits)  # N
+            real_loss = loss_terms.logistic_loss_real(logits)  # N
             terms.append(real_loss)
             reports[f"Loss/D/loss{suffix}"] = fake_loss + real_loss.detach()
         if regularize:
-            penalty = losses.r1_penalty(logits, list(reals.values()))  # N
+            penalty = loss_terms.r1_penalty(logits, list(reals.values()))  # N
             weighted_penalty = self.options.r1_gamma / 2 * penalty
             terms.append(weighted_penalty)
             reports[f"Loss/r1_penalty{suffix}"] = penalty.detach()
@@ -348,7 +348,7 @@ class Loss:
             rendered = self.G.synthesis(ws, pose, microbatch.rendering_resolution, outputs=outputs)
 
         logits = self._logits(name, self._fake_inputs(name, rendered), pose, microbatch)
-        loss = losses.logistic_loss_fake(logits)  # N
+        loss = loss_terms.logistic_loss_fake(logits)  # N
         (loss.mean() * microbatch.gain).backward()
         return loss.detach(), _scores(f"fake{_suffix(name)}", logits)
 
@@ -378,13 +378,13 @@ class Loss:
         # Label maps as channels after the colors: one per class, or the edge image.
         labels = microbatch.batch["mask"]
         if self.is_seg:
-            labels = losses.one_hot(labels, self.G.semantic_channels).to(image)
+            labels = loss_terms.one_hot(labels, self.G.semantic_channels).to(image)
         raw_labels = self._to_raw(labels, microbatch)
         return {"image": torch.cat([image, labels], dim=1), "image_raw": torch.cat([raw, raw_labels], dim=1)}
 
     def _raw_image(self, microbatch: Microbatch) -> Tensor:
         """Real images at the rendering resolution, N,3,r,r; blurred like all images that discriminators see."""
-        return losses.blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
+        return loss_terms.blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
 
     def _to_raw(self, image: Tensor, microbatch: Microbatch) -> Tensor:
         size = microbatch.rendering_resolution
@@ -392,7 +392,7 @@ class Loss:
 
     def _logits(self, name: str, inputs: Mapping[str, Tensor], pose: Tensor, microbatch: Microbatch) -> Tensor:
         """Evaluate a discriminator on blurred and augmented inputs: N,1 logits. Raw images are taken unblurred."""
-        image = losses.blur(inputs["image"], microbatch.blur_sigma)
+        image = loss_terms.blur(inputs["image"], microbatch.blur_sigma)
         raw = inputs["image_raw"]
         if self.augment_pipe is not None:
             image, raw = self._augment(image, raw)

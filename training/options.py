@@ -100,7 +100,7 @@ class LossOptions:
     lambda_l1: float = 0  # weight of the image reconstruction's smooth L1
     lambda_lpips: float = 10  # weight of the image reconstruction's LPIPS
     lambda_D_semantic: float = 1  # weight of D_semantic in the generator's adversarial loss
-    seg_weight: float | str = 0  # class weights of the label cross-entropy, see `training.losses.class_weights`
+    seg_weight: float | str = 0  # class weights of the label cross-entropy, see `training.loss_terms.class_weights`
     edge_weight: float = 2  # weight of the edge reconstruction's smooth L1
     only_raw_recons: bool = False  # reconstruct raw images only, not those after super-resolution
     silhouette_loss: bool = False  # compare the foreground's opacity with the pixels that are not class 0
@@ -130,7 +130,7 @@ class LossOptions:
             raise ConfigError("seg_weight", self.seg_weight, "0, 1, 2 or auto")
 
     def blur_sigma(self, cur_nimg: float) -> float:
-        """Return the blur after cur_nimg images: the sigma of `training.losses.blur`, pixels."""
+        """Return the blur after cur_nimg images: the sigma of `training.loss_terms.blur`, pixels."""
         if self.blur_fade_kimg == 0:
             return 0.0
         return self.blur_init_sigma * max(1 - cur_nimg / (self.blur_fade_kimg * 1000), 0)

@@ -15,7 +15,7 @@ from dnnlib.errors import ConfigError
 from training.data.archive import DataError
 from training.data.checks import check_dataset
 from training.data.dataset import PosedImageDataset
-from training.losses import class_weights
+from training.loss_terms import class_weights
 from training.networks.configs import SUPER_RESOLUTION, GeneratorOptions
 from training.networks.superresolution import LAYOUTS
 from training.networks.synthesis import count_ws

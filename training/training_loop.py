@@ -19,12 +19,12 @@ from training.data.dataset import PosedImageDataset
 from training.data.label_maps import label_map_from_dataset
 from training.data.sampler import BatchStream, lost_workers
 from training.image_grid import ImageGrid
-from training.interruption import Interrupted, defer_signals
 from training.loss import Loss
 from training.networks.augment import adapt_p
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
 from training.run_dir import RunLog, open_run
+from training.signals import Interrupted, defer_signals
 from training.status import DIVERGED_HINT, TickStats, status_line
 from training.train_state import TrainingError, TrainState, save_state
 from training.weights.snapshot import save_snapshot

@@ -10,7 +10,6 @@ from metrics.evaluation import Result, SamplingOptions
 from metrics.generators import fit_mean_baseline
 from metrics.registry import Metric, parse_metrics
 from metrics.report import protocol, table, write_result
-from training.curves import read_curves
 
 
 def test_the_table_shows_a_dash_for_missing_figures(evaluator, dataset):
@@ -45,11 +44,3 @@ def test_missing_figures_are_null_and_others_state_their_number_of_samples(tmp_p
     first, second = map(json.loads, (tmp_path / "metric-fvv.jsonl").read_text().splitlines())
     assert first["results"] == second["baselines"]["constant"] == {"fvv_color": 0.5, "fvv_label": None}
     assert first["counted"] == {"fvv_color": 2, "fvv_label": 0} and first["protocol"] == {"seed": "0"}
-
-
-def test_curves_join_figures_of_older_files_with_their_present_names(tmp_path):
-    lines = []
-    for name, kimg in (("fvv_colour", 1), ("fvv_color", 2)):
-        lines.append(json.dumps({"results": {name: 0.5}, "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl"}))
-    (tmp_path / "metric-fvv.jsonl").write_text("\n".join(lines) + "\n")
-    assert read_curves(tmp_path, []) == {"fvv_color": [(1.0, 0.5), (2.0, 0.5)]}

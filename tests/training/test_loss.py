@@ -9,7 +9,7 @@ import torch
 from golden import golden
 
 from training.loss import PHASES, Loss
-from training.losses import cross_entropy2d
+from training.loss_terms import cross_entropy2d
 from training.networks.registry import construct
 from training.options import LossOptions
 

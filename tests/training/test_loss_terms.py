@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.density_regularization import DensityRegularization
 from training.loss import Loss
-from training.losses import CLASS_WEIGHTS, blur, class_weights, r1_penalty, silhouette
+from training.loss_terms import CLASS_WEIGHTS, blur, class_weights, r1_penalty, silhouette
 from training.networks.augment import AugmentPipe
 from training.networks.configs import GeneratorOptions
 from training.networks.label_encoder import Encoder

@@ -1,4 +1,4 @@
-"""Files of a run: numbered directories, state files, statistics, curves; stop signals and the lock."""
+"""Files of a run: numbered directories, state files, statistics; stop signals and the lock."""
 
 import errno
 import json
@@ -14,18 +14,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from paths import ROOT
-from PIL import Image, ImageColor
 from small_training import small_data
 
 import dnnlib.util
-from training import curves
-from training.curves import read_curves
 from training.data.dataset import PosedImageDataset
 from training.data.sampler import BatchStream
-from training.interruption import STOP_MESSAGE, defer_signals
 from training.run_dir import STATS_FILE, create_run_dir, lock, truncate_stats
+from training.signals import STOP_MESSAGE, defer_signals
 from training.train_state import StateError, load_state, remove_partial_files, save_state
 
 
@@ -262,44 +258,6 @@ def test_statistics_are_truncated_at_an_unreadable_line(tmp_path, damaged):
     path.write_bytes(line + damaged + line)
     truncate_stats(path, 8)
     assert path.read_bytes() == line
-
-
-def test_curves_show_statistics_and_metrics_over_thousands_of_images(tmp_path):
-    for run, values in (("a", (1.0, 3.0)), ("b", (2.0, None))):
-        (tmp_path / run).mkdir()
-        means = [{"Progress/kimg": {"mean": kimg}, "Loss/G/loss": {"mean": kimg}} for kimg in (0.0, 2.0)]
-        (tmp_path / run / STATS_FILE).write_text("".join(json.dumps(line) + "\n" for line in means))
-        lines = [
-            {"snapshot_pkl": f"x/network-snapshot-{n:06d}.pkl", "results": {"miou": v}} for n, v in enumerate(values)
-        ]
-        (tmp_path / run / "metric-miou.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_curves(tmp_path / "a", ["Loss/G/loss"]) == {"Loss/G/loss": [(0, 0), (2, 2)], "miou": [(0, 1), (1, 3)]}
-    assert read_curves(tmp_path / "b", ["Loss/none"]) == {"miou": [(0, 2)]}
-    arguments = [str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "curves.png")]
-    assert CliRunner().invoke(curves.main, arguments).exit_code == 0
-    image = np.array(Image.open(tmp_path / "curves.png"))
-    panel = image[curves.TOP : curves.HEIGHT - curves.BOTTOM, curves.LEFT : curves.WIDTH - curves.RIGHT].astype(int)
-    rows, columns = np.nonzero(abs(panel[..., 2] - panel[..., 0]) > 50)
-    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # a straight line upwards
-    with (tmp_path / "a" / STATS_FILE).open("a") as file:
-        file.write('{"Progress')  # a run that is writing at this moment
-    assert read_curves(tmp_path / "a", ["Loss/G/loss"])["Loss/G/loss"] == [(0, 0), (2, 2)]
-    result = CliRunner().invoke(curves.main, [str(tmp_path)])
-    assert result.exit_code == 2 and "none of the statistics" in result.output
-
-
-def test_curves_show_runs_of_equal_names_and_single_points(tmp_path):
-    for place in ("a", "b"):
-        run_dir = tmp_path / place / "00000-run"
-        run_dir.mkdir(parents=True)
-        line = {"snapshot_pkl": "network-snapshot-000004.pkl", "results": {"miou": 0.5 if place == "a" else 0.7}}
-        (run_dir / "metric-miou.jsonl").write_text(json.dumps(line) + "\n")
-    arguments = [str(path) for path in tmp_path.glob("*/*")] + ["--output", str(tmp_path / "curves.png")]
-    assert CliRunner().invoke(curves.main, arguments).exit_code == 0
-    image = np.array(Image.open(tmp_path / "curves.png"))
-    assert image.shape[0] == curves.HEIGHT + 2 * 16
-    for color in curves.COLORS[:2]:
-        assert (image[: curves.HEIGHT] == ImageColor.getrgb(color)).all(-1).any()
 
 
 # --------------------------------------------------------------------------- lock

@@ -25,8 +25,8 @@ from torch_utils import distributed
 from training import training_loop as loop_module
 from training.data.label_maps import colorize
 from training.image_grid import ImageGrid
-from training.interruption import Interrupted
 from training.run_dir import RunLog, read_options
+from training.signals import Interrupted
 from training.status import TickStats
 from training.train_state import StateError, TrainingError, TrainState, load_state
 from training.training_loop import (
