@@ -80,7 +80,7 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
     return [name for value in values for name in value.split(",") if name]
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, fields={"processes": "gpus"})
 @model_options
 @option_group(
     "Data",
@@ -125,10 +125,8 @@ def main(
           --metrics miou,acc,nvs --num 100
     """
     # Check the machine and the options.
-    with user_errors("--device"):
-        device_type = choose_device(device).type
-    with user_errors("--gpus"):
-        check_processes(device_type, values["gpus"])
+    device_type = choose_device(device).type
+    check_processes(device_type, values["gpus"])
     parsed = parse_metrics(metrics)
     with user_errors("--outdir"):
         check_outdir(values["outdir"])

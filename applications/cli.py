@@ -204,10 +204,10 @@ def check_places(device: str | None, outdir: Path) -> torch.device:
     """Return the device to compute on.
 
     Raises:
-        InputError: no such device, or `outdir` cannot be written to.
+        ConfigError: no such device.
+        InputError: `outdir` cannot be written to.
     """
-    with user_errors("--device"):
-        chosen = choose_device(device)
+    chosen = choose_device(device)
     with user_errors("--outdir"):
         check_outdir(outdir)
     return chosen

@@ -10,7 +10,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
 from applications.editor.classes import class_names
-from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.cli import Command, InputError, option_group
 from inference.generator import config_of
 from torch_utils.devices import choose_device
 from training.weights.snapshot import CLASS_NAMES, read_weights
@@ -59,8 +59,7 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
 
     # Reserve the port before the weights are loaded, which can take long.
-    with user_errors("--device"):
-        torch_device = choose_device(device)
+    torch_device = choose_device(device)
     try:
         listening = listen(host, port)
     except OSError as error:

@@ -6,12 +6,14 @@ from contextlib import suppress
 
 import torch
 
+from dnnlib.errors import ConfigError
+
 
 def choose_device(name: str | None) -> torch.device:
     """Return the named device, or without a name the first available one of CUDA, MPS and CPU.
 
     Raises:
-        ValueError: not available.
+        ConfigError: not available; the field is `device`.
     """
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     available = [kind for kind, count in counts.items() if count]
@@ -23,5 +25,5 @@ def choose_device(name: str | None) -> torch.device:
     with suppress(RuntimeError):
         device = torch.device(name)
     if device is None or (device.index or 0) >= counts.get(device.type, 0):
-        raise ValueError(f"{name}: device not available, expected one of {', '.join(available)}")
+        raise ConfigError("device", name, f"one of {', '.join(available)}")
     return device

@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from dnnlib.errors import ConfigError
+
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 MAX_PROCESSES_PER_CORE = 4  # on the CPU; more are taken for a mistake
 
@@ -53,7 +55,7 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
         processes: their number, over all machines.
         device: cuda (one GPU for each process), cpu or mps.
     Raises:
-        ValueError: see `check_processes`.
+        ConfigError: see `check_processes`.
         ProcessError: a started process was killed, or its exception cannot be pickled.
         KeyboardInterrupt, SystemExit: stopped by a signal.
         Exception: that of the first started process that failed, caused by a ProcessError with its traceback.
@@ -74,25 +76,28 @@ def check_processes(device: str, processes: int) -> None:
     """Check that torchrun started this number of processes, if any, and that the machine has devices for them.
 
     Raises:
-        ValueError: with the available number.
+        ConfigError: there are not; the field is `processes`.
     """
     # Of torchrun's processes, those on this machine.
     on_this_machine = processes
     if started_by_torchrun():
         if os.environ["WORLD_SIZE"] != str(processes):
-            raise ValueError(f"{processes}: torchrun started {os.environ['WORLD_SIZE']} processes")
+            raise ConfigError("processes", processes, f"{os.environ['WORLD_SIZE']}, as started by torchrun")
         on_this_machine = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _local_rank() + 1)
 
     # Devices.
     if device == "cpu":
         cores = os.cpu_count() or 1
-        available = f"{cores} CPU cores; at most {MAX_PROCESSES_PER_CORE} processes per core are allowed"
+        available = f"{cores} CPU cores"
+        hint = f"at most {MAX_PROCESSES_PER_CORE} processes per core are allowed"
         maximum = MAX_PROCESSES_PER_CORE * cores
     else:
         maximum = torch.cuda.device_count() if device == "cuda" else 1
-        available = f"{maximum} GPUs; device cpu needs none"
+        available = f"{maximum} GPUs"
+        hint = "`device=cpu` needs none"
     if on_this_machine > maximum:
-        raise ValueError(f"{processes}: {on_this_machine} processes on this machine, which has {available}")
+        problem = f"{on_this_machine} processes on this machine, which has {available}"
+        raise ConfigError("processes", problem=problem, hint=hint)
 
 
 def _local_rank() -> int:

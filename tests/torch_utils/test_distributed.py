@@ -144,14 +144,14 @@ def test_a_single_process_runs_in_this_one_without_a_process_group():
     [("cuda", f"{torch.cuda.device_count()} GPUs"), ("mps", "1 GPUs"), ("cpu", f"{os.cpu_count()} CPU cores")],
 )
 def test_more_processes_than_devices_are_rejected(device, available):
-    with pytest.raises(ValueError, match=f"100000: 100000 processes on this machine, which has {available}"):
+    with pytest.raises(ValueError, match=f"processes: 100000 processes on this machine, which has {available}"):
         launch(communicate, processes=100_000, device=device)
 
 
 def test_a_core_runs_at_most_four_processes(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     check_processes("cpu", 4)
-    with pytest.raises(ValueError, match=r"5: 5 processes .* has 1 CPU cores; at most 4 processes per core"):
+    with pytest.raises(ValueError, match=r"processes: 5 processes .* has 1 CPU cores; at most 4 processes per core"):
         check_processes("cpu", 5)
 
 
@@ -161,7 +161,7 @@ TORCHRUN_STARTED = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WO
 def test_a_number_of_processes_other_than_torchrun_started_is_rejected(monkeypatch):
     for name, value in TORCHRUN_STARTED.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="2: torchrun started 4 processes"):
+    with pytest.raises(ValueError, match="processes: got 2, expected 4, as started by torchrun"):
         launch(communicate, processes=2, device="cpu")
 
 
@@ -171,11 +171,11 @@ def test_under_torchrun_each_machine_needs_devices_for_its_processes(monkeypatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_processes("cuda", 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="4: 2 processes on this machine, which has 1 GPUs"):
+    with pytest.raises(ValueError, match="processes: 2 processes on this machine, which has 1 GPUs"):
         check_processes("cuda", 4)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ValueError, match="4: 2 processes on this machine, which has 1 GPUs"):
+    with pytest.raises(ValueError, match="processes: 2 processes on this machine, which has 1 GPUs"):
         check_processes("cuda", 4)
 
 

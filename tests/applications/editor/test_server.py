@@ -407,7 +407,7 @@ def test_the_example_drawing_fits_the_network(network, cfg, model):
     ("words", "message"),
     [
         (["--port", "99999"], "'--port': 99999 is not in the range"),
-        (["--device", "gpu"], "--device gpu: device not available"),
+        (["--device", "gpu"], "--device: got 'gpu', expected one of "),
         (["--port", "0", "--host", "192.0.2.1"], "--port 0: cannot serve there on '192.0.2.1'"),
         (["--port", "0", "--host", ""], "cannot serve there on '' .not a valid address"),
         (["--port", "0", "--host", "x\0y"], r"cannot serve there on 'x.x00y' .not a valid address"),
