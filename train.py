@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -244,14 +245,15 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
     # Under torchrun, rank 0 resolves them and sends them to the other processes.
-    options = None
-    dataset = None
-    run_dir = None
-    if started_by_torchrun() and os.environ["RANK"] != "0":
-        processes = int(os.environ["WORLD_SIZE"])
-    else:
+    rank_0 = not started_by_torchrun() or os.environ["RANK"] == "0"
+    if rank_0:
         options, dataset, run_dir = _resolve_run(ctx, continue_dir, values, given)
         processes = options.num_gpus
+    else:
+        options = None
+        dataset = None
+        run_dir = None
+        processes = int(os.environ["WORLD_SIZE"])
 
     # Machine and data are checked before anything is written; the slow check of all files comes last.
     if not dry_run:
@@ -270,6 +272,8 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
     try:
         launch(training_loop, options, values["outdir"], run_dir, evaluate_run, processes=processes, device=device)
     except Interrupted as stop:
+        if rank_0:
+            click.echo(f"Resume with: python train.py --continue {shlex.quote(str(stop.run_dir))}")
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
         raise InputError(str(error)) from error
@@ -362,10 +366,8 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
         Kind of device: cuda, mps or cpu.
     """
     # Devices.
-    with user_errors("--device"):
-        kind = choose_device(device).type
-    with user_errors("--gpus"):
-        check_processes(kind, processes)
+    kind = choose_device(device).type
+    check_processes(kind, processes)
     if options is None:
         return kind
 

@@ -30,11 +30,14 @@ ADA_KIMG = 500  # thousands of images over which the augmentation probability ca
 ADA_KIMG_RESUMED = 100  # the same after `resume`
 MAX_RUN_NAME = 240  # bytes; file systems take 255, the number of the run included
 
-# Fields of TrainingOptions that are values of the command by another name, with that name.
+# Names of values by the fields of TrainingOptions and its groups, where they differ, and by an argument of `launch`.
+# Two fields are not listed, as generator and discriminator have their own value: pose_conditioning and num_fp16_res.
 RENAMED = {
     "label_discriminator": "dis_mask", "num_gpus": "gpus", "batch_size": "batch", "g_lr": "glr", "d_lr": "dlr",
     "resume_pkl": "resume", "total_kimg": "kimg", "kimg_per_tick": "tick", "snapshot_ticks": "snap",
-    "random_seed": "seed",
+    "random_seed": "seed", "r1_gamma": "gamma", "lambda_D_semantic": "lambda_d_semantic", "camera": "cfg",
+    "render_labels": "render_mask", "background": "use_bg", "channel_base": "cbase", "channel_max": "cmax",
+    "freeze_layers": "freezed", "processes": "gpus",
 }  # fmt: skip
 
 # Components of the model, and the values that they need.
@@ -144,7 +147,6 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
     options = _from_values(
         TrainingOptions,
         values,
-        RENAMED,
         generator=_generator(values, data),
         discriminator=_discriminator(values, data),
         loss=_loss(values),
@@ -280,34 +282,37 @@ def _check_names(values: Values, options: TrainingOptions) -> None:
 # --------------------------------------------------------------------------- groups of options
 
 
-def _from_values(options_class: type, values: Values, renamed: Mapping[str, str], **others: Any) -> Any:
-    """Build options from the values with the names of its fields, or renamed ones, and from others."""
-    names = {field.name: renamed.get(field.name, field.name) for field in fields(options_class)}
-    same = {field: values[name] for field, name in names.items() if name in values}
-    return options_class(**{**same, **others})
+def _from_values(options_class: type, values: Values, **computed: Any) -> Any:
+    """Build options from the values that their fields name, see RENAMED, and from computed fields, which go first."""
+    names = {field.name: RENAMED.get(field.name, field.name) for field in fields(options_class)}
+    unchanged = {field: values[name] for field, name in names.items() if name in values}
+    return options_class(**{**unchanged, **computed})
 
 
 def _generator(values: Values, data: DataOptions) -> GeneratorOptions:
-    renamed = {
-        "camera": "cfg", "render_labels": "render_mask", "background": "use_bg", "pose_conditioning": "gen_pose_cond",
-        "channel_base": "cbase", "channel_max": "cmax", "num_fp16_res": "g_num_fp16_res",
-    }  # fmt: skip
-    return _from_values(GeneratorOptions, values, renamed, resolution=data.resolution, data_type=data.data_type)
+    return _from_values(
+        GeneratorOptions,
+        values,
+        resolution=data.resolution,
+        pose_conditioning=values["gen_pose_cond"],
+        num_fp16_res=values["g_num_fp16_res"],
+    )
 
 
 def _discriminator(values: Values, data: DataOptions) -> DiscriminatorOptions:
-    renamed = {
-        "pose_conditioning": "cond", "freeze_layers": "freezed", "channel_base": "cbase", "channel_max": "cmax",
-        "num_fp16_res": "d_num_fp16_res",
-    }  # fmt: skip
-    return _from_values(DiscriminatorOptions, values, renamed, resolution=data.resolution)
+    return _from_values(
+        DiscriminatorOptions,
+        values,
+        resolution=data.resolution,
+        pose_conditioning=values["cond"],
+        num_fp16_res=values["d_num_fp16_res"],
+    )
 
 
 def _loss(values: Values) -> LossOptions:
     return _from_values(
         LossOptions,
         values,
-        {"r1_gamma": "gamma", "lambda_D_semantic": "lambda_d_semantic"},
         seg_weight="auto" if values["seg_weight"] == "auto" else int(values["seg_weight"]),
         blur_init_sigma=BLUR_INIT_SIGMA if _has_blur(values) else 0,
         blur_fade_kimg=values["batch"] * values["blur_fade_kimg"] / REFERENCE_BATCH,

@@ -1,4 +1,4 @@
-"""Stop signals: SIGTERM, SIGHUP and Ctrl-C end a run between two iterations, with its state saved."""
+"""SIGTERM, SIGHUP and Ctrl-C end a run between two iterations, with its state saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from torch_utils.distributed import rank
@@ -18,12 +19,18 @@ STDERR = 2
 
 
 class Interrupted(Exception):
-    """A stop signal ended the run, and its state is saved."""
+    """A stop signal ended the run, and its state is saved.
 
-    def __init__(self, number: int):
-        super().__init__(number)
-        # Convention of shells.
-        self.exit_code = 128 + number
+    Args:
+        number: of the signal.
+        run_dir: directory of the run.
+    """
+
+    def __init__(self, number: int, run_dir: Path):
+        # All arguments, so that the exception can be sent to another process.
+        super().__init__(number, run_dir)
+        self.exit_code = 128 + number  # convention of shells
+        self.run_dir = run_dir
 
 
 @contextmanager

@@ -426,8 +426,9 @@ def stop(
     # If only another process received a signal, it is not known which.
     received = signals[0] if signals else signal.SIGTERM
     if log:
-        print(f"Stopped by {received.name} at {state.cur_nimg} images; the state to resume from is in {log.run_dir}")
+        print(f"Stopped by {received.name} at {state.cur_nimg} images; the state is saved in {log.run_dir}", flush=True)
 
     # Rank 0 must have saved before the first process ends, as that ends all of them.
+    run_dir = distributed.from_rank_0(log.run_dir if log else None)
     distributed.barrier()
-    raise Interrupted(received)
+    raise Interrupted(received, run_dir)

@@ -19,6 +19,7 @@ from small_training import SMALL, arguments, run, small_data
 
 import train
 from training.options import AUGMENTATIONS, TrainingOptions
+from training.resolve import RENAMED
 from training.run_dir import create_run_dir, latest_run, write_options
 from training.train_state import BETAS, EPS, build_optimizer
 from training.training_loop import phases_of
@@ -225,6 +226,11 @@ def test_lpips_weights_have_an_effect_if_only_a_metric_uses_them(data, tmp_path)
     assert re.fullmatch(expected, line), line
 
 
+def test_errors_of_renamed_fields_show_their_options():
+    for field, name in RENAMED.items():
+        assert train.main.option_of(field) == f"--{name}"
+
+
 def test_docs_list_the_options_that_continue_allows():
     page = (Path(train.__file__).parent / "docs" / "training.md").read_text()
     listed = re.findall(r"`--([a-z_-]+)`", page.partition("run without the stop.")[2].partition("can be changed")[0])
@@ -371,7 +377,10 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
     "an empty outdir": ({"outdir": ""}, "'--outdir': the path is empty"),
     "an empty mask_data": ({"mask_data": ""}, "'--mask_data': the path is empty"),
     "an outdir that cannot be created": ({"outdir": "/proc/x"}, "Error: /proc/x: No such file or directory$"),
-    "more processes than cores": ({"gpus": 2000, "batch": 4000}, "--gpus 2000: .* CPU cores"),
+    "more processes than cores": (
+        {"gpus": 2000, "batch": 4000},
+        "Error: --gpus: 2000 processes on this machine, which has .* CPU cores",
+    ),
     "not a zip": (lambda directory: {"data": _written(directory / "a.zip", b"hello")}, "--data: .*a.zip"),
     "images without poses": (dataset_with(data={"dataset.json": None}), "dataset.json: missing"),
     "an image without pose": (
@@ -450,7 +459,7 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
         lambda directory: {"resume": _written(directory / "x.pkl", b"hi")},
         "--resume: .*x.pkl: not a",
     ),
-    "an unavailable device": ({"device": "mps"}, "--device:? mps: device not available"),
+    "an unavailable device": ({"device": "mps"}, "Error: --device: got 'mps', expected one of .*cpu"),
     "missing lpips weights": (
         {**LPIPS, "lpips_weights": "none.pth"},  # or no torchvision that fits this torch
         "Error: (--lpips_weights: [^:]*none.pth|--lambda_lpips): .*--lambda_lpips=0",
@@ -493,7 +502,9 @@ def test_invalid_input_gives_one_error_line_and_exit_code_2_and_writes_nothing(c
 def test_number_of_processes_must_be_that_of_torchrun(data, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "torchrun started 4 processes" in error_line(outdir=tmp_path / "runs", **{**SMALL, **data()})
+    assert "--gpus: got 1, expected 4, as started by torchrun" in error_line(
+        outdir=tmp_path / "runs", **{**SMALL, **data()}
+    )
 
 
 def test_missing_wandb_is_reported_before_anything_is_written(data, tmp_path, monkeypatch):

@@ -64,6 +64,7 @@ def test_an_interrupted_run_of_two_processes_saves_and_resumes_with_one(data, tm
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and "Stopped by SIGTERM" in output, output
     (run_dir,) = (tmp_path / "runs").iterdir()
+    assert output.count(f"Resume with: python train.py --continue {run_dir}\n") == 1, output
     images = load_state(run_dir)["progress"]["cur_nimg"]
     result = run(**{"continue": run_dir, "gpus": 1, "kimg": (images + 2) / 1000})
     assert result.exit_code == 0 and f"Resuming at {images} images" in result.output, result.output

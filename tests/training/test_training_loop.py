@@ -117,7 +117,7 @@ def test_resume_rejects_options_that_would_change_the_run(whole_run, options, me
     assert result.exit_code == 2 and message in result.output, result.output
 
 
-def test_sigterm_finishes_the_iteration_saves_and_names_the_directory(data, tmp_path):
+def test_sigterm_finishes_the_iteration_saves_and_prints_the_command_to_resume(data, tmp_path):
     ended = threading.Event()
     deadline = time.monotonic() + 300
 
@@ -128,12 +128,13 @@ def test_sigterm_finishes_the_iteration_saves_and_names_the_directory(data, tmp_
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop_after_the_first_tick, daemon=True).start()
-    result = run(outdir=tmp_path, **{**SMALL, **data, "dis_mask": False})
+    result = run(outdir=tmp_path, desc="a b", **{**SMALL, **data, "dis_mask": False})
     ended.set()
     assert result.exit_code == 128 + signal.SIGTERM, result.output
     (run_dir,) = tmp_path.iterdir()
     images = load_state(run_dir)["progress"]["cur_nimg"]
-    assert f"Stopped by SIGTERM at {images} images; the state to resume from is in {run_dir}" in result.output
+    assert f"Stopped by SIGTERM at {images} images; the state is saved in {run_dir}\n" in result.output
+    assert result.output.endswith(f"Resume with: python train.py --continue '{run_dir}'\n")
     assert 2 <= images < 20
     assert load_network_pkl(run_dir / "network-snapshot-000000.pkl")["extra"]["kimg"] == images / 1000
 
@@ -152,7 +153,7 @@ def test_each_stop_saves_once_and_reports_the_time_since_the_resume(options, tmp
     for _ in range(3):
         with pytest.raises(Interrupted) as stop:
             training_loop(CPU, options, tmp_path, tmp_path)
-        assert stop.value.exit_code == 128 + signal.SIGTERM
+        assert stop.value.exit_code == 128 + signal.SIGTERM and stop.value.run_dir == tmp_path
 
     assert len(saved) == 3
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
