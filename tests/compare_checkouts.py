@@ -1,4 +1,4 @@
-"""Check that two checkouts give the same numbers, bit for bit: the demo's pictures, and weights after 8 iterations.
+"""Check that two checkouts give the same numbers, bit for bit: the demo's images, and weights after 8 iterations.
 
     python tests/compare_checkouts.py BEFORE AFTER
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-PICTURES = (".png", ".gif")
+IMAGES = (".png", ".gif")
 ITERATIONS, BATCH = 8, 4
 TOY = "toy --kind cats --resolution 128 --number 6 --held-out 0 --workers 0"
 TRAIN = """
@@ -34,9 +34,9 @@ def run(checkout: Path, *command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
-def pictures(folder: Path) -> dict[str, bytes]:
-    """Content of every picture below a folder, by its path there."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in PICTURES]
+def images(folder: Path) -> dict[str, bytes]:
+    """Content of every image file below a folder, by its path there."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in IMAGES]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -90,12 +90,12 @@ def main() -> None:
         demos, states = [], []
         for number, checkout in enumerate(checkouts):
             run(checkout, "applications/demo.py", "--outdir", f"{folder}/demo{number}")
-            demos.append(pictures(folder / f"demo{number}"))
+            demos.append(images(folder / f"demo{number}"))
             states.append(train(checkout, data, folder / f"run{number}"))
 
-        same_pictures = report("pictures of the demo", *demos)
+        same_images = report("images of the demo", *demos)
         same_numbers = report(f"state after {ITERATIONS} iterations", *states)
-    sys.exit(not (same_pictures and same_numbers))
+    sys.exit(not (same_images and same_numbers))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The house: one set of requirements in three files, commands that exist, nothing of one person's machine."""
+"""The repository: consistent requirements files, working make targets, no paths of a local machine, no broken links."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from packaging.version import Version
 from paths import ROOT
 
 TEXT_ENDINGS = {"", ".py", ".md", ".toml", ".txt", ".yml", ".cfg", ".sh", ".h", ".cpp", ".cu", ".js", ".css", ".html"}
-PLACES = re.compile(r"(?<![\w.])/(?:home|Users|root|work|mnt|scratch)/[\w.-]+")  # on somebody's own machine
+LOCAL_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|root|work|mnt|scratch)/[\w.-]+")
 
 
-UNTESTED_EXTRAS = {"wandb"}  # used where they are there; no test needs them, so no version is pinned
+UNTESTED_EXTRAS = {"wandb"}  # optional and not needed by any test, so no version is pinned
 
 
 def pyproject():
@@ -47,7 +47,7 @@ def tracked_files():
     return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_requirements_pin_exactly_what_pyproject_asks_for():
+def test_requirements_pin_every_package_of_pyproject_within_its_range():
     allowed = ranges()
     assert {pin.name for pin in pins()} == set(allowed)
     for pin in pins():
@@ -56,12 +56,12 @@ def test_requirements_pin_exactly_what_pyproject_asks_for():
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
-def test_every_python_gets_one_pin_of_each_package(python):
+def test_each_package_has_one_pin_per_python_version(python):
     names = [pin.name for pin in pins() if pin.marker is None or pin.marker.evaluate({"python_version": python})]
     assert sorted(names) == sorted(ranges())
 
 
-def test_the_conda_environment_is_the_same_requirements():
+def test_conda_environment_installs_the_same_requirements():
     lines = (ROOT / "environment.yml").read_text().splitlines()
     keys = [line.rstrip(":") for line in lines if re.fullmatch(r"\w+:", line)]
     entries = [line.strip().removeprefix("- ") for line in lines if line.strip().startswith("- ")]
@@ -72,19 +72,19 @@ def test_the_conda_environment_is_the_same_requirements():
     assert rest == ["pip", "pip:", "--requirement requirements.txt", "--editable ."]
 
 
-def test_every_package_folder_is_installed():
+def test_every_package_is_installed():
     patterns = pyproject()["tool"]["setuptools"]["packages"]["find"]["include"]
     tops = {path.parent.relative_to(ROOT).parts[0] for path in tracked_files() if path.name == "__init__.py"}
     assert tops - {"tests"} <= {pattern.removesuffix("*") for pattern in patterns}
 
 
-def test_every_top_module_is_installed():
+def test_every_top_level_module_is_installed():
     listed = set(pyproject()["tool"]["setuptools"]["py-modules"])
     assert all((ROOT / f"{name}.py").is_file() for name in listed)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "format"])
-def test_make_knows_its_targets_and_uses_its_own_environment(target):
+def test_make_targets_exist_and_use_the_virtual_environment(target):
     plan = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert plan.returncode == 0, plan.stderr
     assert ".venv/bin/" in plan.stdout
@@ -96,17 +96,17 @@ def test_ci_runs_make_test():
     assert script.read_text().splitlines()[-1] == "make test"
 
 
-def test_no_file_names_a_place_on_somebodys_machine():
+def test_no_file_contains_paths_of_a_local_machine():
     named = [
         f"{path.relative_to(ROOT)}: {match.group()}"
         for path in tracked_files()
         if path.suffix in TEXT_ENDINGS and path != Path(__file__)
-        for match in PLACES.finditer(path.read_text())
+        for match in LOCAL_PATHS.finditer(path.read_text())
     ]
     assert named == []
 
 
-def test_links_between_our_pages_lead_somewhere():
+def test_links_between_pages_are_not_broken():
     pages = [path for path in tracked_files() if path.suffix == ".md"]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
