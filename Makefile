@@ -13,13 +13,13 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.cache/pytest \
     --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo pictures test test-all lint format
+.PHONY: demo images test test-all lint format
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## images, videos and meshes from label maps, by the models in checkpoints/
 	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
 
-pictures: demo  ## images for the README
+images: demo  ## images for the README
 	cp $(DEMO)/demo.png $(DEMO)/demo.gif docs/images/
 
 test: $(READY)  ## fast tests

@@ -3,7 +3,7 @@
 The repository's own weights take the place of published ones.
 
 Its commands of calc_metrics.py are run by test_calc_metrics.py, of legacy.py by test_legacy.py, of make by
-test_house.py.
+test_repository.py.
 """
 
 import os
@@ -42,7 +42,7 @@ OURS = [command for command in COMMANDS if name_of(command) in APPLICATIONS]
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, id=f"{name_of(c)}-{i}") for i, c in enumerate(OURS)])
-def test_the_applications_do_what_the_readme_says(command, tmp_path, monkeypatch):
+def test_readme_commands_of_applications_run(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     main, small = APPLICATIONS[name_of(command)]
     words = [word.replace("pix2pix3d_seg2cat.pkl", "toy_seg2cat.safetensors") for word in command[2:]]
@@ -64,7 +64,7 @@ def test_the_applications_do_what_the_readme_says(command, tmp_path, monkeypatch
             assert set(re.findall(r"`(seg2cat_toy_cat_\w+\.png)`", README)) <= made
 
 
-def test_every_other_command_of_the_readme_is_there():
+def test_other_readme_commands_exist():
     for command in COMMANDS:
         words = [*takewhile(lambda word: "=" in word, command)]
         command = command[len(words) :]
@@ -100,7 +100,7 @@ def test_the_python_example_runs_from_another_directory(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.glb", "cat.mp4"]
 
 
-def test_every_option_that_the_readme_names_is_there():
+def test_options_named_in_the_readme_exist():
     commands = [generate_samples.main, generate_video.main, extract_mesh.main, edit.main]
     known = {name for command in commands for option in command.params for name in option.opts + option.secondary_opts}
     tables = re.findall(r"^\| (`--.*?`) \|", README, re.MULTILINE)
