@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,13 @@ import click
 import torch
 
 import inference
-from applications.cli import Directory, model_options
+from applications.cli import MAX_SEED, Directory, model_options, option
 from dnnlib.cli import Command, InputError, option_group, user_errors
 from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
 from inference.generator import config_of
 from metrics.distributed import run_on_rank_0
-from metrics.evaluation import Evaluator, Result, SamplingOptions, SceneGenerator
+from metrics.evaluation import Evaluator, SamplingOptions, SceneGenerator
 from metrics.generators import NetworkGenerator, fit_mean_baseline
 from metrics.image_features import INCEPTION, SOURCES
 from metrics.image_similarity import DISTANCES
@@ -31,17 +30,21 @@ from torch_utils.launch import ProcessError, check_processes, launch
 from torch_utils.precision import PRECISIONS, set_precision
 from training.data.archive import DataError
 from training.data.dataset import PUBLISHED, PosedImageDataset
-from training.networks.configs import CONFIGS
 from training.networks.generator import TriPlane
 from training.networks.registry import construct, describe
 
-MAX_SEED = 2**31 - 1
-BASELINE_SAMPLES = 1000  # that the constant baseline is fitted to, at most
-UNTRAINED_SEED = 0  # of the weights of the untrained network
+# Samples that the constant baseline averages, at most: each of them is decoded once.
+BASELINE_SAMPLES = 1000
+
+# Seed of the weights of the untrained network.
+UNTRAINED_SEED = 0
+
+# Columns of the table, and keys of the JSON line.
 NETWORK = "network"
 UNTRAINED = "untrained"
 CONSTANT = "constant"
-METRICS_HELP = f"Metrics to compute: {EXAMPLES}."
+
+# click shows constant defaults only, so a default that follows from the data is part of the text.
 NUM_HELP = (
     "Number of label maps, for metrics whose names have no number.  "
     "[default: all, at most 50000; for sg, fvv, nvs and chamfer at most 200]"
@@ -51,28 +54,27 @@ EXTRACTOR_HELP = f"Feature extractor for fid, kid, pr and is: inception, incepti
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of an evaluation, for all processes; `cfg` is a key of CAMERAS."""
+    """Settings of an evaluation, for all processes: values of the command's options, some of them grouped."""
 
+    # Model; without `cfg`, the configuration is read from the weights.
     network: str
-    cfg: str
-    data_type: str
+    cfg: str | None
+
+    # Archives, or the directory of the published data set.
+    data: str | None
+    mask_data: str | None
+    data_dir: str | None
+
+    # What to compute, from which samples and networks.
     metrics: list[Metric]
     sampling: SamplingOptions
     resources: ResourceOptions
-    data: str
-    mask_data: str
     baselines: bool
+
+    # Output and machine.
     outdir: Path
     gpus: int
     precision: str
-
-
-def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Callable:
-    """Return a click option; `kind` is a click type, or the placeholder of a text value in --help."""
-    if isinstance(kind, str):
-        extra["metavar"] = kind
-        kind = str
-    return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
 def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -84,26 +86,29 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
 @model_options
 @option_group(
     "Data",
-    option("data", "ZIP|DIR", None, "Images and poses.  [default: the published data set of --cfg]"),
-    option("mask_data", "ZIP|DIR", None, "Label maps that belong to --data."),
-    option("data_dir", "DIR", None, "Directory of the published data set of --cfg.  [default: data/]"),
-    option("depth_data", "ZIP|DIR", None, "Depth for nvs and chamfer.  [default: DATA_depth.zip next to --data]"),
-)
+    option("data", str, None, "Images and poses.  [default: the published data set of --cfg]", metavar="ZIP|DIR"),
+    option("mask_data", str, None, "Label maps that belong to --data.", metavar="ZIP|DIR"),
+    option("data_dir", str, None, "Directory of the published data set of --cfg.  [default: data/]", metavar="DIR"),
+    option("depth_data", str, None, "Depth for nvs and chamfer.  [default: DATA_depth.zip next to --data]",
+           metavar="ZIP|DIR"),
+)  # fmt: skip
 @option_group(
     "Metrics",
-    option("metrics", "NAMES", None, METRICS_HELP, multiple=True, callback=split_names, required=True),
+    option("metrics", str, None, f"Metrics to compute: {EXAMPLES}.", metavar="NAMES", multiple=True, required=True,
+           callback=split_names),
     option("num", click.IntRange(1, MAX_SAMPLES), None, NUM_HELP, metavar="N"),
     option("seed", click.IntRange(0, MAX_SEED), 0, "Seed of the order of the data set and of the latent codes."),
     option("baselines", bool, False, "Evaluate an untrained network and the best constant output too.", is_flag=True),
-)
+)  # fmt: skip
 @option_group(
     "Networks of metrics",
-    option("extractor", "NETWORK", INCEPTION, EXTRACTOR_HELP),
-    option("embedding", "NETWORK", None, "Feature extractor for fvv, in the same forms as --extractor."),
-    option("segmenter", "NETWORK", None, "Segmentation of rendered images (N,S,H,W logits) for miou and acc."),
+    option("extractor", str, INCEPTION, EXTRACTOR_HELP, metavar="NETWORK"),
+    option("embedding", str, None, "Feature extractor for fvv, in the same forms as --extractor.", metavar="NETWORK"),
+    option("segmenter", str, None, "Segmentation of rendered images (N,S,H,W logits) for miou and acc.",
+           metavar="NETWORK"),
     option("distance", click.Choice(DISTANCES), "lpips", "Distance between images for sg."),
-    option("lpips_weights", "FILE", None, "VGG16's weights for --distance lpips.  [default: download]"),
-)
+    option("lpips_weights", str, None, "VGG16's weights for --distance lpips.  [default: download]", metavar="FILE"),
+)  # fmt: skip
 @option_group(
     "Output and machine",
     option("outdir", Directory(), "out/metrics", "Directory of the results; created if missing.", metavar="DIR"),
@@ -112,9 +117,7 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
     option("device", click.Choice(["cuda", "mps", "cpu"]), None, "Kind of device.  [default: the first available]"),
     option("precision", click.Choice(PRECISIONS), "auto", "Number type of convolutions, auto: that of the weights."),
 )
-def main(
-    network: str, cfg: str | None, metrics: list[str], data_dir: str | None, device: str | None, **values: Any
-) -> None:
+def main(device: str | None, **values: Any) -> None:
     """Compute metrics of a weights file on a data set.
 
     Appends a line to metric-NAME.jsonl for each metric, and writes all settings behind it to metric-NAME-protocol.txt.
@@ -124,59 +127,25 @@ def main(
       python calc_metrics.py --network cat.pt --data cats.zip --mask_data cats_label.zip \\
           --metrics miou,acc,nvs --num 100
     """
-    # Check the machine and the options.
+    # Check everything that is known before the weights are loaded.
+    if (values["data"] is None) != (values["mask_data"] is None) or (values["data"] and values["data_dir"]):
+        raise InputError("--data, --mask_data: expected both, without --data_dir")
     device_type = choose_device(device).type
     check_processes(device_type, values["gpus"])
-    parsed = parse_metrics(metrics)
+    values["metrics"] = parse_metrics(values["metrics"])
     with user_errors("--outdir"):
         check_outdir(values["outdir"])
 
-    # Collect the settings. Without --cfg they follow from the weights, which every process reads again.
-    if cfg is not None:
-        data_type = CONFIGS[cfg].data_type
-    else:
-        G = load_generator(network, None, torch.device("cpu"), "auto", verbose=False)
-        cfg = config_of(G)
-        data_type = G.data_type
-    values["data"], values["mask_data"] = _data_files(cfg, data_dir, values["data"], values["mask_data"])
+    # Group the options that belong to one class.
     sampling = SamplingOptions(**{f.name: values.pop(f.name) for f in fields(SamplingOptions)})
     resources = ResourceOptions(**{f.name: values.pop(f.name) for f in fields(ResourceOptions)})
-    options = Options(network, cfg, data_type, parsed, sampling, resources, **values)
+    options = Options(sampling=sampling, resources=resources, **values)
 
-    # Check the data set, then evaluate.
-    with user_errors("--data"):
-        dataset = open_data(options)
-    check_metrics(parsed, dataset, resources, sampling.num)
+    # Errors in files that are found later, such as a damaged image, are still errors of the input.
     try:
         launch(evaluate, options, processes=options.gpus, device=device_type)
     except (DataError, ProcessError, OSError) as error:
         raise InputError(str(error)) from error
-
-
-def _data_files(cfg: str, data_dir: str | None, data: str | None, mask_data: str | None) -> tuple[str, str]:
-    """Return the archives of images and label maps."""
-    if (data is None) != (mask_data is None) or (data and data_dir):
-        raise InputError("--data, --mask_data: expected both, without --data_dir")
-    if data:
-        return data, mask_data
-    if cfg not in PUBLISHED:
-        raise InputError("--data: no published data set fits this network; give --data and --mask_data")
-    directory = Path(data_dir or "data")
-    return str(directory / PUBLISHED[cfg].images), str(directory / PUBLISHED[cfg].label_maps)
-
-
-def open_data(options: Options) -> PosedImageDataset:
-    """Open the data set; raises DataError if its index is invalid."""
-    return PosedImageDataset(options.data, options.mask_data, options.data_type)
-
-
-def load_generator(
-    network: str, cfg: str | None, device: torch.device, precision: str, verbose: bool = True
-) -> TriPlane:
-    """Load the generator; with `verbose`, messages about it go to the console."""
-    notify = click.echo if verbose else lambda _message: None
-    with user_errors("--network"):
-        return inference.load_generator(network, device, precision, cfg, notify)
 
 
 # --------------------------------------------------------------------------- in every process
@@ -184,67 +153,99 @@ def load_generator(
 
 def evaluate(device: torch.device, options: Options) -> None:
     """Evaluate the network and its baselines; rank 0 prints and writes the results."""
-    # Load the network, the data set, and what the metrics need.
+    # Load the network, which knows its configuration. All processes load it, but only one prints messages about it.
     is_rank_0 = rank() == 0
-    expected_cfg = options.cfg if options.cfg in CONFIGS else None  # else cameras that were read from the weights
-    G = load_generator(options.network, expected_cfg, device, options.precision, verbose=is_rank_0)
-    dataset = open_data(options)
+    with user_errors("--network"):
+        notify = click.echo if is_rank_0 else lambda _message: None
+        G = inference.load_generator(options.network, device, options.precision, options.cfg, notify)
+    cfg = options.cfg or config_of(G)
+
+    # Open the data set, and check that all metrics can be computed before anything is rendered.
+    dataset = open_data(options, cfg, G.data_type)
+    check_metrics(options.metrics, dataset, options.resources, options.sampling.num)
     if dataset.resolution != G.img_resolution:
-        problem = f"{options.data}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"
+        problem = f"{dataset.images.path}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"
         raise ConfigError("data", problem=problem, hint="dataset_tool.py pack makes another size")
+
+    # Networks of metrics are loaded last, because they may have to be downloaded.
     resources = load_resources(options.resources, options.metrics, dataset, G.semantic_channels, device)
     evaluator = Evaluator(dataset, resources, options.sampling, device, G.semantic_channels, show_progress=is_rank_0)
 
-    # Evaluate all generators metric by metric, and write each metric at once.
-    evaluations = {}
-    for name, generator in generators(options, evaluator, G).items():
-        evaluations[name] = evaluator.evaluate(generator, options.metrics)
-    settings = run_settings(options, G, device)
-    by_metric: dict[str, dict[str, Result]] = {}
-    for row in zip(*evaluations.values(), strict=True):
-        results = dict(zip(evaluations, row, strict=True))
-        run_on_rank_0(partial(write, options, results, protocol(evaluator, row[0], settings)))
-        by_metric[row[0].metric.name] = results
+    # Evaluate all generators metric by metric, and write each metric at once: a later one may fail.
+    generators = make_generators(options, evaluator, G)
+    run = run_settings(options, cfg, evaluator, G)
+    rows = []
+    evaluations = [evaluator.evaluate(generator, options.metrics) for generator in generators.values()]
+    for row in zip(*evaluations, strict=True):
+        results = dict(zip(generators, row, strict=True))
+        settings = protocol(evaluator, row[0], run)
+        write = partial(write_result, options.outdir, results, options.network, options.gpus, settings, cfg=cfg)
+        run_on_rank_0(write)
+        rows.append(row)
 
-    # Print the figures in the order of --metrics.
+    # Print the figures in the order of --metrics; they were computed in the order of their modes.
     if is_rank_0:
-        columns = {name: [by_metric[metric.name][name] for metric in options.metrics] for name in evaluations}
-        click.echo(table(columns))
+        rows.sort(key=lambda row: options.metrics.index(row[0].metric))
+        click.echo(table(dict(zip(generators, zip(*rows, strict=True), strict=True))))
         click.echo(f"Wrote {options.outdir}/metric-*")
 
 
-def generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:
+def open_data(options: Options, cfg: str, data_type: str) -> PosedImageDataset:
+    """Open the data set of --data and --mask_data, by default the published one of a configuration.
+
+    Raises:
+        InputError: it cannot be opened, or there is none for this configuration.
+    """
+    # Only the four published configurations have a data set.
+    if not options.data and cfg not in PUBLISHED:
+        raise InputError("--data: no published data set fits this network; give --data and --mask_data")
+
+    # Errors name the option that says where the data is.
+    with user_errors("--data" if options.data else "--data_dir"):
+        if options.data:
+            return PosedImageDataset(options.data, options.mask_data, data_type)
+        return PUBLISHED[cfg].open(options.data_dir or "data")
+
+
+def make_generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:
     """Return the network and, if requested, its baselines, by the names of their columns."""
     network = NetworkGenerator(G)
     if not options.baselines:
         return {NETWORK: network}
 
-    # The same architecture with new weights; other random numbers do not change.
+    # The same architecture with new weights. The fork keeps the global random state, so that no other number changes.
     class_name, init_kwargs = describe(G)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         untrained = construct(class_name, init_kwargs)
+
+    # Settings that are not arguments of the constructor.
     untrained.rendering_kwargs = G.rendering_kwargs
     untrained.neural_rendering_resolution = G.neural_rendering_resolution
     set_precision(untrained, options.precision)
     untrained = untrained.eval().requires_grad_(False).to(evaluator.device)
 
+    # The best output that ignores the label map: a figure that is not better shows nothing.
     members = evaluator.members(min(BASELINE_SAMPLES, len(evaluator.dataset)))
     constant = fit_mean_baseline(evaluator, members, network.pivot)
     return {NETWORK: network, UNTRAINED: NetworkGenerator(untrained), CONSTANT: constant}
 
 
-def run_settings(options: Options, G: TriPlane, device: torch.device) -> dict[str, str]:
+def run_settings(options: Options, cfg: str, evaluator: Evaluator, G: TriPlane) -> dict[str, str]:
     """Return the settings that the command line adds to the protocol."""
+    # Weights, machine and data, and the sources of networks that were set.
+    dataset = evaluator.dataset
     settings = {
         "network": options.network,
-        "cfg": options.cfg,
-        **network_settings(G, device),
+        "cfg": cfg,
+        **network_settings(G, evaluator.device),
         "--precision": options.precision,
         "processes": str(options.gpus),
-        "data": f"{options.data}, {options.mask_data}",
+        "data": f"{dataset.images.path}, {dataset.label_maps.path}",
         **{f"--{name}": value for name, value in asdict(options.resources).items() if value},
     }
+
+    # Definitions of the baselines.
     if options.baselines:
         settings[UNTRAINED] = f"the same architecture, torch.manual_seed({UNTRAINED_SEED})"
         settings[CONSTANT] = (
@@ -252,14 +253,6 @@ def run_settings(options: Options, G: TriPlane, device: torch.device) -> dict[st
             "opaque where more than half of them have depth"
         )
     return settings
-
-
-def write(options: Options, results: dict[str, Result], settings: dict[str, str]) -> None:
-    """Write the line and the protocol of one metric."""
-    try:
-        write_result(options.outdir, results, options.network, options.gpus, settings, cfg=options.cfg)
-    except OSError as error:
-        raise ConfigError("outdir", problem=f"{error.filename or options.outdir}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

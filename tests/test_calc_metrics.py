@@ -274,7 +274,7 @@ INVALID = {
     "data twice": ({"data_dir": "data"}, "--data, --mask_data: expected both, without --data_dir"),
     "no such data directory": (
         {"data": None, "mask_data": None, "data_dir": "nowhere"},
-        "--data nowhere/afhq.*no such file",
+        "--data_dir nowhere/afhq.*no such file",
     ),
     "another size": (other_size, "--data: .*has 16 pixels, the network makes 128"),
     "unknown classes": (more_classes, "its label map has class [678], the network knows 0 to 5"),
