@@ -6,19 +6,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metrics.data import MultiViewObjects, Samples, sample_order
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
 from metrics.image_features import dataset_features, to_uint8
 from metrics.image_similarity import mean_pairwise_distance
 from metrics.registry import SEEDS_PER_LABEL_MAP, EvalMode, Figures, Metric, MetricInputs
-from metrics.resources import Resources
+from metrics.resources import MultiViewObjects, Resources
 from metrics.segmentation import label_counts
 from metrics.views import (
     TURNS_RAD,
@@ -56,6 +55,30 @@ class SamplingOptions:
     def z_seeds(self, indices: Iterable[int]) -> list[int]:
         """Return the seeds of z of samples: for seed 0 the index of the sample, for others an offset added."""
         return [(self.seed * SEED_STEP + index) % 2**32 for index in indices]
+
+
+class Samples(NamedTuple):
+    """A batch of evaluation samples.
+
+    Args:
+        indices: N positions in the evaluation; `seeds` and the members of the data set follow from them.
+        image: N,3,R,R in [-1, 1], or None if not read.
+        label_map: N,1,R,R in network form.
+        pose: N,25.
+        seeds: N seeds of z.
+    """
+
+    indices: list[int]
+    image: Tensor | None
+    label_map: Tensor
+    pose: Tensor
+    seeds: list[int]
+
+
+def sample_order(count: int, length: int, seed: int) -> np.ndarray:
+    """Return `count` members of a data set of `length`: a permutation, repeated as often as needed."""
+    # np.resize repeats the array.
+    return np.resize(np.random.RandomState(seed).permutation(length), count)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 from metric_data import noise_data
 
-from metrics.data import Samples
-from metrics.evaluation import Evaluator, SamplingOptions
+from metrics.evaluation import Evaluator, Samples, SamplingOptions
 from metrics.generators import NetworkGenerator
 from metrics.image_features import load_extractor
 from metrics.registry import parse_metrics

@@ -4,11 +4,10 @@ import pytest
 import torch
 from metric_data import Thumbnails, tiny_network, toy
 
-from metrics.data import DepthImages
 from metrics.evaluation import Evaluator, SamplingOptions
 from metrics.image_features import Extractor
 from metrics.image_similarity import ImageDistance
-from metrics.resources import Resources
+from metrics.resources import DepthImages, Resources
 from training.data.dataset import PosedImageDataset
 from training.weights.snapshot import load_network_pkl
 

@@ -9,12 +9,11 @@ import torch
 from metric_data import OBJECTS, VIEWS, Oracle, Thumbnails, noise_data
 
 from dnnlib.errors import ConfigError
-from metrics.data import DepthImages, MultiViewObjects, sample_order
-from metrics.evaluation import Evaluator, SamplingOptions
+from metrics.evaluation import Evaluator, SamplingOptions, sample_order
 from metrics.generators import NetworkGenerator, fit_mean_baseline
 from metrics.image_features import Extractor, to_uint8
 from metrics.registry import Metric, parse_metrics
-from metrics.resources import ResourceOptions, Resources, load_resources
+from metrics.resources import DepthImages, MultiViewObjects, ResourceOptions, Resources, load_resources
 from training.data.archive import DataError
 from training.data.dataset import PosedImageDataset
 
