@@ -37,7 +37,10 @@ from training.train_state import StateError, TrainingError
 from training.training_loop import training_loop
 from training.weights.snapshot import read_weights
 
+# Seeds of NumPy's generators have at most 32 bits.
 MAX_SEED = 2**31 - 1
+
+# Of a new run. Not required by click, as --continue takes them from the run.
 REQUIRED = ("outdir", "cfg", "data", "mask_data", "gpus", "batch", "gamma")
 
 # Options of the published command that have no effect in this model; accepted, so that old command lines run.
@@ -45,7 +48,8 @@ NO_EFFECT = (
     "c_noise", "gpc_reg_prob", "gpc_reg_fade_kimg", "sr_first_cutoff", "sr_first_stopband", "style_mixing_prob"
 )  # fmt: skip
 
-# Options that may be combined with --continue, and their fields of TrainingOptions.
+# Options that may be combined with --continue, and their fields of TrainingOptions. Except for the length of the run,
+# they do not change its results.
 CHANGEABLE = {
     "kimg": "total_kimg", "tick": "kimg_per_tick", "snap": "snapshot_ticks", "keep_states": "keep_states",
     "grid": "grid", "gpus": "num_gpus", "batch_gpu": "batch_gpu", "workers": "workers", "wandb_log": "wandb_log",
@@ -62,6 +66,7 @@ class Number(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the number; nan and inf, which a range does not exclude, are errors."""
+        # nan is neither below nor above any bound.
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -83,10 +88,9 @@ class GridSize(click.ParamType):
 
     name = "WxH"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Parse "WxH"."""
-        if isinstance(value, tuple):  # click converts again what is converted already
-            return value
+        # At most 64 each, as a grid is a single image in memory.
         numbers = value.split("x")
         if len(numbers) != 2 or not all(number.isdecimal() and 1 <= int(number) <= 64 for number in numbers):
             self.fail(f"{value}: expected the number of images across and down, like 8x4, each 1 to 64", param, ctx)
@@ -95,12 +99,13 @@ class GridSize(click.ParamType):
 
 def option(name: str, kind: Any, default: Any = None, text: str = "", **extra: Any) -> Callable:
     """Declare an option that shows in --help its default, or that it is required."""
+    # Defaults that depend on other options are described in the text.
     if name in REQUIRED:
         text += "  [required]"
     return click.option(f"--{name}", type=kind, default=default, help=text, show_default=default is not None, **extra)
 
 
-# Types of options.
+# Types of options. Ranges are checked here, conditions across options by `training.resolve`.
 COUNT = click.IntRange(1)
 COUNT_OR_0 = click.IntRange(0)
 NOT_NEGATIVE = Number(min=0)
@@ -110,7 +115,8 @@ PATH = NonEmptyPath(path_type=Path)
 TEXT_PATH = NonEmptyPath()
 
 
-@click.command(cls=Command, fields=RENAMED)
+# Defaults are those of the published command, except that --wandb_log is on there. Their names too, dashes included.
+@click.command(cls=Command, fields={**RENAMED, "run_dir": "continue_dir"})
 @option_group(
     "General",
     option("outdir", PATH, None, "Directory for runs; each run gets a numbered subdirectory."),
@@ -133,6 +139,7 @@ TEXT_PATH = NonEmptyPath()
     option("mirror", bool, False, "Add mirrored copies of images, label maps and poses."),
 )  # fmt: skip
 @option_group(
+    # Besides the published sizes, --encoder_width and --sr_width make small models possible.
     "Generator",
     option("render_mask", bool, False, "Render label maps together with images."),
     option("gen_pose_cond", bool, False, "Condition the mapping network on the pose."),
@@ -163,6 +170,7 @@ TEXT_PATH = NonEmptyPath()
            "thousands of images."),
 )  # fmt: skip
 @option_group(
+    # A weight of 0 switches a term off, and its computation.
     "Discriminators and losses",
     option("dis_mask", bool, False, "Train a second discriminator (D_semantic), of images joined with label maps."),
     option("cond", bool, True, "Condition discriminators on the pose."),
@@ -203,8 +211,9 @@ TEXT_PATH = NonEmptyPath()
            "thousands of images at a batch size of 32."),
 )  # fmt: skip
 @option_group(
+    # --resume takes weights only; --continue takes the whole state and all options of a run.
     "Resume",
-    option("resume", str, None, "Weights to start from (this project's, pix2pix3D's or EG3D's), file or URL."),
+    option("resume", TEXT_PATH, None, "Weights to start from (this project's, pix2pix3D's or EG3D's), file or URL."),
     option("resume_blur", bool, False, "Start with blurred discriminator inputs after --resume too."),
     click.option("--continue", "continue_dir", type=PATH, metavar="RUN_DIR", help="Continue the run in this directory "
                  "exactly where it stopped. It allows only the options "
@@ -238,7 +247,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
           --render_mask=True --dis_mask=True --gpus=1 --batch=4 --gamma=5 --lambda_lpips=1
       python train.py --continue runs/00000-afhq-cats-gpus1-batch4-gamma5
     """
-    # Options without effect, and those given on the command line rather than by default.
+    # Options of old command lines, and the names of options that are not set by default.
     for name in NO_EFFECT:
         if values.pop(name) is not None:
             click.echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
@@ -255,7 +264,8 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
         run_dir = None
         processes = int(os.environ["WORLD_SIZE"])
 
-    # Machine and data are checked before anything is written; the slow check of all files comes last.
+    # Machine and data are checked before anything is written; the slow check of all files comes last. A continued run
+    # has no `dataset`: its files were checked when it began.
     if not dry_run:
         device = _check_machine(device, processes, options, new=run_dir is None)
     if dataset is not None:
@@ -295,6 +305,8 @@ def _resolve_run(
     """
     if continue_dir is not None:
         return _continued_options(continue_dir, values, given), None, continue_dir
+
+    # Only options that the user has set are reported.
     dataset, options = _new_options(values)
     for name, needs in without_effect(values).items():
         if name in given:
@@ -324,6 +336,8 @@ def _new_options(values: dict[str, Any]) -> tuple[PosedImageDataset, TrainingOpt
     # Everything that depends on other options or on the data.
     dataset, data = open_data(values)
     options = resolve(values, data)
+
+    # Names of metrics are checked even if they are not evaluated, since they are saved with the options.
     if options.metrics:
         parse_metrics(options.metrics)
     if options.evaluate:
@@ -340,7 +354,7 @@ def _continued_options(run_dir: Path, values: dict[str, Any], given: set[str]) -
     with user_errors("--continue"):
         options = read_options(run_dir)
 
-    # Only options that do not change the results, but for the length of the run.
+    # Other options would mix two settings in one run, which no training_options.json describes.
     fixed = sorted(given - CHANGEABLE.keys())
     if fixed:
         allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
@@ -371,7 +385,7 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     if options is None:
         return kind
 
-    # Packages and weights that the options need.
+    # Packages and weights that the options need, loaded once for the check and again by the processes that use them.
     if options.wandb_log and importlib.util.find_spec("wandb") is None:
         raise ConfigError("wandb_log", problem="the package wandb is not installed", hint="pip install -e .[wandb]")
     if options.loss.lambda_lpips > 0:
@@ -379,10 +393,8 @@ def _check_machine(device: str | None, processes: int, options: TrainingOptions 
     if options.evaluate:
         check_run_metrics(options, load=True)
     if options.resume_pkl and new:
-        try:
+        with user_errors("--resume"):
             read_weights(options.resume_pkl)
-        except WeightsError as error:
-            raise ConfigError("resume", problem=str(error)) from error
     return kind
 
 

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 
 from dnnlib.errors import ConfigError
 
-SMOOTHNESS_POINTS = 1000  # per sample
-MONOTONIC_POINTS = 2000  # per sample
+# Random points in each scene.
+SMOOTHNESS_POINTS = 1000
+MONOTONIC_POINTS = 2000
+
+# Distance of neighbors in the monotonic forms as a share of box_warp: one pixel of the published planes.
+STEP = 1 / 256
+
+# Factor of the monotonicity term, which has no option, as published.
 MONOTONIC_WEIGHT = 10
-STEP = 1 / 256  # share of box_warp: one pixel of the published planes
 FORMS = ("l1", "monotonic-detach", "monotonic-fixed")
 
 Density = Callable[[Tensor], Tensor]  # points N,K,3 in world units to raw density N,K,1
@@ -25,7 +30,7 @@ class DensityRegularization:
     """Loss on raw densities at random points of the cube [-1, 1]^3 (world units, whatever box_warp is).
 
     Raises:
-        ConfigError: unknown form or negative weight.
+        ConfigError: unknown form.
     """
 
     weight: float  # of the smoothness term; 0: no regularization
@@ -36,12 +41,11 @@ class DensityRegularization:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ConfigError("reg_type", self.form, f"one of {', '.join(FORMS)}")
-        if not self.weight >= 0:
-            raise ConfigError("density_reg", self.weight, "0 or more")
 
     @classmethod
     def from_generator(cls, G: nn.Module) -> DensityRegularization:
         """Read the settings from a generator's rendering options; without any the weight is 0."""
+        # Published generators keep these options of training among their rendering options.
         options = G.rendering_kwargs
         return cls(
             weight=options.get("density_reg", 0),
@@ -80,6 +84,7 @@ def smoothness(density: Density, samples: int, spread: float, device: torch.devi
         spread: standard deviation of the offset to a neighbor on each axis, world units.
         device: where the points are created.
     """
+    # Normally distributed neighbors, at other places in every call.
     points = _random_points(samples, SMOOTHNESS_POINTS, device)  # N,K,3
     first, second = _density_at_both(density, points, points + torch.randn_like(points) * spread)
     return F.l1_loss(first, second)
@@ -95,8 +100,11 @@ def monotonicity(density: Density, samples: int, step: float, detach_front: bool
         detach_front: send no gradient into the density of the front point.
         device: where the points are created.
     """
+    # Cameras look from +z, so that -z is further from a camera at the front.
     points = _random_points(samples, MONOTONIC_POINTS, device)  # N,K,3
     front, behind = _density_at_both(density, points, points - points.new_tensor([0, 0, step]))
+
+    # Without a gradient at the front the density can only grow behind, not shrink in front.
     if detach_front:
         front = front.detach()
     return F.relu(front - behind).mean()
@@ -109,4 +117,5 @@ def _random_points(samples: int, count: int, device: torch.device | str) -> Tens
 
 def _density_at_both(density: Density, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Evaluate densities at two sets of points N,K,3 in one call."""
+    # One call on all points takes less time than two.
     return density(torch.cat([first, second], dim=1)).chunk(2, dim=1)

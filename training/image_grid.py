@@ -1,4 +1,4 @@
-"""Image grids of a run in progress: samples of the data set, and the same scenes as the generator renders them."""
+"""Image grids of a run in progress: samples of the data set, and the generator's renderings of their label maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
 
-# Views of an orbit, and samples of the grid's first row that are shown in one.
+# Views of an orbit, and number of samples of the grid's first row that are shown in orbits.
 ORBIT_VIEWS = 6
 ORBIT_SAMPLES = 4
 
@@ -42,18 +42,19 @@ class ImageGrid:
         self.device = device
         self.batch = batch
 
-        # Random samples, repeated if there are too few.
+        # The first samples of a random order, as published; repeated if there are too few.
         order = np.arange(len(dataset))
         np.random.RandomState(GRID_SEED).shuffle(order)
         samples = [dataset[int(i)] for i in np.resize(order, self.columns * rows)]
 
-        # Kept as stored, 8 bits per pixel.
+        # As stored, 8 bits per pixel, since a grid can have hundreds of images.
         self.images = np.stack([sample["image"] for sample in samples]).transpose(0, 2, 3, 1)  # N,H,W,3
         self.masks = np.stack([sample["mask"] for sample in samples])  # N,1,H,W as stored
         self.poses = torch.from_numpy(np.stack([sample["pose"] for sample in samples]))  # N,25
 
     def real_images(self) -> Images:
         """Return grids of the samples themselves: "reals" and, of their label maps, "mask"."""
+        # Edges are stored with lines bright, and shown dark on white.
         masks = self.masks[:, 0]
         label_images = colorize(masks) if self.data_type == "seg" else 255 - masks
         return {"reals": _tile(self.images, self.columns), "mask": _tile(label_images, self.columns)}

@@ -5,8 +5,8 @@ Greg             density regularization
 Dmain, Dreg      logistic loss on rendered and real images, R1 on real images
 D_semantic...    the same for the discriminator of images joined with label maps
 
-A term whose weight is 0 is not computed. Reported values carry their published names ("Loss/G/loss", ...), so that
-curves of several programs can be compared.
+A term whose weight is 0 is not computed. Reported values have their published names ("Loss/G/loss", ...), so that
+they can be compared with those of the published code.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from training.networks.layers import FIR
 from training.options import LossOptions
 from training.perceptual import Perceptual
 
-# Name of each phase: trained network, with its main loss, with its regularization.
+# By name of the phase: the network that is trained, and whether its main loss and its regularization are computed.
 PHASES = {
     network + kind: (network, kind != "reg", kind != "main")
     for network in ("G", "D", "D_semantic")
     for kind in ("main", "reg", "both")
 }
-SILHOUETTE_WEIGHT = 10
+SILHOUETTE_WEIGHT = 10  # as published
+GENERATOR_TERMS = (
+    "img_reconstruction",
+    "semantic_reconstruction",
+    "silhouette",
+)  # in the order in which they are added
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Microbatch:
     z: Tensor  # N,Z latent codes
     random_pose: Tensor  # N,25 poses of other samples of the data set
     gain: float  # factor of every loss
-    blur_sigma: float  # blur of what discriminators see, pixels
+    blur_sigma: float  # blur of discriminator inputs, pixels
     rendering_resolution: int  # r, pixels of raw images
 
     @property
@@ -65,7 +70,7 @@ class Loss:
         perceptual: image distance (`training.perceptual.load_lpips`); needed if lambda_lpips is above 0.
         class_counts: pixels of each class in the data set, S numbers; needed if seg_weight is "auto".
     Raises:
-        ConfigError: options that do not fit the generator, or a missing image distance.
+        ConfigError: class weights that do not fit the generator, or a missing image distance.
     """
 
     def __init__(
@@ -88,13 +93,7 @@ class Loss:
         self.renders_labels = G.architecture.labels
         self.is_seg = G.data_type == "seg"
 
-        # Mismatches of options and generator.
-        if options.silhouette_loss and not (G.architecture.background and self.is_seg):
-            hint = "set `use_bg=True` and `data_type=seg`"
-            raise ConfigError("silhouette_loss", problem="needs the background model and class labels", hint=hint)
-        if D_semantic is not None and not self.renders_labels:
-            hint = "set `render_mask=True`"
-            raise ConfigError("D_semantic", problem="this generator renders no label maps", hint=hint)
+        # Without one, training would fail at the first reconstruction.
         if perceptual is None and options.lambda_lpips > 0 and G.conditional:
             raise ConfigError("perceptual", None, f"an image distance, as `lambda_lpips` is {options.lambda_lpips:g}")
 
@@ -129,24 +128,24 @@ class Loss:
         Returns:
             Detached values to report by published name, each a scalar or one value per sample.
         Raises:
-            ConfigError: unknown phase, a phase of a missing discriminator, or edges that are not floats.
+            ConfigError: edges that are not floats.
+            KeyError: unknown phase, or a phase of a missing discriminator.
         """
-        # Valid phase and data.
-        trained, main, regularize = PHASES.get(phase, ("", False, False))
-        if trained not in self.networks:
-            known = [name for name, (network, _, _) in PHASES.items() if network in self.networks]
-            raise ConfigError("phase", phase, f"one of {', '.join(known)}")
+        # Edges as stored in the data set would give a wrong loss without an error.
+        trained, main, regularize = PHASES[phase]
         if not self.is_seg and "mask" in batch and not batch["mask"].is_floating_point():
             raise ConfigError("mask", batch["mask"].dtype, "edges as floats in [-1, 1]")
 
-        # Gradients for one network only, and this moment's schedules.
+        # No memory or time for gradients of the networks that this phase does not train.
         for name, network in self.networks.items():
             network.requires_grad_(name == trained)
+
+        # Schedules follow the images shown before this iteration.
         blur_sigma = self.options.blur_sigma(cur_nimg)
         rendering_resolution = self.options.rendering_resolution(cur_nimg)
         microbatch = Microbatch(batch, gen_z, gen_c, gain, blur_sigma, rendering_resolution)
 
-        # The phase itself.
+        # R1 and density regularization are skipped if their weight is 0.
         if trained != "G":
             return self._train_discriminator(trained, microbatch, main, regularize and self.options.r1_gamma > 0)
         reports = self._train_generator(microbatch) if main else {}
@@ -160,7 +159,8 @@ class Loss:
         """Gmain: adversarial loss, and reconstruction if the samples are rendered from their own poses."""
         options = self.options
 
-        # Render from the samples' own poses or from others; the mapping always gets their own.
+        # Render from the samples' own poses or from random ones. The mapping network always gets their own poses, as
+        # pix2pix3D does not apply EG3D's swapping of its input poses.
         own_pose = self._sample_own_pose()
         pose = microbatch.pose if own_pose else microbatch.random_pose
         ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)  # N,L,512
@@ -177,13 +177,13 @@ class Loss:
                 reports |= _scores(f"fake{_suffix(name)}", logits)
 
         # Reconstruction, which needs an input rendered from its own pose.
-        terms = dict.fromkeys(("img_reconstruction", "semantic_reconstruction", "silhouette"), torch.zeros([]))
-        if own_pose and self.G.conditional:
-            terms = self._reconstruction(rendered, microbatch)
-        for name, value in terms.items():
-            value = value.to(loss)
+        terms = self._reconstruction(rendered, microbatch) if own_pose and self.G.conditional else {}
+        for name in GENERATOR_TERMS:
+            value = terms.get(name, loss.new_zeros([]))
             loss = loss + value
             reports[f"Loss/G/loss_{name}"] = value.detach()
+
+        # The mean over the samples; terms that are scalars already count for each of them.
         (loss.mean() * microbatch.gain).backward()
         reports["Loss/G/loss"] = loss.detach()
 
@@ -202,6 +202,7 @@ class Loss:
         Returns:
             Weighted terms by reported name, scalars; with LPIPS the first one has N values.
         """
+        # The label map at both sizes; class ids cannot be interpolated.
         label_map = microbatch.batch["mask"]
         size = microbatch.rendering_resolution
         raw_label_map = F.interpolate(label_map.float(), size=(size, size), mode="nearest")  # N,1,r,r
@@ -219,13 +220,14 @@ class Loss:
             if self.renders_labels:
                 label_terms += self._label_terms(rendered[f"semantic{suffix}"], labels)
 
-        # Their sums, and the silhouette at rendering resolution.
+        # Their sums, 0 if there are none.
         zero = torch.zeros([], device=label_map.device)
         terms = {
             "img_reconstruction": sum(image_terms, start=zero),
             "semantic_reconstruction": sum(label_terms, start=zero),
-            "silhouette": zero,
         }
+
+        # Silhouette at rendering resolution, as super-resolution has no opacity.
         if self.options.silhouette_loss:
             terms["silhouette"] = SILHOUETTE_WEIGHT * loss_terms.silhouette(rendered["weight"], raw_label_map)
         return terms
@@ -242,6 +244,7 @@ class Loss:
 
     def _label_terms(self, rendered: Tensor, label_map: Tensor) -> list[Tensor]:
         """Cross-entropy of logits N,S,H,W and class ids N,1,H,W, or weighted smooth L1 of edges N,1,H,W."""
+        # Class labels have no weight of their own, as published; their classes can have weights.
         if self.is_seg:
             return [loss_terms.cross_entropy2d(rendered, label_map[:, 0], self.class_weights)]
         if self.options.edge_weight > 0:
@@ -257,14 +260,14 @@ class Loss:
             microbatch: the samples.
             ws: N,L,512 of the samples, detached.
             planes: N,3,F,P,P of the samples, detached.
-            rendered: images that Gmain rendered, from the own pose or the random one; the other view is rendered here.
-            own_pose: whether Gmain rendered from the samples' own poses.
+            rendered: outputs of Gmain from one of the two poses; those from the other pose are rendered here.
+            own_pose: whether Gmain rendered from the samples' own poses rather than from the random ones.
         Returns:
             The weighted loss, a detached scalar; its gradients have been accumulated.
         """
         size = microbatch.rendering_resolution
 
-        # Both views of the scene, without gradients: labels of the own view, label map of the random view.
+        # Both views of the scene, without gradients: the target from the own pose, the label map from the other one.
         with torch.no_grad():
             if own_pose:
                 own_view = rendered
@@ -276,7 +279,7 @@ class Loss:
             if self.is_seg:
                 label_map = label_map.argmax(dim=1, keepdim=True)  # N,1,R,R
 
-        # The scene that this label map gives, seen from the own pose.
+        # The scene of this label map, with the same latent codes, from the own pose. Only this view has gradients.
         ws = self.G.mapping(microbatch.z, microbatch.pose, {"mask": label_map, "pose": microbatch.pose})
         again = self.G.synthesis(ws, microbatch.pose, size, outputs={"semantic_raw"})
         difference = F.smooth_l1_loss(again["semantic_raw"], own_view["semantic_raw"].detach())
@@ -288,6 +291,7 @@ class Loss:
 
     def _regularize_density(self, microbatch: Microbatch) -> None:
         """Greg: density regularization at random points of the samples' scenes."""
+        # Of new ws, since this phase has its own latent codes.
         ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)
         field = self.G.field(self.G.planes(ws))  # density at any point
         loss = self.density_regularization(field.sigma, len(ws), ws.device)
@@ -304,12 +308,12 @@ class Loss:
         if not main and not regularize:
             return reports
 
-        # Rendered samples, with a backward pass of their own to free their graph early.
+        # Rendered samples. Their backward pass runs before the real samples' graph is built, which saves memory.
         if main:
             fake_loss, scores = self._train_on_fakes(name, microbatch)
             reports |= scores
 
-        # Logits of real samples; R1 differentiates with respect to the images before blur and augmentation.
+        # Logits of real samples. As published, R1 differentiates with respect to images before blur and augmentation.
         reals = {}
         for key, image in self._real_inputs(name, microbatch).items():
             reals[key] = image.detach().requires_grad_(regularize)
@@ -337,11 +341,12 @@ class Loss:
         Returns:
             The loss, N values, and the scores to report.
         """
+        # Label maps are rendered only for D_semantic.
         outputs = {"image", "image_raw"}
         if name == "D_semantic":
             outputs |= {"semantic", "semantic_raw"}
 
-        # Render without gradients. This is the only place where w_avg is updated.
+        # Render without gradients of G. Only here is w_avg updated, the mean of ws that truncation uses.
         pose = microbatch.pose if self._sample_own_pose() else microbatch.random_pose
         with torch.no_grad():
             ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch, update_emas=True)
@@ -375,7 +380,8 @@ class Loss:
         if name == "D":
             return {"image": image, "image_raw": raw}
 
-        # Label maps as channels after the colors: one per class, or the edge image.
+        # Label maps as channels after the colors: one per class, or the edge image. At the raw size, antialiasing makes
+        # class channels soft at borders, like the probabilities of rendered samples.
         labels = microbatch.batch["mask"]
         if self.is_seg:
             labels = loss_terms.one_hot(labels, self.G.semantic_channels).to(image)
@@ -383,7 +389,7 @@ class Loss:
         return {"image": torch.cat([image, labels], dim=1), "image_raw": torch.cat([raw, raw_labels], dim=1)}
 
     def _raw_image(self, microbatch: Microbatch) -> Tensor:
-        """Real images at the rendering resolution, N,3,r,r; blurred like all images that discriminators see."""
+        """Real images at the rendering resolution, N,3,r,r, blurred: rendered raw images are compared with these."""
         return loss_terms.blur(self._to_raw(microbatch.batch["image"], microbatch), microbatch.blur_sigma)
 
     def _to_raw(self, image: Tensor, microbatch: Microbatch) -> Tensor:
@@ -391,7 +397,7 @@ class Loss:
         return filtered_resizing(image, size, self.resize_filter, self.options.filter_mode)
 
     def _logits(self, name: str, inputs: Mapping[str, Tensor], pose: Tensor, microbatch: Microbatch) -> Tensor:
-        """Evaluate a discriminator on blurred and augmented inputs: N,1 logits. Raw images are taken unblurred."""
+        """Evaluate a discriminator on inputs N,C,R,R (blurred here) and N,C,r,r, both augmented: N,1 logits."""
         image = loss_terms.blur(inputs["image"], microbatch.blur_sigma)
         raw = inputs["image_raw"]
         if self.augment_pipe is not None:
@@ -403,7 +409,7 @@ class Loss:
         channels = image.shape[1]
         colors = self.G.img_channels
 
-        # Both at the same size, as channels of one image.
+        # Both at the same size, as channels of one image, so that they get the same random transformation.
         enlarged = filtered_resizing(raw, image.shape[-1], self.resize_filter)
         pair = torch.cat([image, enlarged], dim=1)  # N,2C,R,R
         color_channels = [*range(colors), *range(channels, channels + colors)]

@@ -29,6 +29,7 @@ def logistic_loss_real(logits: Tensor) -> Tensor:
     Discriminators minimize it on real samples, the generator on rendered ones (Goodfellow et al. 2014,
     non-saturating).
     """
+    # Softplus is log(1 + e^x), the logarithm of the sigmoid without its overflow.
     return F.softplus(-logits[:, 0])
 
 
@@ -48,6 +49,7 @@ def r1_penalty(logits: Tensor, images: Sequence[Tensor]) -> Tensor:
     Returns:
         N penalties, differentiable.
     """
+    # Of the sum, as a sample's logit depends on its own images only. The graph is kept: the penalty is trained too.
     gradients = torch.autograd.grad(logits.sum(), images, create_graph=True, allow_unused=True)
     return sum(gradient.square().sum([1, 2, 3]) for gradient in gradients if gradient is not None)
 
@@ -63,6 +65,7 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     Returns:
         N,C,H,H.
     """
+    # Taps further away are cut off.
     half_width = math.floor(BLUR_SIGMAS * sigma)
     if half_width == 0:
         return image
@@ -91,6 +94,7 @@ def cross_entropy2d(logits: Tensor, target: Tensor, weight: Tensor | None = None
     Returns:
         Scalar.
     """
+    # Logits are resized, as class ids cannot be interpolated.
     if logits.shape[2:] != target.shape[1:]:
         logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=True)
     return F.cross_entropy(logits, target.long(), weight)
@@ -127,11 +131,13 @@ def class_weights(seg_weight: float | str, classes: int, counts: Sequence[int] |
     if seg_weight == 0:
         return None
 
+    # The rarer a class, the larger its weight; a class without pixels counts as if it had one.
     if seg_weight == "auto":
         if counts is None or len(counts) != classes or min(counts) < 0 or sum(counts) == 0:
             raise ConfigError("class_counts", counts, f"the number of pixels of each of {classes} classes")
         return [math.sqrt(sum(counts) / (classes * max(count, 1))) for count in counts]
 
+    # The published table, or its squares.
     if classes != len(CLASS_WEIGHTS):
         problem = f"the published weights are for {len(CLASS_WEIGHTS)} classes, this model has {classes}"
         raise ConfigError("seg_weight", seg_weight, problem=problem, hint="use 0 or auto")

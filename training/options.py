@@ -15,10 +15,14 @@ from dnnlib.errors import ConfigError
 from training.data.dataset import PosedImageDataset
 from training.networks.configs import CLAMP_WITH_FP16, GeneratorOptions
 
-POSE_NUMBERS = 25
+POSE_NUMBERS = 25  # cam2world and intrinsics, flattened
 IMAGE_CHANNELS = 3
-D_REG_INTERVAL = 16  # iterations
-DUAL_DISCRIMINATOR = "training.dual_discriminator.DualDiscriminator"  # published name, see training.networks.registry
+
+# Iterations between two computations of R1 (lazy regularization), as published.
+D_REG_INTERVAL = 16
+
+# Published class names, by which weights files and `training.networks.registry` know the classes.
+DUAL_DISCRIMINATOR = "training.dual_discriminator.DualDiscriminator"
 DATASET_CLASSES = {"seg": "training.dataset.ImageSegFolderDataset", "edge": "training.dataset.ImageEdgeFolderDataset"}
 
 # Arguments of AugmentPipe: each of these augmentations with probability p.
@@ -40,6 +44,7 @@ class DataOptions:
 
     def kwargs(self) -> dict[str, Any]:
         """Return the description of the data set that is saved with weights, in the published form."""
+        # The published form has no name, and settings that are constant here.
         options = asdict(self)
         del options["name"]
         return {"class_name": DATASET_CLASSES[self.data_type], "use_labels": True, "random_seed": 0, **options}
@@ -117,7 +122,7 @@ class LossOptions:
     neural_rendering_resolution_fade_kimg: float = 1000  # thousands of images between both
 
     def __post_init__(self) -> None:
-        # All weights and schedules.
+        # Weights and schedules; a NaN in a hand-edited file would otherwise appear as diverged training.
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
@@ -131,16 +136,20 @@ class LossOptions:
 
     def blur_sigma(self, cur_nimg: float) -> float:
         """Return the blur after cur_nimg images: the sigma of `training.loss_terms.blur`, pixels."""
+        # No time to fade: no blur.
         if self.blur_fade_kimg == 0:
             return 0.0
         return self.blur_init_sigma * max(1 - cur_nimg / (self.blur_fade_kimg * 1000), 0)
 
     def rendering_resolution(self, cur_nimg: float) -> int:
         """Return the size r of raw images after cur_nimg images, pixels."""
+        # Constant.
         initial = self.neural_rendering_resolution_initial
         final = self.neural_rendering_resolution_final
         if final is None:
             return initial
+
+        # Linear from the initial to the final size.
         fade_nimg = self.neural_rendering_resolution_fade_kimg * 1000
         progress = min(cur_nimg / fade_nimg, 1) if fade_nimg > 0 else 1
         return round(initial + (final - initial) * progress)
@@ -203,6 +212,7 @@ class TrainingOptions:
     @property
     def networks(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Published class name and constructor arguments of each trained network, by network name."""
+        # In the order of training and of weights files.
         networks = {
             "G": (self.generator.class_name, self.generator.kwargs()),
             "D": (DUAL_DISCRIMINATOR, self.discriminator.kwargs(IMAGE_CHANNELS)),
@@ -220,6 +230,7 @@ class TrainingOptions:
     @property
     def run_name(self) -> str:
         """Name of the run directory after its number."""
+        # As published, so that scripts that look for runs keep working.
         name = f"{self.cfg}-{self.data.name}-gpus{self.num_gpus}-batch{self.batch_size}-gamma{self.loss.r1_gamma:g}"
         return f"{name}-{self.desc}" if self.desc else name
 
@@ -229,8 +240,10 @@ class TrainingOptions:
 
     def without_local_paths(self) -> TrainingOptions:
         """Copy with file names instead of local paths, for weights that may be published."""
+        # Directories can contain names of users and projects.
         data = replace(self.data, path=Path(self.data.path).name, mask_path=Path(self.data.mask_path).name)
-        return replace(self, data=data, lpips_weights=self.lpips_weights and Path(self.lpips_weights).name)
+        weights = {name: getattr(self, name) for name in ("lpips_weights", "resume_pkl")}
+        return replace(self, data=data, **{name: path and Path(path).name for name, path in weights.items()})
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TrainingOptions:
@@ -251,19 +264,17 @@ class TrainingOptions:
             raise ValueError(f"not the options of a run of this version ({error})") from error
 
     def check_batch(self) -> None:
-        """Check that processes, microbatches and groups of the minibatch standard deviation are equally large.
+        """Check that the batch can be split evenly: over processes, microbatches and groups of the discriminators.
 
         Raises:
             ConfigError: batch_size or batch_gpu is not the multiple that it must be.
         """
-        # Equal shares for all processes and microbatches.
-        if self.batch_size % self.num_gpus:
-            raise ConfigError("batch_size", self.batch_size, f"a multiple of `num_gpus` ({self.num_gpus})")
+        # Equal shares for all processes and microbatches, or the mean over processes would not be that of the batch.
         if self.batch_size % (self.num_gpus * self.batch_gpu):
             allowed = f"a multiple of `num_gpus` ({self.num_gpus}) times `batch_gpu` ({self.batch_gpu})"
             raise ConfigError("batch_size", self.batch_size, allowed)
 
-        # Whole groups in each microbatch.
+        # Whole groups of the minibatch standard deviation in each microbatch.
         group = self.discriminator.mbstd_group
         if self.batch_gpu % group:
             raise ConfigError(
@@ -271,6 +282,7 @@ class TrainingOptions:
             )
 
 
+# Fields of TrainingOptions that are options themselves, for `from_plain`.
 NESTED_OPTIONS = {
     "generator": GeneratorOptions,
     "discriminator": DiscriminatorOptions,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from dnnlib.errors import ConfigError
 
-SMALLEST_IMAGE = 16  # pixels: VGG16 halves its input four times
+# Pixels: VGG16 halves its input four times.
+SMALLEST_IMAGE = 16
+
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two N,3,H,W in [-1, 1] to N distances, of any shape
 WITHOUT_LPIPS = "train without LPIPS: `lambda_lpips=0` `lambda_l1=10`"
 
@@ -34,7 +36,7 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
         hint = f"install it with pip install -e .[train], or {WITHOUT_LPIPS}"
         raise ConfigError("lambda_lpips", problem=problem, hint=hint) from error
 
-    # The network. With a weights file, VGG16 starts from random weights, so that nothing is downloaded.
+    # The network. With a weights file, VGG16 is initialized randomly first (pnet_rand), so that nothing is downloaded.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package uses a deprecated torchvision call
@@ -52,6 +54,7 @@ def load_lpips(weights: str | Path | None = None, device: torch.device | str = "
 
 def _load_vgg16(network: nn.Module, path: Path) -> None:
     """Copy torchvision's `features.<i>` into the layers that the package names `net.slice<k>.<i>`."""
+    # `stored` has the classifier of VGG16 too, which LPIPS does not use.
     hint = f"give torchvision's VGG16 (vgg16-397923af.pth), or {WITHOUT_LPIPS}"
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
-"""Values of the training command to `TrainingOptions`: dependent defaults, and checks across options.
+"""Convert the values of the training command to `TrainingOptions`: dependent defaults, and checks across options.
 
-Errors name fields, which are the keys of the values: the training command's parameter names.
+Errors name fields of the options, or values by the parameter names of the training command.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ from training.networks.synthesis import count_ws
 from training.options import AugmentOptions, DataOptions, DiscriminatorOptions, LossOptions, TrainingOptions
 from training.perceptual import SMALLEST_IMAGE
 
-REFERENCE_BATCH = 32  # batch size that the published schedules refer to
-EMA_KIMG_AT_REFERENCE = 10  # half-life of G_ema at that batch size, thousands of images
-EMA_RAMPUP = 0.05  # upper limit of the half-life as a share of the images seen
-BLUR_INIT_SIGMA = 10  # pixels
-ADA_KIMG = 500  # thousands of images over which the augmentation probability can change by 1
-ADA_KIMG_RESUMED = 100  # the same after `resume`
-MAX_RUN_NAME = 240  # bytes; file systems take 255, the number of the run included
+# Constants of the published training command.
+
+# Half-life of G_ema at the batch size that schedules refer to, thousands of images; its upper limit as a share of the
+# images seen.
+REFERENCE_BATCH = 32
+EMA_KIMG_AT_REFERENCE = 10
+EMA_RAMPUP = 0.05
+
+# Blur of discriminator inputs at the start, pixels.
+BLUR_INIT_SIGMA = 10
+
+# Thousands of images over which the augmentation probability can change by 1, in new runs and after `resume`.
+ADA_KIMG = 500
+ADA_KIMG_RESUMED = 100
 
 # Names of values by the fields of TrainingOptions and its groups, where they differ, and by an argument of `launch`.
 # Two fields are not listed, as generator and discriminator have their own value: pose_conditioning and num_fp16_res.
@@ -48,7 +55,7 @@ COMPONENT_NEEDS = {
     "gen_pose_cond": {"cond": True},
 }
 
-# Values that have an effect only beside certain others; see also `without_effect`.
+# Values that have an effect only in combination with others; see also `without_effect`.
 EFFECT_NEEDS = {
     "semantic_channels": {"data_type": "seg"},
     "data_resolution": {"data_type": "seg"},
@@ -74,13 +81,16 @@ def open_data(values: Values) -> tuple[PosedImageDataset, DataOptions]:
     Raises:
         ConfigError: the data set is missing or invalid.
     """
+    # Decodes only the first image; `examine_data` decodes all.
     try:
         dataset = PosedImageDataset(values["data"], values["mask_data"], values["data_type"])
     except DataError as error:
         raise _data_config_error(values, error) from error
+
+    # Absolute paths, as a run can be continued from any directory.
     options = DataOptions(
         dataset.name,
-        path=os.path.abspath(values["data"]),  # a run may be continued from any directory
+        path=os.path.abspath(values["data"]),
         mask_path=os.path.abspath(values["mask_data"]),
         data_type=dataset.data_type,
         resolution=dataset.resolution,
@@ -101,7 +111,7 @@ def examine_data(
     Raises:
         ConfigError: a file that training would fail on, for example with class ids out of range.
     """
-    # Edges have no classes.
+    # All problems are collected before any is reported; edges have no classes.
     classes = values["semantic_channels"] if dataset.data_type == "seg" else None
     report = check_dataset(dataset.images, dataset.label_maps, dataset.index, dataset.data_type, classes, progress)
     if report.problems:
@@ -114,7 +124,8 @@ def examine_data(
 
 def _data_config_error(values: Values, error: DataError) -> ConfigError:
     """Attribute an error of the data set to the images or to the label maps."""
-    # Problems found by `check_dataset` carry the name of the archive, others its path.
+    # Problems found by `check_dataset` begin with the name of the archive, which both may share; other errors have the
+    # path of the archive.
     label_maps = Path(values["mask_data"])
     in_label_maps = error.problems[0].file.startswith(f"{label_maps.name}/")
     names_differ = label_maps.name != Path(values["data"]).name
@@ -123,7 +134,7 @@ def _data_config_error(values: Values, error: DataError) -> ConfigError:
     return ConfigError("data", problem=str(error))
 
 
-# --------------------------------------------------------------------------- everything else
+# --------------------------------------------------------------------------- all options
 
 
 def resolve(values: Values, data: DataOptions) -> TrainingOptions:
@@ -135,13 +146,14 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
     Raises:
         ConfigError: values that contradict each other or the data.
     """
-    # Checks that need no resolved options.
+    # Contradictions between values, or of values and data.
+    _check_desc(values["desc"] or "")
     _check_size(values, data)
     _check_model(values, data)
     _check_rendering(values, data)
 
-    # Dependent defaults; schedules are proportional to the batch size.
-    resumed = values["resume"] is not None
+    # Dependent defaults. Schedules are proportional to the batch size, so that they take equally many iterations. Paths
+    # are absolute, as a run can be continued from any directory.
     batch = values["batch"]
     lpips_weights = values["lpips_weights"]
     options = _from_values(
@@ -154,31 +166,32 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
         augment=_augment(values),
         class_counts=None,
         lpips_weights=lpips_weights and os.path.abspath(lpips_weights),
-        batch_gpu=values["batch_gpu"] or batch // values["gpus"],
+        batch_gpu=values["batch_gpu"] or max(batch // values["gpus"], 1),
         g_reg_interval=values["density_reg_every"] if values["density_reg"] > 0 else None,
         ema_kimg=batch * EMA_KIMG_AT_REFERENCE / REFERENCE_BATCH,
-        ema_rampup=None if resumed else EMA_RAMPUP,
+        ema_rampup=EMA_RAMPUP if values["resume"] is None else None,
         metrics=_metrics(values),
         evaluate=not values["no_eval"],
     )
 
-    # Checks of resolved options.
+    # The default of batch_gpu is known now.
     options.check_batch()
-    _check_names(values, options)
     return options
 
 
 def without_effect(values: Values) -> dict[str, str]:
-    """Return the values that have no effect beside the others, with what they need, fields in backticks."""
-    resumed = values["resume"] is not None
+    """Return the names of values that have no effect in combination with the others, and what they would need.
+
+    These descriptions contain other values' names in backticks, as `show_fields` reads them.
+    """
     metric_uses_lpips = not values["no_eval"] and any(name.startswith("sg") for name in _metrics(values))
 
-    # Needs other than equality with a value: whether they are met, and their description.
+    # Conditions other than equality with a value: whether they are met, and their description.
     needs = {
         "lpips_weights": (
             values["lambda_lpips"] > 0 or metric_uses_lpips, "`lambda_lpips` above 0 or a metric that computes LPIPS"
         ),
-        "resume_blur": (resumed, "`resume`"),
+        "resume_blur": (values["resume"] is not None, "`resume`"),
         "blur_fade_kimg": (_has_blur(values), "`resume_blur=True` after `resume`"),
         "neural_rendering_resolution_fade_kimg": (
             values["neural_rendering_resolution_final"] is not None, "`neural_rendering_resolution_final`"
@@ -192,6 +205,7 @@ def without_effect(values: Values) -> dict[str, str]:
 
 def _unmet(needs: Mapping[str, Mapping[str, Any]], values: Values) -> dict[str, str]:
     """Return the names whose needed values are not set, with a description of these values."""
+    # For example "`data_type=edge` and `render_mask=True`".
     return {
         name: " and ".join(f"`{field}={value}`" for field, value in needed.items())
         for name, needed in needs.items()
@@ -204,7 +218,7 @@ def _unmet(needs: Mapping[str, Mapping[str, Any]], values: Values) -> dict[str, 
 
 def _check_size(values: Values, data: DataOptions) -> None:
     """Check the size of the images, and that layers of all sizes have channels."""
-    # Networks exist for few sizes.
+    # Super-resolution exists for few sizes.
     size = data.resolution
     if size not in SUPER_RESOLUTION:
         sizes = ", ".join(map(str, sorted(SUPER_RESOLUTION)))
@@ -222,6 +236,7 @@ def _check_size(values: Values, data: DataOptions) -> None:
 
 def _check_model(values: Values, data: DataOptions) -> None:
     """Check that components of the model have the components that they need."""
+    # Only those that are switched on.
     for name, needed in _unmet(COMPONENT_NEEDS, values).items():
         if values[name]:
             raise ConfigError(name, problem=f"needs {needed}")
@@ -232,7 +247,7 @@ def _check_model(values: Values, data: DataOptions) -> None:
     if values["seg_weight"] in ("1", "2"):
         class_weights(int(values["seg_weight"]), values["semantic_channels"])  # raises if there is no table
 
-    # Planes double in size from layer to layer, and each layer takes some of the ws.
+    # Planes double in size from block to block; larger planes have more blocks, each with its own ws.
     planes = values["plane_resolution"]
     if planes & (planes - 1):
         raise ConfigError("plane_resolution", planes, "a power of two")
@@ -243,14 +258,15 @@ def _check_model(values: Values, data: DataOptions) -> None:
 
 def _check_rendering(values: Values, data: DataOptions) -> None:
     """Check that super-resolution fits the images, and raw images fit super-resolution and LPIPS."""
-    # Super-resolution of this output size.
+    # Super-resolution of this output size; its name may be the published one, with a module.
     layouts = {name: layout for name, layout in LAYOUTS.items() if layout.output == data.resolution}
     module = values["sr_module"] or SUPER_RESOLUTION[data.resolution]
     layout = layouts.get(module.rsplit(".", 1)[-1])
     if layout is None:
         raise ConfigError("sr_module", module, f"one for {data.resolution} pixels: {', '.join(layouts)}")
 
-    # Raw images at the start and at the end.
+    # Raw images at the start and at the end of the schedule. Super-resolution enlarges smaller ones to its input; only
+    # some layouts accept larger ones.
     for field in ("neural_rendering_resolution_initial", "neural_rendering_resolution_final"):
         size = values[field]
         if size is None:
@@ -262,21 +278,10 @@ def _check_rendering(values: Values, data: DataOptions) -> None:
             raise ConfigError(field, size, f"at least {SMALLEST_IMAGE} for LPIPS", "or set `lambda_lpips=0`")
 
 
-def _check_names(values: Values, options: TrainingOptions) -> None:
-    """Check the name of the run directory and that `resume` is not empty."""
-    # A directory name on all systems.
-    desc = values["desc"] or ""
+def _check_desc(desc: str) -> None:
+    """Check that the run directory's name can end in this description on all systems."""
     if not desc.isprintable() or set(desc) & set("/\\"):
         raise ConfigError("desc", desc, "printable characters other than / and \\")
-
-    # Length of the whole name, which contains the name of the data set too.
-    size = len(os.fsencode(options.run_name))
-    if size > MAX_RUN_NAME:
-        problem = f"the name of the run directory would have {size} bytes, at most {MAX_RUN_NAME} are allowed"
-        raise ConfigError("desc" if desc else "data", problem=problem, hint="shorten it")
-
-    if values["resume"] == "":
-        raise ConfigError("resume", "", "a file or URL", "leave it out to start from random weights")
 
 
 # --------------------------------------------------------------------------- groups of options
@@ -310,6 +315,7 @@ def _discriminator(values: Values, data: DataOptions) -> DiscriminatorOptions:
 
 
 def _loss(values: Values) -> LossOptions:
+    # The time of the fade is proportional to the batch size.
     return _from_values(
         LossOptions,
         values,
@@ -325,6 +331,7 @@ def _has_blur(values: Values) -> bool:
 
 
 def _augment(values: Values) -> AugmentOptions | None:
+    # Adaptive augmentation starts without any.
     if values["aug"] == "fixed":
         return AugmentOptions(values["p"])
     if values["aug"] == "ada":
@@ -333,6 +340,7 @@ def _augment(values: Values) -> AugmentOptions | None:
 
 
 def _metrics(values: Values) -> list[str]:
+    # Their names are checked by the training command, as this package cannot import the metrics.
     names = [] if values["metrics"] == "none" else [name.strip() for name in values["metrics"].split(",")]
     if not names and not values["no_eval"]:
         raise ConfigError("no_eval", False, "True, as `metrics` is none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from training.data.image_io import write_png
 from training.options import TrainingOptions
 from training.train_state import StateError, load_state, remove_partial_files
 
-# Files in the directory.
+# Files in the directory. The last two identify a run to Weights & Biases and to torchrun.
 OPTIONS_FILE = "training_options.json"
 STATS_FILE = "stats.jsonl"
 LOG_FILE = "log.txt"
@@ -34,7 +35,7 @@ TORCHRUN_ID_FILE = "torchrun_id.txt"
 # Name of the directory: number and name of the run.
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
 
-# Environment variable that stays the same when torchrun restarts a failed run.
+# Environment variable that torchrun sets to the same value when it restarts a failed run.
 TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 WANDB_PROJECT = "pix2pix3d"
 
@@ -60,7 +61,7 @@ def open_run(
         yield None, None
         return
 
-    # Only rank 0 writes.
+    # Only rank 0 writes. The lock is held first: another process could be writing the files that are read here.
     run_dir = run_dir or create_run_dir(outdir, options.run_name)
     with lock(run_dir), log_to_file(run_dir / LOG_FILE):
         # None in a new run, or in one that was stopped before its first state.
@@ -78,17 +79,17 @@ def open_run(
 
 def create_run_dir(outdir: str | os.PathLike[str], run_name: str) -> Path:
     """Create `NNNNN-run_name` in outdir, where NNNNN is the highest number in use plus 1, or 00000."""
+    # Numbers are never used again, even if runs between were deleted.
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    number = max((number for number, _, _ in _runs(outdir)), default=-1) + 1
+    first_unused = max((number for number, _, _ in _runs(outdir)), default=-1) + 1
 
-    # The number can be taken by another run that starts at this moment.
-    while True:
+    # The directory can be taken by another run that starts at this moment.
+    for number in itertools.count(first_unused):
         run_dir = outdir / f"{number:05d}-{run_name}"
         with suppress(FileExistsError):
             run_dir.mkdir()
             break
-        number += 1
 
     # So that a restart by torchrun finds its run.
     if TORCHRUN_ID in os.environ:
@@ -102,6 +103,7 @@ def latest_run(outdir: str | os.PathLike[str], options: TrainingOptions) -> Path
     `class_counts` are not compared: they are known only after the data set was examined. Options must be compared
     because torchrun's id is not unique: without --rdzv-id all runs on several machines share it.
     """
+    # Highest number first.
     for _, name, run_dir in sorted(_runs(Path(outdir)), reverse=True):
         if name != options.run_name:
             continue
@@ -120,6 +122,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     Raises:
         StateError: another process holds the lock.
     """
+    # The system releases the lock when the process ends, even if it is killed. The empty file stays.
     with (run_dir / LOCK_FILE).open("w") as file:
         # Windows has no fcntl.
         with suppress(ImportError):
@@ -128,6 +131,7 @@ def lock(run_dir: Path) -> Iterator[None]:
             # Unlike flock, lockf is not inherited by data loading workers, which may outlive a killed run.
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Other errors mean that the file system has no locks.
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise StateError(f"{run_dir}: another process trains in this directory") from error
@@ -136,6 +140,7 @@ def lock(run_dir: Path) -> Iterator[None]:
 
 def _runs(outdir: Path) -> list[tuple[int, str, Path]]:
     """Return number, name and path of every run in outdir, which need not exist."""
+    # Directories of other names are ignored.
     runs = []
     for path in outdir.iterdir() if outdir.is_dir() else []:
         match = NUMBERED.fullmatch(path.name)
@@ -183,7 +188,7 @@ class RunLog(ExitStack):
         super().__init__()
         self.run_dir = run_dir
 
-        # One line of JSON per tick.
+        # One line of JSON per tick. A resumed run appends.
         truncate_stats(run_dir / STATS_FILE, cur_nimg)
         self._file = self.enter_context((run_dir / STATS_FILE).open("a", encoding="utf-8"))
 
@@ -194,7 +199,7 @@ class RunLog(ExitStack):
             writer = tensorboard.SummaryWriter(str(run_dir), purge_step=cur_nimg + 1)
             self._tensorboard = self.enter_context(writer)
 
-        # Weights & Biases, offline if WANDB_MODE says so.
+        # Weights & Biases; WANDB_MODE=offline writes to the directory only. A failed run is marked as such.
         self._wandb = None
         if options.wandb_log:
             self._wandb = importlib.import_module("wandb")
@@ -204,7 +209,7 @@ class RunLog(ExitStack):
 
     def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
         """Write the statistics of a tick: num, mean and std by name."""
-        # One line of JSON, on the disk at once.
+        # Flushed, so that the line is in the file while the next tick runs.
         now = time.time()
         self._file.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._file.flush()
@@ -220,7 +225,7 @@ class RunLog(ExitStack):
 
     def write_images(self, images: Mapping[str, np.ndarray], cur_nimg: int) -> None:
         """Write images, H,W or H,W,3 uint8, to NAME.png."""
-        # Files of the same name are replaced.
+        # A resumed run replaces images that it renders again.
         for name, image in images.items():
             write_png(self.run_dir / f"{name}.png", image)
         if self._wandb:

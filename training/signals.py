@@ -50,15 +50,16 @@ def defer_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
     def defer(number: int, _frame: FrameType | None) -> None:
+        # The next signal calls the previous handler, which ends the process.
         received.append(signal.Signals(number))
         restore()
 
-        # After SIGHUP the terminal may be closed.
+        # After SIGHUP the terminal may be closed, and writing fails.
         if rank() == 0:
             with suppress(OSError):
                 os.write(STDERR, STOP_MESSAGE.encode())
 
-    # Under nohup, SIGHUP is ignored.
+    # An ignored signal stays ignored.
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             handlers[number] = signal.signal(number, defer)

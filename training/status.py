@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -33,24 +33,28 @@ class TickStats:
     """Statistics since the last report, collected without waiting for the device.
 
     Args:
-        state: of the run; a resumed one has been checked for divergence before.
+        state: training state of the run; if it is resumed, earlier steps have been checked for divergence.
     Attributes:
         start_nimg: images shown when the interval began; later than the tick's start if the run was resumed within it.
     """
 
     def __init__(self, state: TrainState):
-        # Reported losses, and start and end of each phase.
+        # Losses by reported name; start and end of every run of a phase.
         self.device = state.device
         self._losses = Collector(self.device)
         self._spans: dict[str, list[tuple]] = {}
 
-        # Optimizer steps of this tick, and of the window of check_divergence.
-        self._reset_steps()
+        # For each optimizer step of this tick, whether its gradients had non-finite elements: a scalar on the device,
+        # as reading it would wait for the step.
+        self._bad_steps: list[Tensor] = []
+
+        # Steps of the window over which check_divergence counts; it spans ticks that are shorter.
         self._window_steps = 0
         self._window_bad_steps = 0
         self._checked = state.iteration > 0
 
-        # Times in seconds of the monotonic clock.
+        # Seconds of the monotonic clock. Between the end of a tick and the start of the next one, images and snapshots
+        # are written (maintenance).
         self._end_time = time.monotonic()
         self.begin_tick(state.cur_nimg)
 
@@ -66,9 +70,7 @@ class TickStats:
 
     def count_step(self, bad_gradients: Tensor) -> None:
         """Count an optimizer step; `bad_gradients` is the scalar number of its non-finite gradient elements."""
-        # Kept on the device, as reading it would wait for the step.
-        self._steps += 1
-        self._bad_steps += (bad_gradients > 0).to(self.device)
+        self._bad_steps.append(bad_gradients > 0)
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -83,11 +85,11 @@ class TickStats:
         Returns:
             Statistics by public name; number of optimizer steps; how many of them had non-finite gradients.
         """
-        # Losses of all processes, and the phases' times of this one.
+        # Losses of all processes, and the phases' times of this one. Waits for the device.
         stats = {**self._losses.as_dict(), **self._phase_times()}
-        steps = self._steps
-        bad_steps = int(self._bad_steps)
-        self._reset_steps()
+        steps = len(self._bad_steps)
+        bad_steps = sum(map(bool, self._bad_steps))
+        self._bad_steps = []
 
         # Time of the tick, and of images and snapshots before it.
         maintenance = self._start_time - self._end_time
@@ -95,7 +97,7 @@ class TickStats:
         seconds = self._end_time - self._start_time
         total = state.seconds
 
-        # Statistics of one value.
+        # Statistics of a single value, named as in the published code.
         values = {
             "Progress/tick": state.tick,
             "Progress/kimg": state.cur_nimg / 1000,
@@ -121,7 +123,7 @@ class TickStats:
         Raises:
             TrainingError: more than MAX_BAD_SHARE of the steps.
         """
-        # Ticks can be shorter than MIN_STEPS.
+        # Full windows are compared at the end of a tick, so they can be longer than MIN_STEPS.
         self._window_steps += steps
         self._window_bad_steps += bad_steps
         full = self._window_steps >= MIN_STEPS
@@ -136,11 +138,8 @@ class TickStats:
             self._window_bad_steps = 0
             self._checked = True
 
-    def _reset_steps(self) -> None:
-        self._steps = 0
-        self._bad_steps = torch.zeros([], dtype=torch.int64, device=self.device)
-
     def _now(self) -> float | torch.cuda.Event:
+        # A CUDA event is recorded when the device reaches it, so measuring does not slow training down.
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -153,9 +152,9 @@ class TickStats:
         if cuda:
             torch.cuda.synchronize()
 
+        # One value per run of the phase; CUDA events measure milliseconds.
         stats = {}
         for phase, spans in self._spans.items():
-            # CUDA events measure milliseconds.
             times = np.array([start.elapsed_time(end) / 1000 if cuda else end - start for start, end in spans])
             stats[f"Timing/{phase}"] = {"num": len(times), "mean": float(times.mean()), "std": float(times.std())}
         self._spans = {}
@@ -187,21 +186,18 @@ def status_line(stats: Stats, kimg_left: float) -> str:
 
 def memory(device: torch.device) -> dict[str, float]:
     """Return peak memory in GB: of this process since its start, of the GPU since the last call (0 without a GPU)."""
-    peaks = {"cpu_mem_gb": _peak_host_bytes() / GB, "peak_gpu_mem_gb": 0.0, "peak_gpu_mem_reserved_gb": 0.0}
+    peaks = {"cpu_mem_gb": 0.0, "peak_gpu_mem_gb": 0.0, "peak_gpu_mem_reserved_gb": 0.0}
+
+    # Resident memory: bytes on macOS, kilobytes elsewhere. Windows has no `resource` module.
+    with suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["cpu_mem_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
+
+    # Tensors, and the memory that PyTorch's allocator keeps for them.
     if device.type == "cuda":
         peaks["peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / GB
         peaks["peak_gpu_mem_reserved_gb"] = torch.cuda.max_memory_reserved(device) / GB
         torch.cuda.reset_peak_memory_stats(device)
     return {f"Resources/{name}": value for name, value in peaks.items()}
-
-
-def _peak_host_bytes() -> float:
-    """Return the peak resident memory of this process in bytes; 0 on Windows, which has no `resource` module."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-
-    # Bytes on macOS, kilobytes elsewhere.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -20,17 +20,19 @@ from training.options import AUGMENTATIONS, TrainingOptions
 from training.weights.snapshot import load_network_pkl
 from training.weights.transfer import copy_by_name
 
-# Adam, as published.
+# Adam, as published; without momentum, as usual for adversarial training.
 BETAS = (0.0, 0.99)
 EPS = 1e-8
 
 # For each network: names in a weights file from which it can start, in order of preference.
 WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}
 
-# State files: identification, name, and the counters that are attributes of TrainState.
+# State files: format and version are checked before anything else is read.
 FORMAT = "pix2pix3d-training-state"
 VERSION = 1
 STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
+
+# Attributes of TrainState that are saved as its progress.
 COUNTERS = ("cur_nimg", "iteration", "tick", "tick_start_nimg")
 
 
@@ -80,8 +82,8 @@ class TrainState:
         self.device = device
         self.stream = stream
 
-        # The same initial weights in every process, for any number of processes.
-        # Gradients are off; each phase of the loss enables those of the network that it trains.
+        # The same initial weights in every process, for any number of processes. Gradients are off; each phase of the
+        # loss enables those of the network that it trains.
         torch.manual_seed(options.random_seed)
         self.networks: dict[str, nn.Module] = {}
         for name, (class_name, kwargs) in options.networks.items():
@@ -97,7 +99,7 @@ class TrainState:
             self.augment_pipe.p.fill_(options.augment.p)
         self.ada_signs = torch.zeros(2, device=device)
 
-        # Progress.
+        # Progress. The start is moved back when a run is resumed, so that `seconds` counts its earlier time too.
         self.cur_nimg = 0
         self.iteration = 0
         self.tick = 0
@@ -156,7 +158,7 @@ class TrainState:
         if self.options.resume_pkl and distributed.rank() == 0:
             message = self.warm_start(self.options.resume_pkl)
 
-        # Also without a weights file: then the copies change nothing.
+        # All processes start from rank 0's weights; without a weights file they are equal already.
         for module in self.modules.values():
             distributed.copy_from_rank_0(module)
         return message
@@ -169,6 +171,7 @@ class TrainState:
         Raises:
             WeightsError: not a weights file.
         """
+        # A network that the file lacks starts from the most similar one, such as D_semantic from EG3D's discriminator.
         loaded = load_network_pkl(source)
         lines = [f"Starting from {source}"]
         for name, module in {**self.networks, "G_ema": self.G_ema}.items():
@@ -184,6 +187,7 @@ class TrainState:
 
     def gather_ada_signs(self) -> None:
         """Move the sign counts of all processes to rank 0, which saves the state; their sum stays the same."""
+        # A resumed run can have another number of processes, so counts of each of them could not be restored.
         distributed.all_reduce(self.ada_signs)
         if distributed.rank():
             self.ada_signs.zero_()
@@ -211,7 +215,7 @@ class TrainState:
             StateError: the state is of a run with other options.
         """
         try:
-            # Networks, optimizers and augmentation.
+            # Networks, optimizers and augmentation; missing or additional tensors are errors.
             for name, module in self.modules.items():
                 module.load_state_dict(saved["parts"]["modules"][name])
             for name, optimizer in self.optimizers.items():
@@ -226,6 +230,7 @@ class TrainState:
         except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the state
             raise
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            # PyTorch lists every tensor that does not fit, one a line; the first ones are enough.
             reason = " ".join(str(error).split())
             raise StateError(f"the saved state does not fit the options of the run: {reason:.200}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -186,22 +185,21 @@ class Phase:
         name: phase name of the loss, such as Gmain.
         network: name of the network that is trained.
         index: position among all phases; random numbers depend on it.
-        interval: iterations from one step to the next.
-        gain: factor of the loss.
+        interval: iterations from one step to the next; also the factor of the loss, as in lazy regularization a phase
+            that runs every k-th iteration counts k times (Karras et al. 2020).
     """
 
     name: str
     network: str
     index: int
     interval: int = 1
-    gain: float = 1
 
 
 def phases_of(options: TrainingOptions) -> list[Phase]:
     """Return the phases of an iteration in order: for G, D and D_semantic the main loss, then its regularization.
 
-    With lazy regularization, a phase that runs every k-th iteration counts k times (Karras et al. 2020). Without an
-    interval both losses share one phase; without density regularization or R1 there is no regularization phase.
+    Without an interval both losses share one phase; without density regularization or R1 there is no regularization
+    phase.
     """
     phases = []
     for network in options.networks:
@@ -212,7 +210,7 @@ def phases_of(options: TrainingOptions) -> list[Phase]:
         # Density regularization of G, R1 of D and D_semantic.
         regularized = network == "G" or options.loss.r1_gamma > 0
         if interval and regularized:
-            phases.append(Phase(network + "reg", network, len(phases), interval, gain=interval))
+            phases.append(Phase(network + "reg", network, len(phases), interval))
     return phases
 
 
@@ -231,16 +229,15 @@ def run_phase(
     optimizer.zero_grad(set_to_none=True)
 
     # Gradients of the mean over this process's share; average_gradients divides by the number of processes below.
-    gain = phase.gain * distributed.world_size() * options.batch_gpu / options.batch_size
-    with anomalies_as_training_errors(phase, state):
-        for real, z, pose in microbatches(phase, state, batch, poses):
-            values = loss.accumulate_gradients(phase.name, real, z, pose, gain, state.cur_nimg)
-            stats.report(values)
+    gain = phase.interval * distributed.world_size() * options.batch_gpu / options.batch_size
+    for real, z, pose in microbatches(phase, state, batch, poses):
+        values = loss.accumulate_gradients(phase.name, real, z, pose, gain, state.cur_nimg)
+        stats.report(values)
 
-            # ADA follows the signs of D's logits for real images.
-            signs = values.get("Loss/signs/real")
-            if signs is not None:
-                state.ada_signs += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
+        # ADA follows the signs of D's logits for real images.
+        signs = values.get("Loss/signs/real")
+        if signs is not None:
+            state.ada_signs += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
 
     # All-reduce. NaN becomes 0 and infinity 1e5, as published; from here on all processes have the same gradients.
     bad_gradients = distributed.average_gradients(state.networks[phase.network].parameters())
@@ -285,17 +282,6 @@ def microbatches(
         # Every count-th sample, so that microbatches are the same for any number of processes.
         real = {name: tensor[i::count] for name, tensor in batch.items()}
         yield real, z.to(state.device), random_poses.to(state.device)
-
-
-@contextmanager
-def anomalies_as_training_errors(phase: Phase, state: TrainState) -> Iterator[None]:
-    """Turn errors of torch's anomaly detection (options.debug) into a TrainingError of one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (state.options.debug and "returned nan values" in str(error)):
-            raise
-        raise TrainingError(f"debug: {phase.name} at {state.cur_nimg} images: {error}") from error
 
 
 @torch.no_grad()

@@ -283,11 +283,10 @@ def test_automatic_class_weights_count_pixels_of_the_data_set(data, tmp_path):
     assert len(counts) == 4 and sum(counts) == 2 * 128 * 128 and min(counts) > 7000  # four classes, uniformly sampled
 
 
-def test_lazy_regularization_scales_learning_rate_betas_and_loss(data, tmp_path):
+def test_lazy_regularization_scales_learning_rate_and_betas(data, tmp_path):
     options = resolved(outdir=tmp_path, **{**SMALL, **data()})
-    assert [(p.name, p.interval, p.gain) for p in phases_of(options)] == [
-        ("Gmain", 1, 1), ("Greg", 4, 4), ("Dmain", 1, 1), ("Dreg", 16, 16),
-        ("D_semanticmain", 1, 1), ("D_semanticreg", 16, 16),
+    assert [(p.name, p.interval) for p in phases_of(options)] == [
+        ("Gmain", 1), ("Greg", 4), ("Dmain", 1), ("Dreg", 16), ("D_semanticmain", 1), ("D_semanticreg", 16),
     ]  # fmt: skip
     for network, lr, share in (("G", 0.0025, 4 / 5), ("D", 0.002, 16 / 17), ("D_semantic", 0.002, 16 / 17)):
         group = build_optimizer(options, network, _one_parameter()).param_groups[0]
@@ -403,6 +402,7 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
         "Error: --data_resolution: got 512, .* 128 pixels",
     ),
     "batch not a multiple of gpus": ({"batch": 3, "gpus": 2}, r"--batch: got 3, expected a multiple of --gpus \(2\)"),
+    "fewer samples than processes": ({"batch": 1, "gpus": 2}, r"--batch: got 1, expected a multiple of --gpus \(2\)"),
     "batch not a multiple of microbatches": (
         {"batch": 4, "batch_gpu": 3},
         r"--batch: got 4, .*gpus \(1\) times --batch-gpu \(3\)",
@@ -457,7 +457,7 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
     ),
     "an invalid weights file": (
         lambda directory: {"resume": _written(directory / "x.pkl", b"hi")},
-        "--resume: .*x.pkl: not a",
+        "--resume .*x.pkl: not a",
     ),
     "an unavailable device": ({"device": "mps"}, "Error: --device: got 'mps', expected one of .*cpu"),
     "missing lpips weights": (
@@ -478,9 +478,8 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
         "--neural_rendering_resolution_final: got 160, expected at most 128",
     ),
     "desc with slashes": ({"desc": "../b"}, "--desc: got '../b', expected printable characters"),
-    "a desc that is too long": ({"desc": "\u6f22" * 80}, "--desc: .* would have 274 bytes, at most 240"),
     "desc with a line break": ({"desc": "a\nb"}, r"--desc: got 'a\\nb', expected printable characters"),
-    "empty resume": ({"resume": ""}, "--resume: got '', expected a file or URL"),
+    "empty resume": ({"resume": ""}, "'--resume': the path is empty"),
     "kimg out of range": ({"kimg": "1e308"}, "'--kimg': 1e[+]308 is not in the range"),
 }
 

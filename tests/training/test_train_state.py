@@ -218,7 +218,7 @@ def test_data_loading_workers_ignore_stop_signals_so_that_the_iteration_can_fini
 
 
 LOST_WORKER_SCRIPT = """
-import multiprocessing, sys; from torch_utils.launch import ProcessError
+import multiprocessing, sys; from dnnlib.errors import ConfigError
 from training.data.dataset import PosedImageDataset; from training.data.sampler import BatchStream, lost_workers
 stream = BatchStream(PosedImageDataset(*sys.argv[1:]), batch_size=2, workers=1)
 try:
@@ -227,7 +227,7 @@ try:
         multiprocessing.active_children()[0].kill()
         while True:
             next(stream)
-except ProcessError as error:
+except ConfigError as error:
     print(error)
 """
 
@@ -235,7 +235,7 @@ except ProcessError as error:
 def test_a_killed_data_loading_worker_is_reported_in_one_line(tmp_path):  # own process: torch can raise it anywhere
     command = [sys.executable, "-c", LOST_WORKER_SCRIPT, *small_data(tmp_path, size=16).values()]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100).stdout
-    assert re.fullmatch(r"a data loading worker was killed; .*\n", output), output
+    assert re.fullmatch(r"workers: a data loading process was killed; .* with run_dir\n", output), output
 
 
 # --------------------------------------------------------------------------- statistics
