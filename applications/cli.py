@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import torch
@@ -16,24 +16,21 @@ from torch import Tensor
 import inference
 from dnnlib.cli import InputError, option_group, user_errors
 from dnnlib.util import check_outdir
-from inference.generator import config_of
+from inference.latents import MAX_SEED
+from inference.scene import to_label_map
 from torch_utils.devices import choose_device
 from torch_utils.precision import PRECISIONS
 from training.data.dataset import PUBLISHED, PosedImageDataset
-from training.data.label_maps import label_map_from_dataset, read_label_map
+from training.data.label_maps import label_map_from_dataset
 from training.networks.configs import CONFIGS
-from training.networks.generator import FEATURES, TriPlane
+from training.networks.generator import TriPlane
 
 ASSETS = Path(__file__).parent / "assets"
 # The trained network that is part of the repository.
 DEFAULT_CFG = "seg2cat"
 DEFAULT_NETWORK = Path(__file__).parents[1] / "checkpoints" / "toy_seg2cat.safetensors"
-# Largest seed that numpy's RandomState takes.
-MAX_SEED = 2**32 - 1
 # Largest number of seeds in one range; a larger one is most likely a typing error.
 MAX_SEEDS = 100_000
-
-T = TypeVar("T")
 
 # --------------------------------------------------------------------------- option types
 
@@ -120,13 +117,8 @@ input_options = option_group(
 # --------------------------------------------------------------------------- label maps
 
 
-@dataclass(frozen=True)
-class LabelFormat:
-    """The label maps of a network: its configuration (a key of CAMERAS), "seg" or "edge", and number of classes."""
-
-    cfg: str
-    data_type: str
-    classes: int
+# A ConfigError about a label map is about a sample: files are named by their path.
+FIELDS = {"label_map": "input_id"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ class Input:
 
     Args:
         name: used in the names of output files.
-        label_map: 1,1,H,W in network form.
+        label_map: 1,1,R,R as the network takes it.
         pose: 1,25, or None for the front.
     """
 
@@ -144,57 +136,56 @@ class Input:
     pose: Tensor | None
 
 
+def check_input(
+    input_file: str | None, input_id: int | None, data_dir: str | None, data: str | None, mask_data: str | None
+) -> None:
+    """Check `input_options` as far as that is possible without the network, whose weights can be a long download.
+
+    Raises:
+        InputError: options that do not go together, or no such file.
+    """
+    if (input_file is None) == (input_id is None):
+        raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
+    if (data is None) != (mask_data is None) or (data and data_dir):
+        raise InputError("--data, --mask_data: expected both, without --data_dir")
+    if input_file is not None:
+        if data or data_dir:
+            raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
+        with user_errors("--input"):
+            Path(input_file).open("rb").close()
+
+
 def read_input(
-    labels: LabelFormat,
+    G: TriPlane,
+    cfg: str,
     input_file: str | None,
     input_id: int | None,
     data_dir: str | None,
     data: str | None,
     mask_data: str | None,
 ) -> Input:
-    """Read the label map that `input_options` name.
+    """Read the label map that `input_options` name, for a generator and its configuration.
 
     Raises:
-        InputError: not exactly one of --input and --input_id, or one that cannot be read.
+        InputError, ConfigError: it cannot be read, or is not a label map of this network.
     """
-    if (input_file is None) == (input_id is None):
-        raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
-    if input_file is None:
-        return _read_sample(labels, input_id, data_dir, data, mask_data)
+    if input_file is not None:
+        with user_errors("--input"):
+            return Input(Path(input_file).stem, to_label_map(input_file, G), None)
 
-    # Options of data sets would have no effect on a file.
-    for name, value in (("data_dir", data_dir), ("data", data), ("mask_data", mask_data)):
-        if value:
-            raise InputError(f"--{name}: goes with --input_id, not with --input")
-    with user_errors("--input"):
-        return Input(Path(input_file).stem, read_label_map(input_file, labels.data_type, labels.classes), None)
-
-
-def _read_sample(
-    labels: LabelFormat, number: int, data_dir: str | None, data: str | None, mask_data: str | None
-) -> Input:
     # Open the data set.
-    if (data is None) != (mask_data is None) or (data and data_dir):
-        raise InputError("--data, --mask_data: expected both, without --data_dir")
-    if not data and labels.cfg not in PUBLISHED:
+    if not data and cfg not in PUBLISHED:
         raise InputError("--input_id: no published data set fits this network; give --data and --mask_data")
     with user_errors("--data" if data else "--data_dir"):
-        if data:
-            dataset = PosedImageDataset(data, mask_data, labels.data_type)
-        else:
-            dataset = PUBLISHED[labels.cfg].open(data_dir or "data")
-    if number >= len(dataset):
-        raise InputError(f"--input_id {number}: {dataset.name} has samples 0 to {len(dataset) - 1}")
+        dataset = PosedImageDataset(data, mask_data, G.data_type) if data else PUBLISHED[cfg].open(data_dir or "data")
+    if input_id >= len(dataset):
+        raise InputError(f"--input_id {input_id}: {dataset.name} has samples 0 to {len(dataset) - 1}")
 
     # Read the sample.
     with user_errors("--input_id"):
-        sample = dataset[number]
-    largest = int(sample["mask"].max())
-    if labels.data_type == "seg" and largest >= labels.classes:
-        classes = f"this network's classes are 0 to {labels.classes - 1}"
-        raise InputError(f"--input_id {number}: got class {largest}; {classes}")
-    label_map = label_map_from_dataset(sample["mask"], labels.data_type)[None]
-    return Input(str(number), label_map, torch.from_numpy(sample["pose"])[None])
+        sample = dataset[input_id]
+    label_map = to_label_map(label_map_from_dataset(sample["mask"], G.data_type)[None], G)
+    return Input(str(input_id), label_map, torch.from_numpy(sample["pose"])[None])
 
 
 # --------------------------------------------------------------------------- device, network and output
@@ -221,30 +212,6 @@ def load_generator(network: str, cfg: str | None, device: torch.device, precisio
     """
     with user_errors("--network"):
         return inference.load_generator(network, device, precision, cfg, notify=click.echo)
-
-
-def load_with_input(
-    network: str, cfg: str | None, device: torch.device, precision: str, read: Callable[[LabelFormat], T]
-) -> tuple[TriPlane, str, T]:
-    """Load a generator and read its label maps.
-
-    Args:
-        network, cfg, device, precision: values of the options.
-        read: reads the label maps. With a `cfg` it is also called before the weights are loaded, which can be a long
-            download, to find mistakes early; the number of classes is known only afterwards.
-    Returns:
-        The generator, its configuration (`cfg`, or the one that the weights follow) and the result of `read`.
-    Raises:
-        InputError, ConfigError: something cannot be read or does not fit.
-    """
-    # Early check with the largest number of classes that any network can have.
-    if cfg is not None:
-        read(LabelFormat(cfg, CONFIGS[cfg].data_type, FEATURES))
-
-    # The network's own number of classes decides.
-    G = load_generator(network, cfg, device, precision)
-    cfg = cfg or config_of(G)
-    return G, cfg, read(LabelFormat(cfg, G.data_type, G.semantic_channels))
 
 
 @contextmanager

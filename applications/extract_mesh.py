@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import closing
-from functools import partial
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from applications import cli
 from camera_utils import PATH_FRAMES
 from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
 from inference import Mesh, Scene
+from inference.generator import config_of
 from inference.mesh.colors import COLORS
+from inference.mesh.extraction import run_steps
 from inference.mesh.rasterize import orbit_frames
-from inference.mesh.surface import PUBLISHED_THRESHOLD, EmptyMeshError, NoSurfaceError
+from inference.mesh.surface import PUBLISHED_THRESHOLD
 from inference.mesh.triangles import MESH_WRITERS, check_libraries
-from inference.scene import to_label_map
-from inference.video import FPS, write_videos
+from inference.video import FPS, open_video
 from torch_utils.host_memory import free_memory
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
@@ -34,23 +34,15 @@ BYTES_PER_POINT = 9
 MAX_SMOOTHING = 1000
 
 
-class Threshold(click.ParamType):
-    """A density, or the word auto."""
-
-    name = "density"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Convert the text of the value."""
-        if value == "auto":
-            return value
-        # float() also takes nan and inf, which are no levels.
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            self.fail(f"{value}: expected a number or auto", param, ctx)
-        return number
+def parse_threshold(_ctx: click.Context, _param: click.Parameter, value: str) -> float | str:
+    """Convert the text of --threshold, a density or the word auto (a callback of click)."""
+    if value == "auto":
+        return value
+    # float() also takes nan and inf, which are no levels.
+    with suppress(ValueError):
+        if math.isfinite(float(value)):
+            return float(value)
+    raise click.BadParameter(f"{value}: expected a number or auto")
 
 
 def check_memory(resolution: int) -> None:
@@ -76,21 +68,11 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
         scene: the scene.
         resolution, threshold, smooth, options: see `extraction_steps`.
     Raises:
-        InputError: there is no surface.
+        NoSurfaceError: there is no surface.
     """
     steps = scene.mesh_steps(resolution, threshold, smooth=smooth, **options)
-    # Errors of the surface name the option that can help.
-    try:
-        with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
-            while True:
-                bar.update(round(100 * next(steps)) - bar.n)
-    except StopIteration as end:
-        mesh = end.value
-    except EmptyMeshError as error:
-        raise InputError(f"--without {options['without']}: {error}") from error
-    except NoSurfaceError as error:
-        hint = "" if threshold == "auto" else "; try --threshold auto"
-        raise InputError(f"--threshold: {error}{hint}") from error
+    with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
+        mesh = run_steps(steps, lambda share: bar.update(round(100 * share) - bar.n))
 
     # Report what "auto" chose, and where smoothing stopped.
     if threshold == "auto":
@@ -100,7 +82,7 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
     return mesh
 
 
-@click.command(cls=Command, old_names={"--colour": "--color"})
+@click.command(cls=Command, old_names={"--colour": "--color"}, fields=cli.FIELDS)
 @cli.input_options
 @option_group(
     "Input",
@@ -111,8 +93,8 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 @option_group(
     "Mesh",
     cli.option("resolution", click.IntRange(8, MAX_RESOLUTION), 512, "Points of the density grid on a side."),
-    cli.option("threshold", Threshold(), PUBLISHED_THRESHOLD, "Raw density of the surface. auto: the density that best "
-               "separates this scene from empty space.", metavar="DENSITY|auto"),
+    cli.option("threshold", str, PUBLISHED_THRESHOLD, "Raw density of the surface. auto: the density that best "
+               "separates this scene from empty space.", metavar="DENSITY|auto", callback=parse_threshold),
     cli.option("color", click.Choice([*COLORS, "none"]), None, "Vertex colors. label: label at the vertex itself, as "
                "published. shown_label, image: label or color that a rendered view shows there, blended from what lies "
                "beneath the surface.  [default: label; for edges none]"),
@@ -159,15 +141,13 @@ def main(
         raise InputError(f"{'--frames' if frames else '--fps'}: sets the video, which --no-film turns off")
     check_memory(resolution)
     torch_device = cli.check_places(device, outdir)
-    read = partial(cli.read_input, **source)
-    G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
-    if without is not None and not (G.data_type == "seg" and without < G.semantic_channels):
-        classes = f"are 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "do not exist: it takes edges"
-        raise InputError(f"--without {without}: this network's classes {classes}")
+    cli.check_input(**source)
+    G = cli.load_generator(network, cfg, torch_device, precision)
+    cfg = cfg or config_of(G)
+    label_input = cli.read_input(G, cfg, **source)
 
     # Extract the mesh.
-    label_map = to_label_map(label_input.label_map, G)
-    scene = Scene.from_label_map(G, label_map, seed, label_input.pose, cfg)
+    scene = Scene.from_label_map(G, label_input.label_map, seed, label_input.pose, cfg)
     color = {None: "label" if G.data_type == "seg" else None, "none": None}.get(color, color)
     cleaning = {"largest": largest, "closed": closed, "smooth": smooth}
     mesh = extract(scene, resolution, threshold, color=color, without=without, **cleaning)
@@ -175,16 +155,17 @@ def main(
     # Write the files.
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     with cli.output_errors():
-        write_png(outdir / f"{cfg}_{label_input.name}_input.png", draw_label_map(label_map, G.data_type)[0])
+        write_png(outdir / f"{cfg}_{label_input.name}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
         for ending in formats:
             mesh.export(outdir / f"{name}.{ending}")
         click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
         if video:
             count = frames or PATH_FRAMES
             # Closed here even when interrupted: an OpenGL context that outlives Python can crash at exit.
-            with closing(orbit_frames(mesh, cfg, G.orbit["pivot"], count, notify=click.echo)) as images:
-                bar = tqdm(images, total=count, desc="video", unit="frame", delay=2, disable=None)
-                write_videos(({"mesh": image} for image in bar), {outdir / "rendered_mesh.gif": "mesh"}, fps or FPS)
+            images = orbit_frames(mesh, cfg, G.orbit["pivot"], count, notify=click.echo)
+            with closing(images), open_video(outdir / "rendered_mesh.gif", fps or FPS) as write:
+                for image in tqdm(images, total=count, desc="video", unit="frame", delay=2, disable=None):
+                    write(image)
             click.echo(f"Wrote {outdir}/rendered_mesh.gif")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from applications import cli
 from dnnlib.cli import Command, option_group
 from inference import Scene
-from inference.scene import to_label_map
+from inference.generator import config_of
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, fields=cli.FIELDS)
 @cli.input_options
 @cli.model_options
 @option_group("Output", cli.outdir_option, cli.seeds_option("image and label map"))
@@ -39,15 +38,16 @@ def main(
     """
     # Check the options before the weights, which can be a long download.
     torch_device = cli.check_places(device, outdir)
-    read = partial(cli.read_input, **source)
-    G, cfg, label_input = cli.load_with_input(network, cfg, torch_device, precision, read)
-    label_map = to_label_map(label_input.label_map, G)
+    cli.check_input(**source)
+    G = cli.load_generator(network, cfg, torch_device, precision)
+    cfg = cfg or config_of(G)
+    label_input = cli.read_input(G, cfg, **source)
 
     # Write the files seed by seed, so that an interruption keeps what is complete.
     prefix = outdir / f"{cfg}_{label_input.name}"
     with cli.output_errors():
-        write_png(f"{prefix}_input.png", draw_label_map(label_map, G.data_type)[0])
-        scenes = Scene.from_seeds(G, label_map, seeds, label_input.pose, cfg)
+        write_png(f"{prefix}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
+        scenes = Scene.from_seeds(G, label_input.label_map, seeds, label_input.pose, cfg)
         bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # None: only on a terminal
         for seed, scene in zip(seeds, bar, strict=True):
             view = scene.render(pose=label_input.pose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
-from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses, read_poses
+from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses
 from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
 from inference import Scene, View
+from inference.generator import config_of
 from inference.scene import to_label_map
-from inference.video import ENCODERS, FPS, check_video_format, write_videos
+from inference.video import ENCODERS, FPS, check_video_format, open_video
 from inference.view import SHOWS, interpolate_views
 from training.data.image_io import write_png
-from training.data.label_maps import draw_label_map, read_label_map
+from training.data.label_maps import draw_label_map
+from training.data.pose_files import read_poses
 from training.networks.generator import TriPlane
 
 # Longest part of a file's name that lists seeds, or that names the second label map.
@@ -62,23 +64,14 @@ def check_interpolation(interpolate: bool, to: str | None, seeds: list[int], fra
         raise InputError(f"--interpolate: {len(seeds)} seeds need as many frames, got {frames}")
 
 
-def read_inputs(labels: cli.LabelFormat, to: str | None, source: dict[str, Any]) -> list[cli.Input]:
-    """Read the label map of the input options (sample 0 of the data set by default), and that of --to."""
-    if source["input_file"] is None and source["input_id"] is None:
-        source = {**source, "input_id": 0}
-    inputs = [cli.read_input(labels, **source)]
-    if to is not None:
-        with user_errors("--to"):
-            inputs.append(cli.Input("to", read_label_map(to, labels.data_type, labels.classes), None))
-    return inputs
-
-
 def interpolation_name(seeds: list[int], to: str | None) -> str:
-    """Return the part of the file name that tells the seeds and the second label map of an interpolation."""
+    """Return the part of an interpolation's file name that says its seeds, and its second label map by the last two
+    components of the path, since equal names in different directories are common.
+    """
     name = "-".join(map(str, seeds))
     if len(name) > NAME_LENGTH:
         name = f"{seeds[0]}-{seeds[-1]}"
-    return name if to is None else f"{name}-to-{Path(to).stem[:NAME_LENGTH]}"
+    return name if to is None else f"{name}-to-{'-'.join(Path(to).with_suffix('').parts[-2:])[-NAME_LENGTH:]}"
 
 
 def videos(
@@ -107,7 +100,25 @@ def videos(
         yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
 
 
-@click.command(cls=Command)
+def write_videos(views: Iterator[View], paths: dict[Path, str], fps: int, bar: tqdm) -> None:
+    """Write several videos of the same views; their files appear together when all is written.
+
+    Args:
+        views: rendered as they are asked for.
+        paths: what each file shows, one of SHOWS.
+        fps: frames per second.
+        bar: progress bar of frames.
+    """
+    with ExitStack() as stack:
+        writers = [(shown, stack.enter_context(open_video(path, fps))) for path, shown in paths.items()]
+        for view in views:
+            frames = {shown: view.frame(shown) for shown in set(paths.values())}  # once for all formats
+            for shown, write in writers:
+                write(frames[shown])
+            bar.update()
+
+
+@click.command(cls=Command, fields=cli.FIELDS)
 @cli.input_options
 @option_group(
     "Input",
@@ -161,8 +172,20 @@ def main(
     poses = read_trajectory(path, frames)
     count = len(poses) if poses is not None else frames or PATH_FRAMES
     check_interpolation(interpolate, to, seeds, count)
-    read = partial(read_inputs, to=to, source=source)
-    G, cfg, inputs = cli.load_with_input(network, cfg, torch_device, precision, read)
+    if source["input_file"] is None and source["input_id"] is None:
+        source["input_id"] = 0
+    cli.check_input(**source)
+    with user_errors("--to"):
+        if to is not None:
+            Path(to).open("rb").close()
+
+    # Load the network, and the label maps that fit it.
+    G = cli.load_generator(network, cfg, torch_device, precision)
+    cfg = cfg or config_of(G)
+    inputs = [cli.read_input(G, cfg, **source)]
+    with user_errors("--to"):
+        if to is not None:
+            inputs.append(cli.Input("to", to_label_map(to, G), None))
 
     # Render frame by frame into all files of a video.
     if poses is None:
@@ -171,20 +194,12 @@ def main(
     through_all = interpolation_name(seeds, to) if interpolate else None
     sample = "" if source["input_file"] else f"_{inputs[0].name}"
     with cli.output_errors():
-        input_image = draw_label_map(to_label_map(inputs[0].label_map, G), G.data_type)[0]
-        write_png(outdir / f"{cfg}{sample}_input.png", input_image)
+        write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(inputs[0].label_map, G.data_type)[0])
         with tqdm(total=count * (1 if interpolate else len(seeds)), unit="frame", delay=2, disable=None) as bar:
             for name, views in videos(G, cfg, inputs, seeds, poses, outputs, through_all):
                 paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
-                write_videos(_frames(views, show, bar), paths, fps)
+                write_videos(views, paths, fps, bar)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
-
-
-def _frames(views: Iterator[View], show: list[str], bar: tqdm) -> Iterator[dict[str, Any]]:
-    """Yield the frame of each view by what it shows, and advance the bar."""
-    for view in views:
-        yield {name: view.frame(name) for name in show}
-        bar.update()
 
 
 if __name__ == "__main__":

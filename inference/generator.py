@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from camera_utils import CAMERAS, front_pose
+from camera_utils import CAMERAS
 from dnnlib.errors import ConfigError
 from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
-from torch_utils.precision import has_fast, set_precision
+from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.networks.generator import TriPlane
 from training.weights.snapshot import UNTRAINED, load_network_pkl
@@ -42,15 +42,18 @@ def load_generator(
         ValueError: no such device, or a file that holds no usable generator.
     """
     # Device and number type.
-    device = device if isinstance(device, torch.device) else choose_device(device)
+    device = choose_device(None if device is None else str(device))
+    if precision not in PRECISIONS:
+        raise ConfigError("precision", precision, ", ".join(PRECISIONS))
     if not has_fast(precision, device):
         notify(f"This CPU has no {precision} convolutions: computing in fp32, which is faster here.")
         precision = "fp32"
 
     # Weights, and whether they are what is expected.
+    network = os.fspath(network)
     data = load_network_pkl(network, only=("G_ema",))
     G = data["G_ema"]
-    check_generator(G, str(network), cfg)
+    check_generator(G, network, cfg)
     if data["extra"].get(UNTRAINED):
         notify("This network is untrained: its images show nothing real.")
 
@@ -138,8 +141,3 @@ def _is_published_form(G: TriPlane, name: str) -> bool:
     """Return whether camera radius, label type and number of classes are those of a configuration."""
     config = CONFIGS[name]
     return _has_radius(G, name) and (G.data_type, G.semantic_channels) == (config.data_type, config.label_channels)
-
-
-def config_front_pose(G: TriPlane, cfg: str, device: torch.device) -> torch.Tensor:
-    """Return the front view (1,25): the network's own camera radius and pivot, the configuration's focal length."""
-    return front_pose(CAMERAS[cfg], **G.orbit, device=device)

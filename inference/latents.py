@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,9 +12,18 @@ from torch import Tensor
 from dnnlib.errors import ConfigError
 from training.networks.generator import TriPlane
 
+# Largest seed that numpy's RandomState takes.
+MAX_SEED = 2**32 - 1
+
 
 def latent(seed: int, z_dim: int) -> Tensor:
-    """Return z (1,z_dim float32) of a seed, the same on every machine."""
+    """Return z (1,z_dim float32) of a seed, the same on every machine.
+
+    Raises:
+        ConfigError: not a whole number from 0 to MAX_SEED.
+    """
+    if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+        raise ConfigError("seed", seed, f"a whole number from 0 to {MAX_SEED}")
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-import tempfile
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camera_utils import CAMERAS, PATH_FRAMES, orbit_positions, path_poses, pose_at
+from camera_utils import CAMERAS, PATH_FRAMES, PATHS, front_pose, orbit_positions, path_poses, pose_at
 from dnnlib.errors import ConfigError
-from inference.generator import config_front_pose, config_of
+from inference.generator import config_of
 from inference.latents import scene_planes, scene_ws
 from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
 from inference.video import FPS, open_video, render_views
 from inference.view import SHOWS, View
-from training.data.label_maps import read_label_map, resize_label_map
+from training.data.image_io import encode_png
+from training.data.label_maps import decode_label_map, read_label_map, resize_label_map
 from training.networks.generator import TriPlane
 
 # Points of the density grid on a side. This takes seconds on a CPU, the published 512 minutes.
@@ -52,13 +52,13 @@ class Scene:
     def from_label_map(
         cls, G: TriPlane, label_map: LabelMap, seed: int = 0, pose: Pose | None = None, cfg: str | None = None
     ) -> Scene:
-        """Make the scene of a label map.
+        """Make a scene from a label map and a seed.
 
         Args:
             G: the generator.
             label_map: see `to_label_map`.
-            seed: of the latent code z, 0 to 2**32 - 1.
-            pose: 25 numbers, from where the label map is seen; None for the front.
+            seed: of the latent code z, 0 to MAX_SEED.
+            pose: camera that the label map is seen from, 25 numbers; None for the front.
             cfg: configuration of the cameras; None for the one that the weights follow.
         """
         return next(cls.from_seeds(G, label_map, [seed], pose, cfg))
@@ -69,7 +69,11 @@ class Scene:
         cls, G: TriPlane, label_map: LabelMap, seeds: Sequence[int], pose: Pose | None = None, cfg: str | None = None
     ) -> Iterator[Scene]:
         """Make one scene per seed; the label map is encoded once. Arguments as of `from_label_map`."""
+        if not isinstance(G, TriPlane):
+            raise ConfigError("G", type(G).__name__, "a generator", "load_generator loads one from a file")
         cfg = cfg or config_of(G)
+        if cfg not in CAMERAS:
+            raise ConfigError("cfg", cfg, ", ".join(CAMERAS))
         pose = to_pose(pose, G, cfg)
         encoded = G.encode({"mask": to_label_map(label_map, G)})
         for seed in seeds:
@@ -94,30 +98,44 @@ class Scene:
         """Render one view.
 
         Args:
-            yaw: radians from the front, positive to the right of somebody who looks at the scene (+x).
-            pitch: radians above the horizon.
+            yaw: radians from the front, at most a full turn, positive towards +x (right in the front view).
+            pitch: radians above the horizon, -pi/2 to pi/2.
             pose: 25 numbers in place of both angles.
             outputs: names of the images to compute, None for all; see `G.synthesis`.
+        Raises:
+            ConfigError: angles that cannot be radians, or a pose that is not 25 numbers.
         """
         if pose is None:
             pose = self.pose_at(yaw, pitch)
         return next(self.views(to_pose(pose, self.G, self.cfg), outputs))
 
-    def views(self, poses: Tensor, outputs: Collection[str] | None = None) -> Iterator[View]:
-        """Render a view for each of F,25 poses, as they are asked for."""
-        poses = poses.to(self.ws.device)
-        for pose, tensors in zip(
-            poses, render_views(self.G, self.ws, self.planes, poses, outputs=outputs), strict=True
-        ):
+    def views(self, poses: Tensor | Sequence[Pose], outputs: Collection[str] | None = None) -> Iterator[View]:
+        """Render a view for each of F,25 poses, only as far as the iterator is consumed."""
+        poses = torch.as_tensor(poses, dtype=torch.float32, device=self.ws.device)
+        if poses.ndim != 2 or poses.shape[1] != 25:
+            raise ConfigError("poses", tuple(poses.shape), "F,25")
+        rendered = render_views(self.G, self.ws, self.planes, poses, outputs=outputs)
+        for pose, tensors in zip(poses, rendered, strict=True):
             yield View(self.G, pose[None], tensors)
 
     def pose_at(self, yaw: float, pitch: float) -> Tensor:
         """Return the pose (1,25) on the network's own orbit; angles in radians, as of `render`."""
+        if not (abs(yaw) <= 2 * math.pi and abs(pitch) <= math.pi / 2):
+            allowed = "radians, at most 2 pi and pi/2"
+            raise ConfigError("yaw, pitch", f"{yaw:g}, {pitch:g}", allowed, "math.radians converts degrees")
         polar = (1 - math.sin(pitch)) * math.pi / 2  # `pose_at` has polar angles that are uniform in height
         return pose_at(CAMERAS[self.cfg], math.pi / 2 + yaw, polar, **self.G.orbit, device=self.ws.device)
 
     def path(self, name: str = "orbit", frames: int = PATH_FRAMES) -> Tensor:
-        """Return the poses (F,25) of a camera path, one of PATHS."""
+        """Return the poses (F,25) of a camera path, one of PATHS.
+
+        Raises:
+            ConfigError: an unknown path, or no frame.
+        """
+        if name not in PATHS:
+            raise ConfigError("trajectory", name, f"{' or '.join(PATHS)}, or poses F,25")
+        if frames < 1:
+            raise ConfigError("frames", frames, "1 or more")
         return path_poses(name, CAMERAS[self.cfg], frames, **self.G.orbit, device=self.ws.device)
 
     # ----------------------------------------------------------------------- files
@@ -127,7 +145,7 @@ class Scene:
         path: str | os.PathLike[str],
         frames: int = PATH_FRAMES,
         fps: int = FPS,
-        trajectory: str | Tensor = "orbit",
+        trajectory: str | Tensor | Sequence[Pose] = "orbit",
         show: str = "color",
     ) -> None:
         """Write a video.
@@ -140,7 +158,8 @@ class Scene:
                 poses F,25.
             show: one of SHOWS.
         Raises:
-            ConfigError: another `show`.
+            ConfigError: unknown `show` or `trajectory`, or no frame.
+            ValueError: another suffix or an `fps` that is not positive; see `open_video`.
         """
         if show not in SHOWS:
             raise ConfigError("show", show, ", ".join(SHOWS))
@@ -193,41 +212,45 @@ def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
     if isinstance(label_map, str | os.PathLike):
         label_map = read_label_map(label_map, G.data_type, G.semantic_channels)
     elif not isinstance(label_map, Tensor):
-        label_map = _label_map_of_image(label_map, G)
+        try:
+            label_map = decode_label_map(_to_png(label_map), G.data_type, G.semantic_channels)
+        except (OSError, ValueError) as error:
+            raise ConfigError("label_map", problem=str(error)) from error
 
-    # Check shape and classes; those of tensors have not been checked yet.
-    height, width = label_map.shape[-2:]
-    if label_map.numel() != height * width or height != width:
+    # Tensors, of the user or of a data set, have not been checked yet.
+    height, width = label_map.shape[-2:] if label_map.ndim >= 2 else (0, 0)
+    if label_map.numel() != height * width or height != width or not height:
         raise ConfigError("label_map", tuple(label_map.shape), "1,1,R,R")
-    if G.data_type == "seg" and not 0 <= label_map.min() <= label_map.max() < G.semantic_channels:
-        raise ConfigError("label_map", f"class {label_map.max()}", f"0 to {G.semantic_channels - 1}")
-
-    # Type and size of the network.
+    if G.data_type == "seg" and label_map.is_floating_point():
+        raise ConfigError("label_map", label_map.dtype, "integer class ids")
     label_map = label_map.long() if G.data_type == "seg" else label_map.float()
+    low, high = (0, G.semantic_channels - 1) if G.data_type == "seg" else (-1, 1)
+    if not low <= label_map.min() <= label_map.max() <= high:  # also where there is a NaN
+        raise ConfigError("label_map", f"{label_map.min()} to {label_map.max()}", f"{low} to {high}")
+
     resized = resize_label_map(label_map.cpu().view(1, 1, height, width), G.img_resolution)
     return resized.to(next(G.parameters()).device)
 
 
-def _label_map_of_image(image: np.ndarray | Image.Image, G: TriPlane) -> Tensor:
-    """Read an array or a PIL image by way of a PNG file, so that it is checked as files are."""
-    if isinstance(image, np.ndarray):
-        if image.ndim != 2 and image.shape[2:] != (3,):
-            raise ConfigError("label_map", image.shape, "H,W or H,W,3")
+def _to_png(image: np.ndarray | Image.Image) -> bytes:
+    """Encode an array or a PIL image as PNG, so that it is checked as files are.
 
-        # Integers of any type are taken if they fit into 8 bits.
-        pixels = image.astype(np.uint8)
-        if (pixels != image).any():
-            raise ConfigError("label_map", f"values from {image.min()} to {image.max()}", "whole numbers from 0 to 255")
-        image = Image.fromarray(pixels)
+    Raises:
+        OSError, ValueError: not an image; the message does not name the argument.
+    """
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "png")
+        return file.getvalue()
 
-    # Errors name the argument instead of the temporary file.
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "label_map.png"
-        image.save(path)
-        try:
-            return read_label_map(path, G.data_type, G.semantic_channels)
-        except ValueError as error:
-            raise ValueError(f"label_map: {str(error).removeprefix(f'{path}: ')}") from error
+    # Numbers of any type are taken if they fit into 8 bits.
+    pixels = np.asarray(image)
+    if pixels.dtype.kind not in "buif" or (pixels.ndim != 2 and pixels.shape[2:] != (3,)):
+        got = f"{type(image).__name__} of {pixels.dtype} {pixels.shape}"
+        raise ValueError(f"got {got}, expected a path, an image, a tensor, or an array H,W or H,W,3 of numbers")
+    if not ((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all():
+        raise ValueError(f"got values from {pixels.min()} to {pixels.max()}, expected whole numbers from 0 to 255")
+    return encode_png(pixels.astype(np.uint8))
 
 
 def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
@@ -238,7 +261,7 @@ def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
     """
     device = next(G.parameters()).device
     if pose is None:
-        return config_front_pose(G, cfg, device)
+        return front_pose(CAMERAS[cfg], **G.orbit, device=device)
     pose = torch.as_tensor(pose, dtype=torch.float32, device=device)
     if pose.numel() != 25:
         raise ConfigError("pose", tuple(pose.shape), "25 numbers")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -102,21 +103,6 @@ def views_at_once(G: TriPlane, device: torch.device) -> int:
 # --------------------------------------------------------------------------- frames to file
 
 
-def write_videos(frames: Iterable[Mapping[str, np.ndarray]], paths: Mapping[Path, str], fps: int) -> None:
-    """Write several videos frame by frame; their files appear together when all is written.
-
-    Args:
-        frames: for each frame, images H,W,3 uint8 by what they show.
-        paths: what each file shows.
-        fps: frames per second.
-    """
-    with ExitStack() as stack:
-        writers = [(stack.enter_context(open_video(path, fps)), shown) for path, shown in paths.items()]
-        for images in frames:
-            for write, shown in writers:
-                write(images[shown])
-
-
 @contextmanager
 def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
     """Open a video for writing frame by frame; memory does not grow with their number.
@@ -137,6 +123,8 @@ def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
     path = Path(path)
     suffix = path.suffix.removeprefix(".")
     check_video_format(suffix)
+    if not fps > 0:
+        raise ValueError(f"fps: expected a positive number, got {fps}")
     # Frames of an encoder must have one size.
     first_shape = None
 
@@ -239,7 +227,9 @@ def _mp4(file: BinaryIO, fps: int) -> Iterator[Append]:
     name = f"file:{file.name}"  # else a colon in the path is taken for a protocol
     with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
         # Without color tags, players guess the conversion from YUV by the size of the video.
-        stream = container.add_stream("libx264", rate=fps, options={"crf": H264_QUALITY})
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": H264_QUALITY}
+        )
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.errors import ConfigError
 from inference.mesh.colors import COLORS, color_chunks, labels_at
 from inference.mesh.density_grid import EMPTY, density_slabs
-from inference.mesh.surface import EmptyMeshError, auto_threshold, clean_up, level_set
+from inference.mesh.surface import NoSurfaceError, auto_threshold, clean_up, level_set
 from inference.mesh.triangles import Mesh
 from training.networks.generator import TriPlane
 from training.networks.triplane_field import TriplaneField
@@ -34,11 +34,11 @@ def extract_mesh(
     return run_steps(extraction_steps(G, planes, resolution, threshold, color, **options))
 
 
-def run_steps(steps: Generator[float, None, Mesh]) -> Mesh:
-    """Run the steps of an extraction to the end and return its mesh."""
+def run_steps(steps: Generator[float, None, Mesh], progress: Callable[[float], object] = lambda share: None) -> Mesh:
+    """Run the steps of an extraction to the end, pass the share of each to `progress`, and return the mesh."""
     try:
         while True:
-            next(steps)
+            progress(next(steps))
     except StopIteration as end:
         return end.value
 
@@ -78,10 +78,10 @@ def extraction_steps(
         The mesh, as the value of the generator (of `yield from`, or of StopIteration).
     Raises:
         NoSurfaceError: all of the density lies on one side of the threshold, or nothing is left.
-        ConfigError: `color` or `without` is not available.
-        ValueError: several scenes, a resolution below 2, or a density that is not finite.
+        ConfigError: `resolution`, `threshold`, `color` or `without` is not available.
+        ValueError: several scenes, or a density that is not finite.
     """
-    _check_colors(G, color, without)
+    _check_options(G, resolution, threshold, color, without)
 
     # Density grid; for a closed mesh with a layer of empty space around it.
     field = G.field(planes)
@@ -113,7 +113,13 @@ def extraction_steps(
     return replace(mesh, colors=colors)
 
 
-def _check_colors(G: TriPlane, color: str | None, without: int | None) -> None:
+def _check_options(
+    G: TriPlane, resolution: int, threshold: float | str, color: str | None, without: int | None
+) -> None:
+    if resolution < 2:
+        raise ConfigError("resolution", resolution, "2 or more")
+    if isinstance(threshold, str) and threshold != "auto":
+        raise ConfigError("threshold", threshold, "a number or 'auto'")
     if color not in (None, *COLORS):
         raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
     if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
@@ -143,4 +149,5 @@ def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes:
         anything_left = anything_left or bool((lead > 0).any())
 
     if high > threshold and not anything_left:
-        raise EmptyMeshError(f"all density above {threshold:g} belongs to class {label}, so nothing is left")
+        problem = f"all density above {threshold:g} belongs to class {label}, so nothing is left"
+        raise NoSurfaceError("without", problem=problem)

@@ -218,49 +218,37 @@ def _visible_faces(corners: np.ndarray, depths: np.ndarray, size: int) -> tuple[
     beyond = np.floor(corners.max(1) + 0.5).clip(0, size).astype(np.int64)
     width, height = (beyond - first).clip(min=0).T
 
-    # Leave out faces without pixels, and those seen exactly edge-on.
+    # Edges from the first corner; twice the signed area is 0 for faces seen exactly edge-on, which are left out.
     a = corners[:, 0]
-    ab = corners[:, 1] - a
+    ab = corners[:, 1] - a  # M,2
     ac = corners[:, 2] - a
-    area = _cross(ab, ac)
-    faces = ((width * height > 0) & (area != 0)).nonzero()[0]
-    counts = (width * height)[faces]
-    first = first[faces]
-    width = width[faces]
-    ab = ab[faces]
-    ac = ac[faces]
-
-    # Barycentric coordinates of the second and the third corner at the box's first pixel, and their slopes along x and
-    # y. The boxes are small, so float32 is sufficient.
-    start = first + 0.5 - a[faces]
-    shares_b = np.stack([_cross(start, ac), ac[:, 1], -ac[:, 0]], axis=1) / area[faces, None]
-    shares_c = np.stack([_cross(ab, start), -ab[:, 1], ab[:, 0]], axis=1) / area[faces, None]
-    slopes = np.concatenate([shares_b, shares_c], axis=1).astype(np.float32)
+    area = _cross(ab, ac)  # M
+    counts = np.where(area != 0, width * height, 0)
 
     # Test faces in chunks of bounded memory; a face with many pixels is not split.
     nearest = np.full(size * size, np.inf, np.float32)
     face = np.full(size * size, -1)
     shares = np.zeros((size * size, 3), np.float32)
-    chunk_numbers = np.cumsum(counts) // CANDIDATES_PER_CHUNK
-    for chunk in np.split(np.arange(len(faces)), np.diff(chunk_numbers).nonzero()[0] + 1):
+    faces = counts.nonzero()[0]
+    chunk_numbers = np.cumsum(counts[faces]) // CANDIDATES_PER_CHUNK
+    for chunk in np.split(faces, np.diff(chunk_numbers).nonzero()[0] + 1):
         # All pixels of all boxes, each with the face that it belongs to.
-        owner = np.repeat(chunk, counts[chunk])
+        owner = np.repeat(chunk, counts[chunk])  # n
         ends = np.cumsum(counts[chunk])
         y, x = np.divmod(np.arange(len(owner)) - np.repeat(ends - counts[chunk], counts[chunk]), width[owner])
+        pixel = first[owner] + np.stack([x, y], axis=1)  # n,2
 
-        # Those that lie inside the triangle.
-        b0, bx, by, c0, cx, cy = slopes[owner].T
-        share_b = b0 + bx * x + by * y
-        share_c = c0 + cx * x + cy * y
-        inside = ((share_b >= 0) & (share_c >= 0) & (share_b + share_c <= 1)).nonzero()[0]
+        # Those that lie inside the triangle, by their barycentric coordinates (shares).
+        to_pixel = pixel + 0.5 - a[owner]
+        share_b = _cross(to_pixel, ac[owner]) / area[owner]
+        share_c = _cross(ab[owner], to_pixel) / area[owner]
+        share = np.stack([1 - share_b - share_c, share_b, share_c], axis=1).astype(np.float32)  # n,3
+        inside = (share >= 0).all(1)
         owner = owner[inside]
-        share_b = share_b[inside]
-        share_c = share_c[inside]
-        share = np.stack([1 - share_b - share_c, share_b, share_c], axis=1).astype(np.float32)
-        pixel = (first[owner, 1] + y[inside]) * size + first[owner, 0] + x[inside]
+        share = share[inside]
+        pixel = pixel[inside] @ [1, size]  # numbers of the pixels
 
         # Depth test.
-        owner = faces[owner]
         depth = (depths[owner] * share).sum(1, dtype=np.float32)
         np.minimum.at(nearest, pixel, depth)
         front = depth == nearest[pixel]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dnnlib.errors import ConfigError
 from inference.mesh.triangles import Mesh
 
 if TYPE_CHECKING:  # an optional dependency: imported where it is used
@@ -26,12 +27,8 @@ SHRINK, EXPAND = 0.5, -0.53
 MAX_VOLUME_CHANGE = 0.01
 
 
-class NoSurfaceError(ValueError):
-    """The density does not cross the threshold anywhere."""
-
-
-class EmptyMeshError(NoSurfaceError):
-    """All density above the threshold belongs to the class that is left out."""
+class NoSurfaceError(ConfigError):
+    """The density does not cross the threshold anywhere, or all that does belongs to the class to leave out."""
 
 
 # --------------------------------------------------------------------------- threshold
@@ -54,7 +51,8 @@ def auto_threshold(grid: Tensor, step: float) -> float:
     opacity = _opacity(grid[tuple(strides)], step)
     low, high = (bound.item() for bound in opacity.aminmax())
     if not high > low:
-        raise NoSurfaceError(f"{_range(grid)} has the same opacity everywhere, so there is no surface")
+        problem = f"{_range(grid)} has the same opacity everywhere, so there is no surface"
+        raise NoSurfaceError("threshold", problem=problem)
     counts = torch.histc(opacity, HISTOGRAM_BINS, low, high).double()
     edges = torch.linspace(low, high, HISTOGRAM_BINS + 1, dtype=torch.float64)
 
@@ -100,7 +98,8 @@ def level_set(grid: Tensor, box_warp: float, threshold: float, closed: bool = Fa
     low, high = (bound.item() for bound in inside.aminmax())
     if not low < threshold < high and not (closed and low >= threshold):
         side = "below" if high <= threshold else "above"
-        raise NoSurfaceError(f"{_range(inside)} lies wholly {side} the threshold {threshold:g}, so there is no surface")
+        problem = f"{_range(inside)} lies wholly {side} the threshold {threshold:g}, so there is no surface"
+        raise NoSurfaceError("threshold", problem=problem, hint="try `threshold` auto")
 
     # "ascent" orients the faces counter-clockwise seen from outside, where solid is above the threshold.
     vertices, faces, _, _ = marching_cubes(grid.numpy(), threshold, gradient_direction="ascent")

@@ -19,7 +19,7 @@ from applications import extract_mesh, generate_samples, generate_video
 from dnnlib.cli import INTERRUPTED
 from inference import Scene
 from inference.mesh.rasterize import gl_problem
-from inference.mesh.surface import EmptyMeshError, NoSurfaceError
+from inference.mesh.surface import NoSurfaceError
 from inference.mesh.triangles import check_libraries
 from training.data.label_maps import PALETTE, read_label_map
 from training.networks.configs import GeneratorOptions
@@ -147,10 +147,10 @@ def test_the_published_command_works_unchanged(network, tmp_path):
 # --------------------------------------------------------------------------- rejected input
 
 REFUSED = {
-    "a class too many": ({"network": "seg2cat", "without": 6}, "--without 6: this network's classes are 0 to 5"),
+    "a class too many": ({"network": "seg2cat", "without": 6}, "--without: got 6, expected a class from 0 to 5"),
     "a class of edges": (
         {"network": "edge2car", "cfg": "edge2car", "input": ASSETS / "car.png", "without": 0},
-        "--without 0: this network's classes do not exist: it takes edges",
+        "--without: got 0, expected none for edges",
     ),
     "no input": ({"input": None}, "--input, --input_id: expected one of them, got none"),
     "unknown format": ({"format": "ply,stl"}, "'--format': 'stl': expected some of ply,obj,glb"),
@@ -165,8 +165,8 @@ REFUSED = {
     "two seeds": ({"random_seed": "0-3"}, "'--random_seed': '0-3' is not a valid integer"),
     "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
     "another kind of network": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
-    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
-    "drawing as classes": ({"input": ASSETS / "car.png"}, "--input .*car.png: got class"),
+    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: No such file"),
+    "drawing as classes": ({"network": "seg2cat", "input": ASSETS / "car.png"}, "--input .*car.png: got class"),
     "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: expected a directory"),
 }  # fmt: skip
 
@@ -240,9 +240,8 @@ def test_an_empty_level_set_is_reported_with_the_range_of_the_density(network, t
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (NoSurfaceError("all alike"), {"threshold": "auto"}, "--threshold: all alike"),
-        (NoSurfaceError("all alike"), {"threshold": 3}, "--threshold: all alike; try --threshold auto"),
-        (EmptyMeshError("all of class 0"), {"threshold": 3, "without": 0}, "--without 0: all of class 0"),
+        (NoSurfaceError("threshold", problem="all alike"), {"threshold": "auto"}, "--threshold: all alike"),
+        (NoSurfaceError("without", problem="all of class 0"), {"without": 0}, "--without: all of class 0"),
     ],
 )
 def test_a_missing_surface_names_the_option_to_change(network, tmp_path, monkeypatch, error, options, message):

@@ -209,7 +209,7 @@ def test_the_to_option_is_the_label_map_of_the_last_frame(network, tmp_path):
     options = {"network": network("edge2car"), "cfg": "edge2car"}
     made(**options, input=other, outdir=tmp_path / "plain")
     names = made("--interpolate", **options, input=ASSETS / "car.png", to=other, outdir=tmp_path / "between")
-    video = "edge2car_0-to-other"
+    video = f"edge2car_0-to-{tmp_path.name}-other"
     assert names == [f"{video}.gif", f"{video}_label.gif", "edge2car_input.png"]
     last, plain = (frames(tmp_path / name)[-1] for name in (f"between/{video}.gif", "plain/edge2car_0.gif"))
     assert close(last, plain)
@@ -217,7 +217,8 @@ def test_the_to_option_is_the_label_map_of_the_last_frame(network, tmp_path):
 
 def test_names_of_interpolations_tell_seeds_and_label_map():
     assert interpolation_name([3, 9, 5], None) == "3-9-5"
-    assert interpolation_name([3], "a/b.png") == "3-to-b"
+    assert interpolation_name([3], "b.png") == "3-to-b"
+    assert interpolation_name([3], "a/b.png") == "3-to-a-b" != interpolation_name([3], "c/b.png")
     assert interpolation_name(list(range(90)), None) == "0-89"
     assert len(interpolation_name(list(range(90)), 300 * "b" + ".png")) < 90
 
@@ -284,7 +285,7 @@ REFUSED = {
     "directory as path": ({"path": ASSETS}, "--path .*assets: .*directory"),
     "text as path": ({"path": path_file("once around")}, "--path .*path.json: not JSON"),
     "empty path": ({"path": path_file("[]")}, "--path .*path.json: expected a list of poses"),
-    "half a pose": ({"path": path_file("[[1, 0, 0, 0]]")}, "--path .*path.json: pose 0: expected a list of 25 numbers"),
+    "half a pose": ({"path": path_file("[[1, 0, 0, 0]]")}, "--path .*path.json: pose 0: expected .*25 numbers"),
     "blind pose": ({"path": path_file(json.dumps([[0] * 25]))}, "--path .*path.json: pose 0: the last row of cam2w"),
     "frames for a path that has its own": (
         {"path": path_file(json.dumps(front_pose(CAMERAS["seg2cat"]).tolist())), "frames": 7},
@@ -302,12 +303,12 @@ REFUSED = {
                                "--interpolate: 8 seeds need as many frames, got 7"),
     "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed, or --to"),
     "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
-    "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
+    "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: No such file"),
     "second label map of another network": (
         {"interpolate": True, "to": drawn(NINES), "network": "seg2cat"},
         "--to .*other.png: got class 9 .*classes are 0 to 5"),
     "two inputs": ({"input_id": 0}, "--input, --input_id: expected one of them, got both"),
-    "no data set for sample 0": ({"input": None, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
+    "no data set for sample 0": ({"network": "seg2cat", "input": None, "data_dir": "nowhere"}, "--data_dir .*nowhere"),
     "network of another kind": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
     "file in the place of outdir": ({"outdir": drawn(NINES)}, "--outdir .*other.png: expected a directory, got a file"),
 }  # fmt: skip

@@ -8,7 +8,8 @@ from paths import ROOT
 
 from camera_utils import CAMERAS
 from inference import load_generator
-from inference.generator import config_front_pose, config_of
+from inference.generator import config_of
+from inference.scene import to_pose
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.networks.registry import construct
 from training.weights.snapshot import save_snapshot
@@ -43,7 +44,7 @@ def test_published_configurations_are_detected_from_the_weights(cfg, untrained):
 def test_other_classes_fall_back_to_the_preset_of_the_cameras(options, expected):
     G = generator(**options)
     assert config_of(G) == expected
-    pose = config_front_pose(G, expected, torch.device("cpu"))
+    pose = to_pose(None, G, expected)
     assert pose[0, 11] == pytest.approx(CAMERAS[expected].radius)
 
 
@@ -79,6 +80,20 @@ def test_trained_weights_load_without_warnings():
     assert config_of(G) == "edge2car"
 
 
-def test_unavailable_devices_are_rejected():
-    with pytest.raises(ValueError, match="cuda:99"):
-        load_generator(ROOT / "checkpoints" / "toy_edge2car.safetensors", device="cuda:99")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "device: got 'cuda:99', expected one of"),
+        ({"device": torch.device("cuda:99")}, "device: got 'cuda:99', expected one of"),
+        ({"precision": "fp8"}, "precision: got 'fp8', expected auto, fp32, fp16, bf16"),
+        ({"cfg": "seg2dog"}, "cfg: got 'seg2dog', expected edge2car"),
+    ],
+)
+def test_unavailable_options_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_generator(ROOT / "checkpoints" / "toy_edge2car.safetensors", **options)
+
+
+def test_a_network_that_is_no_path_is_a_type_error():
+    with pytest.raises(TypeError, match="PathLike"):
+        load_generator(None)

@@ -1,6 +1,7 @@
 """The Python API: scenes from label maps of every kind, views, videos and meshes."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -58,17 +59,43 @@ def test_every_form_of_a_drawing_gives_the_same_tensor(cars):
     ("label_map", "message"),
     [
         (np.full((8, 8), 6, np.uint8), "label_map: got class 6 at x=0 y=0; this network's classes are 0 to 5"),
-        (np.full((8, 8), -1), "label_map: got 'values from -1 to -1', expected whole numbers from 0 to 255"),
-        (np.full((8, 8), 0.5), "label_map: got .*, expected whole numbers"),
-        (np.zeros((1, 1, 8, 8), np.uint8), r"label_map: got \(1, 1, 8, 8\), expected H,W or H,W,3"),
+        (np.full((8, 8), -1), "label_map: got values from -1 to -1, expected whole numbers from 0 to 255"),
+        (np.full((8, 8), 0.5), "label_map: got values from 0.5 to 0.5, expected whole numbers"),
+        (np.full((8, 8), np.nan), "label_map: got values from nan to nan, expected whole numbers"),
+        (np.zeros((1, 1, 8, 8), np.uint8), r"label_map: got ndarray of uint8 \(1, 1, 8, 8\), expected .*H,W or H,W,3"),
+        (None, "label_map: got NoneType .*, expected a path, an image, a tensor"),
+        (b"png", "label_map: got bytes .*, expected a path, an image, a tensor"),
+        (np.random.RandomState(0).randint(0, 256, (8, 8, 3)), "label_map: color .* looks like a photo"),
         (np.zeros((8, 4), np.uint8), "label_map: 4x8 pixels; expected a square"),
-        (torch.full((8, 8), 6), "label_map: got 'class 6', expected 0 to 5"),
+        (Image.new("CMYK", (8, 8)), "label_map: cannot write mode CMYK"),
+        (torch.full((8, 8), 6), "label_map: got '6 to 6', expected 0 to 5"),
+        (torch.zeros(8, 8), "label_map: got torch.float32, expected integer class ids"),
         (torch.zeros(1, 2, 8, 8), r"label_map: got \(1, 2, 8, 8\), expected 1,1,R,R"),
+        (torch.zeros(8), r"label_map: got \(8,\), expected 1,1,R,R"),
     ],
 )
 def test_invalid_label_maps_are_rejected(label_map, message, cats):
     with pytest.raises(ValueError, match=message):
         to_label_map(label_map, cats)
+
+
+@pytest.mark.parametrize("value", [255.0, math.nan])
+def test_edges_outside_the_range_of_the_network_are_rejected(value, cars):
+    with pytest.raises(ValueError, match=r"label_map: got .*, expected -1 to 1"):
+        to_label_map(torch.full((8, 8), value), cars)
+
+
+@pytest.mark.parametrize("seed", ["1", 1.5, None, -1, 2**32])
+def test_seeds_that_are_no_whole_numbers_in_range_are_rejected(seed, cats):
+    with pytest.raises(ValueError, match=r"seed: got .*, expected a whole number from 0 to 4294967295"):
+        Scene.from_label_map(cats, CAT, seed=seed)
+
+
+def test_unknown_cameras_and_a_path_in_place_of_the_generator_are_rejected(cats):
+    with pytest.raises(ValueError, match="cfg: got 'seg2dog', expected seg2cat"):
+        Scene.from_label_map(cats, CAT, cfg="seg2dog")
+    with pytest.raises(ValueError, match="G: got 'str', expected a generator; load_generator"):
+        Scene.from_label_map("toy_seg2cat.safetensors", CAT)
 
 
 def test_a_missing_file_is_a_file_not_found_error(cats):
@@ -107,6 +134,12 @@ def test_a_pose_of_25_numbers_is_taken_in_place_of_angles(scene):
     assert not np.array_equal(images[0], scene.render().image)
     with pytest.raises(ValueError, match=r"pose: got \(3,\), expected 25 numbers"):
         scene.render(pose=[1, 2, 3])
+
+
+@pytest.mark.parametrize("angles", [{"yaw": 30}, {"pitch": 10}, {"yaw": math.nan}])
+def test_angles_in_degrees_are_rejected(angles, scene):
+    with pytest.raises(ValueError, match=r"yaw, pitch: got .* radians, .* math.radians converts degrees"):
+        scene.render(**angles)
 
 
 def test_views_of_edges_are_drawings(cars):
@@ -148,6 +181,34 @@ def test_a_video_has_the_frames_that_are_asked_for(scene, tmp_path):
         assert (video.size, video.n_frames) == ((128, 128), 2)
     with pytest.raises(ValueError, match="show: got 'x-ray', expected color, label, side_by_side, depth"):
         scene.video(tmp_path / "cat.gif", show="x-ray")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trajectory": "spiral"}, "trajectory: got 'spiral', expected orbit or turn, or poses F,25"),
+        ({"trajectory": torch.zeros(2, 16)}, r"poses: got \(2, 16\), expected F,25"),
+        ({"frames": 0}, "frames: got 0, expected 1 or more"),
+        ({"fps": 0}, "fps: expected a positive number, got 0"),
+    ],
+)
+def test_invalid_options_of_videos_are_rejected_and_nothing_is_written(options, message, scene, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        scene.video(tmp_path / "cat.gif", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resolution": 1}, "resolution: got 1, expected 2 or more"),
+        ({"threshold": "high"}, "threshold: got 'high', expected a number or 'auto'"),
+        ({"threshold": 1e9}, "threshold: the density .* lies wholly below .*; try threshold auto"),
+    ],
+)
+def test_invalid_options_of_meshes_are_rejected(options, message, scene):
+    with pytest.raises(ValueError, match=message):
+        scene.mesh(**({"resolution": 8} | options))
 
 
 def test_a_mesh_is_extracted_at_an_automatic_threshold_and_exported(scene, tmp_path):

@@ -21,14 +21,19 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )
-PALETTE_MODES = ("RGB", "RGBA")  # PIL modes whose colors are matched to the palette
-MIN_PAPER_GRAY = 192  # median gray of a drawing; a darker one is a photo or white lines on black
+
+# PIL modes whose colors are matched to the palette.
+PALETTE_MODES = ("RGB", "RGBA")
+
+# Median gray of a drawing: paper covers most of it. A darker one is a photo or has white lines on black.
+MIN_PAPER_GRAY = 192
 
 # --------------------------------------------------------------------------- palette
 
 
 def colorize(ids: np.ndarray) -> np.ndarray:
     """Convert class ids of any shape to palette colors, uint8 ...,3; ids outside the palette become black."""
+    # One more row of the table, black, for ids without a color.
     black = len(PALETTE)
     rows = np.where((ids >= 0) & (ids < black), ids, black)
     return np.concatenate([PALETTE, np.zeros((1, 3), np.uint8)])[rows]
@@ -45,12 +50,13 @@ def index_from_colors(rgb: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a pixel has another color; the message says which and where.
     """
-    # Look up each color in the sorted palette.
+    # Look up each color in the sorted palette; an unknown one finds a neighbor.
     colors = pack_rgb(rgb)  # H,W
     palette = pack_rgb(PALETTE)
     order = palette.argsort()
     ids = order[np.searchsorted(palette, colors, sorter=order).clip(max=len(palette) - 1)]  # H,W
 
+    # Report the first unknown color. Many of them are no typing error: the file is not a label map.
     unknown = palette[ids] != colors
     if unknown.any():
         y, x = np.argwhere(unknown)[0]
@@ -84,19 +90,25 @@ def read_label_map(path: str | os.PathLike[str], data_type: str, classes: int, r
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():
         raise ValueError(f"{path}: not a file; expected an image of a label map")
-    content = path.read_bytes()
-
     try:
-        pixels = _read_class_ids(content, classes) if data_type == "seg" else _read_drawing(content)  # H,W
-        height, width = pixels.shape
-        if height != width or not pixels.size:
-            raise ValueError(f"{width}x{height} pixels; expected a square image")
+        label_map = decode_label_map(path.read_bytes(), data_type, classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-    label_map = torch.from_numpy(pixels)[None, None]
-    label_map = label_map.long() if data_type == "seg" else label_map / 127.5 - 1
     return label_map if resolution is None else resize_label_map(label_map, resolution)
+
+
+def decode_label_map(content: bytes, data_type: str, classes: int) -> Tensor:
+    """Decode the bytes of an image file to a label map 1,1,H,W, H = W; otherwise as `read_label_map`.
+
+    Raises:
+        ValueError: not a label map with these classes.
+    """
+    pixels = _read_class_ids(content, classes) if data_type == "seg" else _read_drawing(content)  # H,W
+    height, width = pixels.shape
+    if height != width or not pixels.size:
+        raise ValueError(f"{width}x{height} pixels; expected a square image")
+    label_map = torch.from_numpy(pixels)[None, None]
+    return label_map.long() if data_type == "seg" else label_map / 127.5 - 1
 
 
 def label_map_from_dataset(mask: np.ndarray | Tensor, data_type: str) -> Tensor:
@@ -112,10 +124,13 @@ def resize_label_map(label_map: Tensor, resolution: int) -> Tensor:
 
 def _read_class_ids(content: bytes, classes: int) -> np.ndarray:
     """Read uint8 H,W class ids below `classes`."""
+    # Palette images hold ids, whatever their palette: that of another tool often differs.
     if open_class_map(content, CLASS_MODES + PALETTE_MODES).mode in PALETTE_MODES:
         ids = index_from_colors(decode_image(content).transpose(1, 2, 0))
     else:
         ids = decode_class_ids(content)
+
+    # A larger id would index outside the one-hot channels of the networks.
     if ids.size and ids.max() >= classes:
         y, x = np.argwhere(ids >= classes)[0]
         raise ValueError(f"got class {ids[y, x]} at x={x} y={y}; this network's classes are 0 to {classes - 1}")
@@ -125,12 +140,18 @@ def _read_class_ids(content: bytes, classes: int) -> np.ndarray:
 def _read_drawing(content: bytes) -> np.ndarray:
     """Read uint8 H,W gray, 255 background."""
     gray = np.array(Image.fromarray(decode_image(content).transpose(1, 2, 0)).convert("L"))
-    if gray.size and np.median(gray) < MIN_PAPER_GRAY:
-        raise ValueError(
-            f"half of its pixels are darker than {np.median(gray):.0f} of 255; expected dark lines on white, "
-            "not a photo or white lines on black"
-        )
+    if gray.size:
+        check_paper(np.median(gray))
     return gray
+
+
+def check_paper(median_gray: float) -> None:
+    """Raise ValueError if a drawing with this median gray (0 to 255, a scalar) is not dark lines on white."""
+    if median_gray < MIN_PAPER_GRAY:
+        raise ValueError(
+            f"half of its pixels are darker than {median_gray:.0f} of 255; expected dark lines on white, "
+            "not class ids, a photo or white lines on black"
+        )
 
 
 # --------------------------------------------------------------------------- network tensors to images
@@ -157,4 +178,6 @@ def draw_label_map(label_map: Tensor, data_type: str) -> np.ndarray:
     """Convert input label maps N,1,H,W to uint8 N,H,W,3 or N,H,W, which `read_label_map` reads back exactly."""
     if data_type == "seg":
         return colorize(label_map[:, 0].cpu().numpy())
-    return ((label_map[:, 0] + 1) * 127.5).round().to(torch.uint8).cpu().numpy()  # truncating would lose a level
+
+    # Rounded: float32 errors are on either side of the level, and truncating as in `to_uint8` would lose one.
+    return ((label_map[:, 0] + 1) * 127.5).round().to(torch.uint8).cpu().numpy()

@@ -12,7 +12,7 @@ import trimesh
 
 from inference.mesh.density_grid import EMPTY, INTERPOLATION_ERROR, density_slabs, sum_of_softplus
 from inference.mesh.extraction import extract_mesh, extraction_steps
-from inference.mesh.surface import EmptyMeshError, NoSurfaceError, auto_threshold, clean_up, level_set
+from inference.mesh.surface import NoSurfaceError, auto_threshold, clean_up, level_set
 from inference.mesh.triangles import linear_from_srgb
 from training.data.label_maps import PALETTE
 from training.networks.configs import GeneratorOptions
@@ -327,7 +327,7 @@ def test_removing_a_class_keeps_the_rest_of_the_surface_in_place():
 def test_removing_everything_or_an_unknown_class_is_rejected():
     G, planes = two_blocks()
     planes[0, 0, 1] = -1  # class 3 everywhere
-    with pytest.raises(EmptyMeshError, match="belongs to class 3"):
+    with pytest.raises(NoSurfaceError, match=r"without: all density above .* belongs to class 3"):
         extract_mesh(G, planes, 17, np.log1p(np.exp(0.0)) - 1, without=3)
     with pytest.raises(ValueError, match="without: got 7, expected a class from 0 to 6"):
         extract_mesh(G, planes, 17, without=7)
