@@ -36,6 +36,7 @@ LINE_BELOW = 128
 
 def orbit_limits(preset: CameraPreset) -> OrbitLimits:
     """Return how far the page can rotate the object of a configuration."""
+    # Both angles are pi / 2 at the front. Cars turn all the way round, faces and cats to either side.
     front = math.pi / 2
     pitch = min(ORBIT_SCALE * preset.pitch_rad, math.pi / 2 - POLE_MARGIN_RAD)
     yaw = min(ORBIT_SCALE * preset.yaw_rad, math.pi)
@@ -93,7 +94,7 @@ class EditorModel:
         ws = ws.float().cpu().contiguous()
         name = hashlib.sha256(ws.numpy().tobytes()).hexdigest()[:SCENE_NAME_LENGTH]
 
-        # Store them as the most recently used entry.
+        # Store them as the most recently used entry, and drop the least recently used one.
         self._ws[name] = ws
         self._ws.move_to_end(name)
         if len(self._ws) > MAX_WS:
@@ -111,18 +112,20 @@ class EditorModel:
         self._ws.move_to_end(name)
         return self._ws[name]
 
-    def edit(self, drawing: np.ndarray, view: CameraView, seed: int, style: str | None, geometry: str | None) -> str:
+    def edit(
+        self, drawing: np.ndarray, drawing_view: CameraView, seed: int, style: str | None, geometry: str | None
+    ) -> str:
         """Make the scene of a drawing and return its name.
 
         Args:
             drawing: R,R uint8 class ids.
-            view: the view that the drawing is seen from.
+            drawing_view: the view that the drawing is seen from.
             seed: of the latent code z.
             style: scene whose texture replaces that of the seed, or None.
             geometry: scene whose geometry replaces that of the drawing, or None.
         """
         # The scene of the drawing itself.
-        ws = scene_ws(self.G, self.encode(drawing.tobytes()), self.pose(view), [seed]).cpu()
+        ws = scene_ws(self.G, self.encode(drawing.tobytes()), self.pose(drawing_view), [seed]).cpu()
 
         # Take texture or geometry from another scene.
         geometry_ws = ws if geometry is None else self.ws(geometry)
@@ -145,6 +148,7 @@ class EditorModel:
         return torch.cat([geometry[:, :layer], texture[:, layer:]], dim=1)
 
     def _scene(self, name: str) -> Scene:
+        # Tri-planes are computed when the scene is first rendered, and kept with it.
         return Scene(self.G, self.ws(name).to(self.device), self.cfg)
 
     def _encode(self, drawing: bytes) -> Tensor:
@@ -177,6 +181,7 @@ class EditorModel:
             image = tensors["image"]  # 1,3,R,R
             semantic = tensors["semantic"]  # 1,S,R,R
         else:
+            # Half as many rays per side, without jitter: the same view gives the same pixels.
             r = self.G.neural_rendering_resolution // PREVIEW_DOWNSCALE
             names = ("image_raw", "semantic_raw")
             tensors = self.G.synthesis(
@@ -192,6 +197,7 @@ class EditorModel:
 
     def _class_ids(self, semantic: Tensor) -> np.ndarray:
         """Convert rendered labels 1,S,R,R to class ids R,R uint8."""
+        # An edge map is a gray image, from which the page needs background or line.
         if self.G.data_type == "seg":
             return semantic[0].argmax(0).to(torch.uint8).cpu().numpy()
         return (to_uint8(semantic)[0, 0] < LINE_BELOW).to(torch.uint8).cpu().numpy()

@@ -199,6 +199,7 @@ def read_drawing(payload: bytes, limits: NetworkLimits) -> np.ndarray:
     Raises:
         MessageError: wrong size, or a class that the network does not have.
     """
+    # One byte per pixel, in rows from the top.
     size = limits.resolution
     if len(payload) != size * size:
         raise MessageError(f"drawing: expected {size}x{size} bytes, got {len(payload)}")
@@ -282,7 +283,7 @@ def _read_values(kind: str, header: dict[str, Any], payload: bytes, limits: Netw
     names = [name for name in MESSAGES[kind] if name in FIELDS]
     payload_names = [name for name in MESSAGES[kind] if name in PAYLOADS]
 
-    # No field more or less.
+    # No field more or less, so that a misspelled optional field is noticed.
     unknown = sorted(set(header) - set(names))
     if unknown:
         raise MessageError(f"{kind}: unknown field {unknown[0]!r:.40}")

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from inference.scene import MESH_RESOLUTION
 from inference.video import FPS, check_video_format, open_video
 from training.data.image_io import encode_png
 
+# The front of the object, where the page starts.
 FRONT = CameraView(np.pi / 2, np.pi / 2)
 # Frames of a video between two progress messages.
 FRAMES_PER_PROGRESS = 5
@@ -73,39 +75,22 @@ class RequestHandler:
 
     # ----------------------------------------------------------------------- images
 
-    def edit(
-        self,
-        client: Client,
-        drawing_view: CameraView,
-        seed: int,
-        style: str | None,
-        geometry: str | None,
-        view: CameraView,
-        quality: str,
-        drawing: np.ndarray,
-    ) -> Job:
-        """Make the scene of a drawing (R,R uint8 class ids) and render it."""
+    def edit(self, client: Client, view: CameraView, quality: str, **scene: Any) -> Job:
+        """Make the scene of a drawing and render it; `scene` holds the arguments of `EditorModel.edit`."""
         start = time.perf_counter()
-        scene = self.model.edit(drawing, drawing_view, seed, style, geometry)
-        yield self._image(client, scene, view, quality, start)
+        yield self._image(client, self.model.edit(**scene), view, quality, start)
 
     def render(self, client: Client, scene: str | None, view: CameraView, quality: str) -> Job:
         """Render a scene."""
         yield self._image(client, self._scene_name(client, scene), view, quality, time.perf_counter())
 
-    def blend(
-        self,
-        client: Client,
-        first: str,
-        second: str,
-        weight: float,
-        drawing_view: CameraView,
-        view: CameraView,
-        quality: str,
-    ) -> Job:
-        """Blend two scenes and render the result; a full image is followed by the class ids from `drawing_view`."""
+    def blend(self, client: Client, drawing_view: CameraView, view: CameraView, quality: str, **scenes: Any) -> Job:
+        """Make the blend of two scenes and render it; `scenes` holds the arguments of `EditorModel.blend`.
+
+        A full image is followed by the class ids seen from `drawing_view`.
+        """
         start = time.perf_counter()
-        scene = self.model.blend(first, second, weight)
+        scene = self.model.blend(**scenes)
 
         # The drawing that fits the blend; not for previews, while the slider moves.
         drawing = self.model.render(scene, drawing_view, "full")[1].tobytes() if quality == "full" else b""
@@ -114,6 +99,7 @@ class RequestHandler:
     def _image(
         self, client: Client, scene: str, view: CameraView, quality: str, start: float, drawing: bytes = b""
     ) -> Reply:
+        # Later requests of this page may name its newest scene as null.
         colors, ids = self.model.render(scene, view, quality)
         client.scene = scene
 
@@ -146,25 +132,18 @@ class RequestHandler:
                 raise MessageError("damaged session: ws_shape is not that of this network")
             scene = self.model.add(session.ws)
 
+        # The page restores its state from these fields.
         views = {"drawing_view": asdict(session.drawing_view), "view": asdict(session.view)}
         fields = {"scene": scene, "seed": session.seed, "keep_style": session.keep_style, **views}
         yield Reply("session", fields, session.drawing.tobytes())
 
     # ----------------------------------------------------------------------- saving
 
-    def save_session(
-        self,
-        client: Client,
-        scene: str | None,
-        drawing_view: CameraView,
-        seed: int,
-        keep_style: bool,
-        view: CameraView,
-        drawing: np.ndarray,
-    ) -> Job:
-        """Write a session file; the drawing is R,R uint8 class ids."""
+    def save_session(self, client: Client, scene: str | None, **page_state: Any) -> Job:
+        """Write a session file; `page_state` holds the fields of a Session that the page knows."""
+        # The ws are stored too, because the server may have dropped the scene when the session is opened.
         ws = self.model.ws(self._scene_name(client, scene))
-        session = Session(self.model.cfg, self.model.digest, drawing, drawing_view, seed, keep_style, view, ws)
+        session = Session(cfg=self.model.cfg, network=self.model.digest, ws=ws, **page_state)
         yield self._file("session.json", write_session(session, self.data_type))
 
     def save_image(self, client: Client, scene: str | None, view: CameraView) -> Job:
@@ -179,6 +158,7 @@ class RequestHandler:
 
     def save_drawing(self, _client: Client, png_format: str, drawing: np.ndarray) -> Job:
         """Write a drawing, R,R uint8 class ids."""
+        # Ids can be opened again without loss; colors are for people.
         if png_format == "ids":
             yield self._file("label_ids.png", drawing_png(drawing, self.data_type))
         else:
@@ -198,20 +178,23 @@ class RequestHandler:
             with open_video(path, FPS) as write:
                 for number, view in enumerate(views, 1):
                     write(view.image)
+                    # None is a pause without a message.
                     is_due = number % FRAMES_PER_PROGRESS == 0
                     yield Reply("progress", {"done": number / PATH_FRAMES}) if is_due else None
             yield self._file(path.name, path.read_bytes())
 
     def save_mesh(self, client: Client, scene: str | None, mesh_format: str) -> Job:
         """Write a mesh; other clients run after each step of its extraction."""
+        # Meshes of classes have the colors of the page's labels, those of edges the colors of the image.
         color = "shown_label" if self.data_type == "seg" else "image"
         model_scene = self.model.scene(self._scene_name(client, scene))
 
-        # Errors: libraries that are not installed, or a scene without a surface.
+        # Errors for the user: libraries that are not installed, or a scene without a surface.
         with _errors_for_user():
             check_libraries()
             mesh = yield from _with_progress(model_scene.mesh_steps(MESH_RESOLUTION, "auto", color))
 
+        # The library writes to a path whose suffix selects the format.
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / f"mesh.{mesh_format}"
             mesh.export(path)

@@ -59,6 +59,7 @@ class ServerAddress:
         # The address without an IPv6 zone.
         self.address = ipaddress.ip_address(address.partition("%")[0])
 
+        # A wildcard address is no name: accepting its IP addresses is the task of `accepts`.
         self.names = set() if self.is_wildcard else {host.lower(), str(self.address)}
         if self.is_wildcard or self.address.is_loopback:
             self.names.update(LOOPBACK_NAMES)

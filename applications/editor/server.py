@@ -22,6 +22,7 @@ from applications.editor.worker import Client, Worker, report_exception
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Pages that may be open at once; each costs memory for its requests and replies.
 MAX_PAGES = 32
 # Replies waiting to be sent to a page; more close its connection.
 MAX_UNSENT = 64
@@ -50,6 +51,7 @@ def create_app(
         address: the address that it is served at.
         example: image file of the drawing that a page starts with; None for an empty drawing.
     """
+    # One worker and one network for all pages.
     worker = Worker()
     handler = RequestHandler(model)
     hello = handler.hello(list(class_names), example)
@@ -68,6 +70,7 @@ def create_app(
             await websocket.close(TRY_AGAIN_LATER, f"The server's limit of {MAX_PAGES} open pages is reached")
             return
 
+        # The page gets everything it needs to start in one message.
         connection = Connection(websocket)
         clients.add(connection.client)
         try:
@@ -83,6 +86,7 @@ def create_app(
 
 def _static_routes() -> list[Route]:
     """Serve the files of the page from memory, so that no path in a request ever reaches the disk."""
+    # Media types are given because the tables of some systems lack JavaScript modules.
     routes = []
     for file in STATIC.iterdir():
         if file.suffix in MEDIA_TYPES:
@@ -137,6 +141,7 @@ class Connection:
                 await sender
 
     def _submit(self, frame: bytes | None, worker: Worker, handler: RequestHandler) -> None:
+        # "cancel" affects other requests at once, so it does not wait in line.
         if frame is None:
             raise MessageError("message: expected binary data, got text")
         message = read_message(frame, handler.model.limits)

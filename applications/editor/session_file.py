@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,9 @@ from torch import Tensor
 
 from applications.editor.protocol import FIELDS, CameraView, MessageError, NetworkLimits, read_view
 from training.data.image_io import encode_png, open_image
-from training.data.label_maps import draw_label_map, read_label_map
+from training.data.label_maps import decode_label_map, draw_label_map, resize_label_map
 
+# First fields of a file; a version that differs is rejected.
 FORMAT = "pix2pix3d-session"
 VERSION = 1
 # Pixels on a side of an image file.
@@ -60,25 +59,23 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
     Raises:
         MessageError: the file is not a label map of this network.
     """
-    # `read_label_map` reads a path. The user's file name is never used.
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "image"
-        path.write_bytes(content)
-        try:
-            # A small file can hold very many pixels, which take long to decode.
-            width, height = open_image(content).size
-            if max(width, height) > MAX_SIDE:
-                raise ValueError(f"{width}x{height} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
-            label_map = read_label_map(path, data_type, limits.classes, limits.resolution)[0, 0]  # R,R
-        except ValueError as error:
-            raise MessageError(str(error).removeprefix(f"{path}: ")) from error
+    # A small file can hold very many pixels, which take long to decode, so its header is read first.
+    try:
+        width, height = open_image(content).size
+        if max(width, height) > MAX_SIDE:
+            raise ValueError(f"{width}x{height} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
+        label_map = decode_label_map(content, data_type, limits.classes)  # 1,1,H,H
+    except ValueError as error:
+        raise MessageError(str(error)) from error
 
     # Class ids; lines of edge maps are negative.
+    label_map = resize_label_map(label_map, limits.resolution)[0, 0]  # R,R
     return (label_map if data_type == "seg" else label_map < 0).to(torch.uint8).numpy()
 
 
 def drawing_png(drawing: np.ndarray, data_type: str) -> bytes:
     """Encode a drawing (R,R uint8) as a PNG of class ids, or of black lines on white, for `read_drawing_file`."""
+    # In the forms that other programs of this project read with --input.
     if data_type == "seg":
         return encode_png(drawing)
     edges = 1 - 2 * torch.from_numpy(drawing.astype(np.float32))[None, None]  # 1,1,R,R
@@ -114,7 +111,7 @@ def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits
     Raises:
         MessageError: not a session, damaged, of another configuration, or outside the limits of this network.
     """
-    # Format.
+    # Format. Deeply nested JSON raises RecursionError.
     try:
         contents = json.loads(content)
     except (ValueError, RecursionError):
@@ -124,14 +121,14 @@ def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits
     if contents.get("version") != VERSION:
         raise MessageError(f"session version {contents.get('version')!r:.20}; this editor reads version {VERSION}")
 
-    # Network.
+    # Network. A session of other weights is accepted: its scene is computed again from the drawing.
     for name in ("cfg", "network"):
         if not isinstance(contents.get(name), str):
             raise MessageError(f"damaged session: {name} is not text")
     if contents["cfg"] != cfg:
         raise MessageError(f"the session is for configuration {contents['cfg']:.20}; this editor runs {cfg}")
 
-    # State of the page.
+    # State of the page, with the same checks as in messages. "place" is the view of the drawing.
     seed = FIELDS["seed"]("seed", contents.get("seed"), limits)
     keep_style = FIELDS["keep_style"]("keep_style", contents.get("keep_style"), limits)
     view = read_view("view", contents.get("view"), limits)
@@ -142,6 +139,7 @@ def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits
 
 def _read_ws(contents: dict[str, Any]) -> Tensor:
     """Read ws of the stored shape, which should be 1,num_ws,w_dim."""
+    # Three positive sizes; whether they are those of the network is checked where the ws are used.
     shape = contents.get("ws_shape")
     values = np.frombuffer(_read_base64(contents, "ws_float32", multiple_of=4), "<f4")
     if not isinstance(shape, list) or len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):

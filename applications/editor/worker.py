@@ -33,7 +33,8 @@ class Priority(IntEnum):
     SCENE = 0
     VIEW = 1
     FILE = 2
-    SLOW_FILE = 3  # quick files need not wait for these
+    # Videos and meshes; quick files need not wait for these.
+    SLOW_FILE = 3
 
 
 @dataclass(eq=False)
@@ -67,8 +68,10 @@ class Client:
 
     def __init__(self, send: Callable[[bytes], None]):
         self.send = send
-        self.scene: str | None = None  # used by jobs only
-        self.tasks: list[Task] = []  # oldest first
+        # Used by jobs only, so by one thread.
+        self.scene: str | None = None
+        # Oldest first. Guarded by the lock of the worker.
+        self.tasks: list[Task] = []
 
 
 class Worker:
@@ -76,7 +79,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._clients: deque[Client] = deque()  # clients with requests, next one first
+        # Clients with requests, the next one first.
+        self._clients: deque[Client] = deque()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="editor worker", daemon=True)
 
@@ -100,7 +104,7 @@ class Worker:
             MessageError: too many files are waiting, or too much binary data.
         """
         with self._changed:
-            # Limits.
+            # Limits, so that one page cannot fill the memory.
             same_kind = [other for other in client.tasks if other.priority == task.priority]
             if not task.is_replaceable and len(same_kind) >= MAX_WAITING:
                 raise MessageError(f"{MAX_WAITING} files are already waiting; try again later, or cancel", task.id)
@@ -149,9 +153,12 @@ class Worker:
         """Run one step of a client's most urgent job, and send its reply unless the request was dropped meanwhile."""
         # A file request stays in the list while it runs, so that it can be canceled and counts towards the limits.
         with self._changed:
+            # All requests may have been dropped since the client was put in line.
             if not client.tasks:
-                return  # dropped since
-            task = min(client.tasks, key=lambda task: task.priority)  # the oldest of the most urgent
+                return
+
+            # `min` returns the oldest of the most urgent ones.
+            task = min(client.tasks, key=lambda task: task.priority)
             if task.is_replaceable:
                 client.tasks.remove(task)
 

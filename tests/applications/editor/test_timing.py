@@ -220,9 +220,9 @@ def record_edits(model, monkeypatch):
     edits = []
     edit = model.edit
 
-    def record(drawing, view, seed, style, geometry):
+    def record(seed, style, **fields):
         edits.append((seed, style))
-        return edit(drawing, view, seed, style, geometry)
+        return edit(seed=seed, style=style, **fields)
 
     monkeypatch.setattr(model, "edit", record)
     return edits
