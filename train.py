@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -282,8 +283,10 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
     try:
         launch(training_loop, options, values["outdir"], run_dir, evaluate_run, processes=processes, device=device)
     except Interrupted as stop:
+        # After SIGHUP the terminal may be closed.
         if rank_0:
-            click.echo(f"Resume with: python train.py --continue {shlex.quote(str(stop.run_dir))}")
+            with suppress(OSError):
+                click.echo(f"Resume with: python train.py --continue {shlex.quote(str(stop.run_dir))}")
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
         raise InputError(str(error)) from error

@@ -1,11 +1,13 @@
 """Options of the training command: resolved as published, each with an effect, wrong ones rejected in one line."""
 
+import errno
 import functools
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,14 +23,15 @@ import train
 from training.options import AUGMENTATIONS, TrainingOptions
 from training.resolve import RENAMED
 from training.run_dir import create_run_dir, latest_run, write_options
+from training.signals import Interrupted
 from training.train_state import BETAS, EPS, build_optimizer
 from training.training_loop import phases_of
 
 SCRIPTS = Path(train.__file__).parent / "train_scripts"
 RUNS = json.loads((golden.HERE / "train_options.json").read_text())
 BUILT = [name for name, case in RUNS.items() if name != "about" and "result" in case]
-REJECTED_THERE = [name for name, case in RUNS.items() if name != "about" and "error" in case]
-NOT_HERE = {  # keys of the published configuration without a counterpart, and why
+REJECTED_BY_PUBLISHED = [name for name, case in RUNS.items() if name != "about" and "error" in case]
+WITHOUT_COUNTERPART = {  # keys of the published configuration without a counterpart, and why
     "loss_kwargs.class_name": "one loss",
     "loss_kwargs.dual_discrimination": "always on, by the class of the discriminator",
     "loss_kwargs.gpc_reg_prob": "does nothing",
@@ -141,10 +144,10 @@ def test_command_lines_resolve_to_the_published_configuration(name, data, tmp_pa
         assert actual.pop(mapping + "class_name") == "ConditionalMappingNetwork" and expected.pop(
             mapping + "class_name"
         )
-    assert {name: value for name, value in expected.items() if name not in NOT_HERE} == actual
+    assert {name: value for name, value in expected.items() if name not in WITHOUT_COUNTERPART} == actual
 
 
-@pytest.mark.parametrize("name", REJECTED_THERE)
+@pytest.mark.parametrize("name", REJECTED_BY_PUBLISHED)
 def test_command_lines_that_the_published_command_rejects_are_rejected(name, data, tmp_path):
     case = RUNS[name]
     assert re.match(
@@ -504,6 +507,18 @@ def test_number_of_processes_must_be_that_of_torchrun(data, tmp_path, monkeypatc
     assert "--gpus: got 1, expected 4, as started by torchrun" in error_line(
         outdir=tmp_path / "runs", **{**SMALL, **data()}
     )
+
+
+def test_a_stopped_run_has_the_exit_code_of_its_signal_after_the_terminal_was_closed(data, tmp_path, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise Interrupted(signal.SIGTERM, tmp_path)
+
+    def closed(*_args, **_kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(train, "launch", stop)
+    monkeypatch.setattr(train.click, "echo", closed)
+    assert run(outdir=tmp_path, **{**SMALL, **data()}).exit_code == 128 + signal.SIGTERM
 
 
 def test_missing_wandb_is_reported_before_anything_is_written(data, tmp_path, monkeypatch):

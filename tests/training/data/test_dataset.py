@@ -274,7 +274,7 @@ BROKEN_IMAGES = {  # case -> changed files (None: deleted), and the expected fil
         {A.replace(".png", ".jpg"): _jpeg(GRAY16.convert("L"))},
         f"{A}: same name without extension",
     ),
-    "another size": ({A: png(np.zeros((32, 32, 3), np.uint8))}, f"{A}: 32x32 pixels, the first image has 16"),
+    "another size": ({A: png(np.zeros((32, 32, 3), np.uint8))}, f"{A}: 32x32 pixels, expected 16x16"),
     "not square": ({A: png(np.zeros((16, 32, 3), np.uint8))}, f"{A}: 32x16 pixels, images must be square"),
     "no power of two": ({A: png(np.zeros((12, 12, 3), np.uint8))}, f"{A}: 12x12 pixels, images must be square and"),
     "CMYK": ({A: _jpeg(Image.new("CMYK", (SIZE, SIZE)))}, f"{A}: mode CMYK"),

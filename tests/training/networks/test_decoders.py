@@ -88,12 +88,3 @@ def test_pair_reads_color_from_all_channels_and_density_from_the_second_half():
 def test_widened_sigmoid_exceeds_zero_and_one_slightly():
     x = decoders.widened_sigmoid(torch.tensor([-100.0, 0.0, 100.0]))
     torch.testing.assert_close(x, torch.tensor([-0.001, 0.5, 1.001]))
-
-
-def test_missing_and_invalid_options_are_rejected():
-    with pytest.raises(ValueError, match="OSGDecoder: options lack decoder_output_dim"):
-        decoders.Decoder(32, {}, "OSGDecoder")
-    with pytest.raises(ValueError, match="options lack semantic_channels; got decoder_output_dim"):
-        decoders.Decoder(32, {"decoder_output_dim": 32}, "OSGDecoder_semantic")
-    with pytest.raises(ValueError, match="semantic_channels must be 1 to 32, got 40"):
-        decoders.Decoder(32, {"decoder_output_dim": 32, "semantic_channels": 40}, "OSGDecoder_semantic_lateSeparate")

@@ -17,6 +17,20 @@ OPTIONS = {"decoder_output_dim": 32, "semantic_channels": 6}
 IMPLS = ("ref", "fast")
 
 
+class FunctionField:
+    """Field given by a function from points N,K,3 to features N,K,F and raw density N,K,1; nothing is deferred."""
+
+    def __init__(self, reference):
+        self.reference = reference
+
+    def deferred_features(self, points):
+        features, sigma = self.reference(points)
+        return (features,), sigma
+
+    def finish_features(self, composited, weight_sum):
+        return composited[0]
+
+
 def rays_of(x, variant):
     suffix = "_wide" if variant == "auto_miss" else ""
     return x[f"origins{suffix}"], x[f"dirs{suffix}"]
@@ -114,9 +128,9 @@ def test_empty_rays_of_a_chunk_get_the_largest_depth_of_the_whole():
 
     _, origins, directions = scene()
     torch.manual_seed(1)
-    whole = render(slab, origins, directions, FIXED)
+    whole = render(FunctionField(slab), origins, directions, FIXED)
     torch.manual_seed(1)
-    chunked = render(slab, origins, directions, FIXED, rays_per_chunk=2)
+    chunked = render(FunctionField(slab), origins, directions, FIXED, rays_per_chunk=2)
     empty = whole.weight_sum == 0
     assert 0 < empty.sum() < empty.numel()
     assert (chunked.depth[empty] == whole.depth.max()).all()
@@ -142,7 +156,7 @@ def test_samples_without_jitter_range_from_start_to_end():
         return torch.zeros_like(points), torch.zeros_like(points[..., :1])
 
     _, origins, directions = scene()
-    render(field, origins, directions, dataclasses.replace(FIXED, fine_samples=0), jitter=False)
+    render(FunctionField(field), origins, directions, dataclasses.replace(FIXED, fine_samples=0), jitter=False)
     distances = (seen[0].unflatten(1, (25, 12)) - origins[:, :, None]).norm(dim=-1)
     torch.testing.assert_close(distances[..., 0], torch.full((2, 25), 1.8))
     torch.testing.assert_close(distances[..., -1], torch.full((2, 25), 3.3))
@@ -156,7 +170,7 @@ def test_every_sample_is_evaluated_once():
         return points, points[..., :1]
 
     _, origins, directions = scene()
-    render(field, origins, directions, dataclasses.replace(FIXED, fine_samples=7), rays_per_chunk=20)
+    render(FunctionField(field), origins, directions, dataclasses.replace(FIXED, fine_samples=7), rays_per_chunk=20)
     assert sum(counted) == 25 * (12 + 7)
 
 
@@ -168,7 +182,7 @@ def test_opaque_sphere_has_its_distance_and_color():
     origins = torch.tensor([[[0.0, 0, 2.7], [0.0, 0.4, 2.7]]])
     directions = torch.tensor([0.0, 0, -1]).expand_as(origins)
     options = RenderOptions(2.25, 3.3, samples=96, fine_samples=96, white_back=True)
-    out = render(sphere, origins, directions, options, jitter=False)
+    out = render(FunctionField(sphere), origins, directions, options, jitter=False)
     assert out.weight_sum.flatten().tolist() == pytest.approx([1, 0], abs=1e-4)
     assert out.depth[0, 0].item() == pytest.approx(2.4, abs=0.02)  # two coarse steps
     torch.testing.assert_close(out.features[0, 0], torch.full((3,), 0.5), rtol=0, atol=1e-3)
