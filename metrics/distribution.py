@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Settings of the StyleGAN family of metrics.
+# Settings of the StyleGAN family of metrics, by which published figures are computed: random subsets of KID, nearest
+# neighbor that balls of precision and recall reach to, splits of the Inception score.
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NEIGHBORS = 3
@@ -38,6 +39,7 @@ def to_float64(x: Tensor) -> Tensor:
 
 def statistics(features: Tensor) -> Statistics:
     """Compute mean and covariance of N,F features, N at least 1."""
+    # In two passes, which lose fewer digits than E[x x^T] - mean mean^T. Divided by N, as in the StyleGAN family.
     _check_features(features)
     features = to_float64(features)
     mean = features.mean(0)
@@ -53,6 +55,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     root = eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.mT
     product = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0)
 
+    # Distance of the means, and tr(A) + tr(B) - 2 tr (A B)^(1/2).
     traces = a.covariance.trace() + b.covariance.trace() - 2 * product.sqrt().sum()
     return float((a.mean - b.mean).square().sum() + traces)
 
@@ -91,7 +94,7 @@ def kernel_distance(
 
 def _squared_mmd(x: Tensor, y: Tensor) -> float:
     """Estimate the squared MMD without bias from x and y, both N,F."""
-    # Without the diagonal, the terms of a sample with itself, the mean over pairs has no bias.
+    # The diagonal holds the kernel of each sample with itself, which would bias the means of x and y.
     count, width = x.shape
     within = (x @ x.mT / width + 1) ** 3 + (y @ y.mT / width + 1) ** 3  # N,N
     across = (x @ y.mT / width + 1) ** 3
@@ -126,7 +129,8 @@ def precision_recall(real: Tensor, fake: Tensor, neighbors: int = NEIGHBORS) -> 
 
 def _coverage(manifold: Tensor, points: Tensor, neighbors: int) -> float:
     """Return the share of points K,F inside the manifold of N,F samples, a block of rows of the distances at a time."""
-    # Squared radius of every ball; neighbors + 1 because each sample is its own nearest neighbor.
+    # Squared radius of every ball, from all distances within the manifold. neighbors + 1 because each
+    # sample is its own nearest neighbor.
     blocks = (squared_distances(rows, manifold) for rows in manifold.split(DISTANCE_ROWS))
     radius = torch.cat([block.kthvalue(neighbors + 1, dim=1).values for block in blocks])  # N
 

@@ -77,7 +77,7 @@ class Samples(NamedTuple):
 
 def sample_order(count: int, length: int, seed: int) -> np.ndarray:
     """Return `count` members of a data set of `length`: a permutation, repeated as often as needed."""
-    # np.resize repeats the array.
+    # More samples than members repeat the same order, with other seeds of z. np.resize repeats the array.
     return np.resize(np.random.RandomState(seed).permutation(length), count)
 
 
@@ -150,23 +150,21 @@ class Evaluator:
     @torch.inference_mode()
     def evaluate(self, generator: SceneGenerator, metrics: Sequence[Metric]) -> Iterator[Result]:
         """Yield the results of metrics, each as soon as it is known and the same in all processes."""
-        for mode in EvalMode:
+        for mode, loop in LOOPS.items():
             selected = [metric for metric in metrics if metric.spec.mode is mode]
             if not selected:
                 continue
 
             # Render once for all metrics of this mode.
             start = time.monotonic()
-            accumulator = run_on_all_ranks(partial(LOOPS[mode], self, generator, selected)).gather()
+            accumulator = run_on_all_ranks(partial(loop, self, generator, selected)).gather()
             render_seconds = time.monotonic() - start
 
-            # Compute the figures.
             for metric in selected:
+                # Features of real images are computed by all processes, figures by one: both may take minutes.
                 start = time.monotonic()
                 count = self.num_samples(metric)
                 real_features = self.real_features(metric) if metric.spec.compares_with_real else None
-
-                # Figures may take long, so only one process computes them.
                 figures = run_on_rank_0(partial(metric.figures, MetricInputs(accumulator, count, real_features)))
 
                 # Number of samples behind figures that not all samples have.
@@ -176,6 +174,7 @@ class Evaluator:
 
     def num_samples(self, metric: Metric) -> int:
         """Return how many samples a metric uses; of novel views at most one per object."""
+        # An object seen twice would render the same input view with another z only.
         if metric.spec.mode is EvalMode.NOVEL_VIEWS:
             objects = MultiViewObjects(self.dataset).count
             return min(metric.num_samples(self.options.num, objects), objects)
@@ -203,13 +202,15 @@ class Evaluator:
 
     def batches(self, count: int, batch_size: int, label: str) -> Iterator[Samples]:
         """Yield this process's batches of the first `count` samples, without images; `label` is for the progress."""
+        # Images of the data set are not decoded, which would take most of the time of reading.
         members = self.members(count)
         for indices in self.progress(local_batches(count, batch_size), label):
             yield self.samples(indices, members[indices.start : indices.stop])
 
     def progress(self, batches: Iterable[range], label: str) -> Iterable[range]:
         """Show a progress bar around batches if they take longer than 2 seconds."""
-        disable = None if self.show_progress else True  # None: only without a terminal
+        # None disables the bar only where the output is no terminal.
+        disable = None if self.show_progress else True
         return tqdm(list(batches), desc=label, unit="step", delay=2, disable=disable)
 
     def samples(self, indices: Sequence[int], members: Sequence[int], images: bool = False) -> Samples:
@@ -241,6 +242,7 @@ class Evaluator:
 
     def render_batches(self, generator: SceneGenerator, scene: Any, poses: Tensor) -> Views:
         """Render one scene from poses N,25, a batch at a time."""
+        # A batch bounds the memory of rendering; all views of a scene together are small.
         batches = [generator.render(scene, batch) for batch in poses.split(self.options.batch)]
         return {name: torch.cat([views[name] for views in batches]) for name in batches[0]}
 
@@ -250,11 +252,10 @@ class Evaluator:
 
 def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
     """Render label maps from their own poses; accumulate label counts, features and class probabilities."""
+    # Number of samples that need labels, features and class probabilities.
     resources = evaluator.resources
     accumulator = Accumulator()
     counts = {"labels": 0, "features": 0, "probabilities": 0}
-
-    # Number of samples that need labels, features and class probabilities.
     for metric in metrics:
         counts[metric.spec.input] = max(counts[metric.spec.input], evaluator.num_samples(metric))
 
@@ -262,7 +263,7 @@ def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: S
         # Render.
         scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
         out = generator.render(scenes, samples.pose)
-        images = to_uint8(out["image"])
+        images = to_uint8(out["image"])  # N,3,R,R
 
         # Accumulate. Each kind of input has its own number of samples, which may end within this batch.
         remaining = {name: max(0, count - samples.indices[0]) for name, count in counts.items()}
@@ -305,6 +306,7 @@ def _seeds_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequen
 
 def _turned_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
     """Render the input view and views turned to both sides; accumulate their differences."""
+    # One scene at a time: its views fill a batch.
     accumulator = Accumulator()
     embedding = evaluator.resources.embedding
     for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "scenes"):
@@ -356,13 +358,14 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
         out = evaluator.render_batches(generator, scene, true.pose[first:])
 
         # Errors of the other views.
+        # The rendered input view, if any, is left out: its label map was given.
         if index < counts.get("nvs", 0):
             novel = {name: x[1 - first :] for name, x in out.items()}
             accumulator.add_counts("novel_labels", label_counts(novel["semantic"].float(), true.label_map[1:]))
             errors = novel_view_errors(novel, true.image[1:], None if depth is None else depth[1:])
             accumulator.put_rows("novel_views", [index], errors[None])
 
-        # Distance of the visible part of the mesh to the true surface.
+        # Distance of the visible part of the mesh to the true surface, which the data set knows from its views only.
         if with_mesh:
             surface = visible_points(generator.surface_points(scene), out["image_depth"], true.pose)
             true_points = unproject(depth, true.pose)[depth.flatten(1) > 0]
@@ -370,6 +373,7 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
     return accumulator
 
 
+# Metrics are computed in this order of modes.
 LOOPS = {
     EvalMode.INPUT_VIEW: _input_view_loop,
     EvalMode.SEEDS: _seeds_loop,

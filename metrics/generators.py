@@ -17,7 +17,9 @@ from metrics.evaluation import Evaluator
 from metrics.views import MESH_GRID, Views, subsample_points, unproject
 from training.networks.generator import TriPlane
 
-BASELINE_POINTS = 2**16  # surface points of the mean baseline, about as many as a mesh has
+# Surface points of the mean baseline, about as many as a mesh has.
+BASELINE_POINTS = 2**16
+# Outputs of the network that some metric uses; others need not be computed.
 OUTPUTS = ("image", "semantic", "image_depth", "weight")
 
 
@@ -33,11 +35,13 @@ class NetworkGenerator:
 
     @property
     def pivot(self) -> Tensor:
-        """3, the point that training cameras look at."""
+        """Return the point (3, world units) that training cameras look at."""
+        # Networks without this setting have cameras that look at the origin.
         return torch.tensor(self.G.rendering_kwargs.get("avg_camera_pivot", (0.0, 0.0, 0.0)), dtype=torch.float32)
 
     def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return ws N,num_ws,w_dim and planes N,3,F,P,P of N seeds; see `SceneGenerator`."""
+        # The encoder runs once per label map: N seeds may share one.
         ws = scene_ws(self.G, self.G.encode({"mask": label_map}), pose, seeds)
         return ws, scene_planes(self.G, ws)
 
@@ -50,6 +54,8 @@ class NetworkGenerator:
         # Rendering without jitter, so that figures are reproducible.
         ws, planes = scenes
         out = self.G.synthesis(ws, pose, planes=planes, noise_mode="const", jitter=False, outputs=OUTPUTS)
+
+        # NaN would pass through argmax and rounding, and end in figures that look valid.
         if not all(out[name].isfinite().all() for name in ("image", "semantic")):
             problem = "renders numbers that are not finite"
             raise ConfigError("network", problem=problem, hint="its training has diverged")
@@ -100,11 +106,13 @@ class MeanBaseline:
 
     def surface_points(self, scene: int) -> Tensor:
         """Return the points K,3 of all objects."""
+        # Metrics of meshes are computed only for data with depth, so there are points.
         return self.points
 
 
 def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tensor) -> MeanBaseline:
     """Average members (positions in the data set) of the evaluator's data; `pivot` is 3, world units."""
+    # Sums are kept on the CPU: members are read one at a time, so a device would not be faster.
     device = evaluator.device
     depth_images = evaluator.resources.depth_images
 
@@ -115,6 +123,7 @@ def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tenso
         sample = evaluator.samples([0], [member], images=True)
         label_map = sample.label_map[0]
         if evaluator.dataset.data_type == "seg":
+            # Frequencies of classes, since the mean of class ids means nothing.
             label_map = F.one_hot(label_map[0], evaluator.classes).permute(2, 0, 1)
         image_sum = image_sum + sample.image[0].cpu()
         semantic_sum = semantic_sum + label_map.cpu()

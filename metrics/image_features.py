@@ -9,7 +9,8 @@ import hashlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,11 +28,15 @@ from training.data.dataset import PosedImageDataset
 
 INCEPTION = "inception"
 SOURCES = "a TorchScript file, an .onnx file, an edge network's .h5 or MODULE:NAME"
-ONNX_TYPES = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}  # input types other than float32
-EDGE_NETWORK_SIZE = 256  # pixels; larger images are downscaled for the edge network
-CACHE_VERSION = 1  # of the files of cached features; a new number invalidates old ones
+# Types of ONNX inputs other than float32.
+ONNX_TYPES = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}
+# Pixels; larger images are downscaled for the edge network.
+EDGE_NETWORK_SIZE = 256
+# Version of the files of cached features; a new number invalidates old ones.
+CACHE_VERSION = 1
 
-ImageFunction = Callable[[Tensor], Tensor]  # images N,3,H,W uint8 to a tensor N,...
+# Images N,3,H,W uint8 to a tensor N,...
+ImageFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -118,21 +123,22 @@ def _load(source: str, device: torch.device, field: str) -> Extractor:
         raise ConfigError(field, problem=str(error)) from error
 
     # Check every output, also later ones: they are written to caches and enter means.
-    def checked(run: ImageFunction) -> ImageFunction:
-        return lambda images: _check_output(source, field, run, images)
-
-    probabilities = checked(network.probabilities) if network.probabilities else None
-    return Extractor(network.name, network.digest, checked(network.features), probabilities, network.cacheable)
+    checked = partial(_checked_output, source, field)
+    probabilities = partial(checked, network.probabilities) if network.probabilities else None
+    return replace(network, features=partial(checked, network.features), probabilities=probabilities)
 
 
-def _check_output(source: str, field: str, run: ImageFunction, images: Tensor) -> Tensor:
+def _checked_output(source: str, field: str, run: ImageFunction, images: Tensor) -> Tensor:
     """Run a network on images N,3,H,W and return its output N,... in float32, or raise ConfigError."""
+    # User code can raise anything; the last line of a message usually names the cause.
     try:
         output = run(images)
-    except Exception as error:  # user code can raise anything
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         shape = ",".join(map(str, images.shape))
         raise ConfigError(field, problem=f"{source}: fails on images {shape} uint8, 0 to 255 ({reason})") from error
+
+    # Outputs of other types, such as a tuple, would fail much later.
     if not isinstance(output, Tensor) or not output.is_floating_point():
         kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(field, problem=f"{source}: expected a tensor of floating-point numbers, got {kind}")
@@ -143,6 +149,7 @@ def _check_output(source: str, field: str, run: ImageFunction, images: Tensor) -
 
 def state_digest(network: nn.Module, prefix: str = "") -> str:
     """Return the SHA-256 of names, types, shapes and values in a network's state dict."""
+    # Names and shapes too, since equal bytes could belong to other layers.
     sha = hashlib.sha256(prefix.encode())
     for name, tensor in network.state_dict().items():
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -155,23 +162,28 @@ def state_digest(network: nn.Module, prefix: str = "") -> str:
 
 def _inception(weights: str | None, device: torch.device, field: str) -> Extractor:
     """Load the Inception network of 2015 that FID is defined with, from torch-fidelity."""
+    # An optional dependency. OSError and RuntimeError: its torchvision is built for another version of torch.
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: a torchvision built for another torch
+    except (ImportError, OSError, RuntimeError) as error:
         problem = f"{INCEPTION}: needs torch-fidelity (pip install -e .[metrics]): {error}"
         raise ConfigError(field, problem=problem, hint=f"or set `{field}` to {SOURCES}") from error
 
-    # The package downloads its weights when the network is constructed.
+    # The package downloads its weights when the network is constructed. Reading a
+    # file with `weights_only` first rejects one that would run code.
     try:
         if weights:
-            torch.load(weights, map_location="cpu", weights_only=True)  # rejects files that would run code
+            torch.load(weights, map_location="cpu", weights_only=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             layers = ["2048", "logits_unbiased"]
             network = FeatureExtractorInceptionV3(INCEPTION, layers, feature_extractor_weights_path=weights)
-    except Exception as error:  # urllib, torch and zipfile raise many types
+    # urllib, torch and zipfile raise many types.
+    except Exception as error:
         problem = f"{INCEPTION}: its weights are not available ({error})"
         raise ConfigError(field, problem=problem, hint=f"set `{field}` to inception:FILE, {SOURCES}") from error
+
+    # The code of the package is part of the network, so its version is part of the digest.
     network = network.eval().requires_grad_(False).to(device)
     return Extractor(
         "Inception 2015 (torch-fidelity)",
@@ -209,6 +221,7 @@ def _torchscript(path: Path, device: torch.device) -> Extractor:
 
 def _onnx(path: Path) -> Extractor:
     """Load an ONNX file, whose first input takes images and whose first output are the features."""
+    # An optional dependency.
     try:
         import onnxruntime
     except ImportError as error:
@@ -217,7 +230,8 @@ def _onnx(path: Path) -> Extractor:
         raise ValueError(f"{path}: no such file")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    except Exception as error:  # onnxruntime's exceptions have no common base class
+    # onnxruntime's exceptions have no common base class.
+    except Exception as error:
         raise ValueError(f"{path}: not an ONNX file ({error})") from error
 
     # Type and batch size that the network expects.
@@ -243,14 +257,17 @@ def _onnx(path: Path) -> Extractor:
 
 def _imported(source: str, module: str, name: str, device: torch.device) -> Extractor:
     """Import MODULE and call NAME for a torch module."""
+    # User code can raise anything.
     try:
         network = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # user code can raise anything
+    except Exception as error:
         raise ValueError(f"{source}: {error or type(error).__name__}; expected {INCEPTION}, {SOURCES}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source}: expected a callable that returns a torch module, got {type(network).__name__}")
+
+    # Its code may change while its weights and its name stay the same, so features are not cached between runs.
     network = network.eval().requires_grad_(False).to(device)
-    return Extractor(source, state_digest(network, source), network, cacheable=False)  # its code may change
+    return Extractor(source, state_digest(network, source), network, cacheable=False)
 
 
 def _edge_trunk(path: Path, device: torch.device) -> Extractor:
@@ -263,6 +280,7 @@ def _edge_trunk(path: Path, device: torch.device) -> Extractor:
         stage[-1].register_forward_hook(lambda _layer, _inputs, output: activations.append(output.relu().mean((2, 3))))
 
     def features(images: Tensor) -> Tensor:
+        # Each call appends one tensor per stage.
         activations.clear()
         images = images.float()
         if images.shape[-1] > EDGE_NETWORK_SIZE:
@@ -323,6 +341,7 @@ def _cache_path(dataset: PosedImageDataset, indices: Sequence[int], extractor: E
 
 def _read_cache(path: Path, count: int) -> Tensor | None:
     """Read cached features N,F, or None if there is no valid file of `count` rows."""
+    # A file of another version of numpy, or one that is damaged, is as good as none.
     try:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -332,6 +351,7 @@ def _read_cache(path: Path, count: int) -> Tensor | None:
 
 def _write_cache(path: Path, features: Tensor) -> None:
     """Write features N,F to the cache; a failure is a warning."""
+    # Atomic, since another evaluation may read it.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:

@@ -20,15 +20,17 @@ from training.perceptual import load_lpips
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K = (0.01, 0.03)
-VALUE_RANGE = 2.0  # of images in [-1, 1]
-
+# Of images in [-1, 1].
+VALUE_RANGE = 2.0
 # dB. Equal images have an infinite PSNR, which would make a mean infinite.
 MAX_PSNR = 100.0
+# Names for `load_distance`.
 DISTANCES = ("lpips", "l1", "features")
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Compute the peak signal-to-noise ratio (N, dB) of images N,C,H,W in [-1, 1]."""
+    # The peak of the signal is the range of values; equal images have error 0 and an infinite ratio.
     error = to_float64(a - b).square().mean((1, 2, 3))
     return (10 * torch.log10(VALUE_RANGE**2 / error)).clamp(max=MAX_PSNR)
 
@@ -93,6 +95,7 @@ def load_distance(
     Raises:
         ConfigError: LPIPS or its weights are not available.
     """
+    # Distances without weights of their own.
     if name == "l1":
         return ImageDistance("L1, share of the range", lambda a, b: (a - b).abs().mean((1, 2, 3)) / 2)
     if name == "features":

@@ -21,10 +21,13 @@ from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
 from metrics.segmentation import EDGE_TOLERANCE, LEVELS, LINE_BELOW, average_precision, mean_iou, pixel_accuracy
 from metrics.views import DEPTH_AGREEMENT, MESH_GRID, OPAQUE, SURFACE_POINTS, TURNS_RAD
 
+# Default numbers of samples: of metrics that render one image for each, and of those that render several.
 MANY_SAMPLES = 50_000
 FEW_SAMPLES = 200
+# Images of one label map for diversity: 10 pairs.
 SEEDS_PER_LABEL_MAP = 5
-MAX_SAMPLES = 10_000_000  # features of more samples would not fit into memory
+# Features of more samples would not fit into memory.
+MAX_SAMPLES = 10_000_000
 
 # --------------------------------------------------------------------------- from accumulated values to figures
 
@@ -49,7 +52,8 @@ class MetricInputs:
         return self.real_features, generated.to(self.real_features.device)
 
 
-Figures = dict[str, float]  # by name, or by the suffix that follows the metric's name
+# By name, or by the suffix that follows the metric's name.
+Figures = dict[str, float]
 
 
 def _fid(inputs: MetricInputs) -> Figures:
@@ -80,8 +84,9 @@ def _label_score(score: Callable[[Tensor], float], inputs: MetricInputs) -> Figu
 
 
 def _novel_view_labels(inputs: MetricInputs) -> Figures:
+    # Classes have a confusion matrix, edges 3 histograms.
     counts = inputs.accumulator.counts("novel_labels")
-    if counts.shape[0] == counts.shape[1]:  # a confusion matrix; edges have 3 histograms
+    if counts.shape[0] == counts.shape[1]:
         return {"_miou": mean_iou(counts)}
     return {"_ap": average_precision(counts)}
 
@@ -134,25 +139,25 @@ class MetricSpec:
         return self.input == "features"
 
 
-# Shared parts of the rows below.
+# Shared arguments of the rows below.
 _input_view = partial(MetricSpec, EvalMode.INPUT_VIEW)
 _DISTRIBUTION = {"input": "features", "resources": ("extractor",), "numbered": True}
 _CLASSES = {"input": "labels", "resources": ("segmenter",), "data_type": "seg"}
+_SEGMENTED = "_segmented: of a segmentation network's labels on the rendered image; higher is better."
 METRICS = {
     # Realism.
     "fid": _input_view(
-        "Frechet distance between features of generated and real images, with covariances divided by N; lower is "
-        "better, and larger with fewer images.",
+        "Frechet distance of features, with covariances divided by N; lower is better, and larger with fewer images.",
         _fid, **_DISTRIBUTION,
     ),
     "kid": _input_view(
-        f"Squared MMD between features of generated and real images under the kernel (x.y / F + 1)^3, mean over "
-        f"{KERNEL_SUBSETS} random subsets of at most {KERNEL_SUBSET_SIZE}; lower is better, and may be just below 0.",
+        f"Squared MMD of features under the kernel (x.y / F + 1)^3, mean over {KERNEL_SUBSETS} random subsets of at "
+        f"most {KERNEL_SUBSET_SIZE}; lower is better, and may be just below 0.",
         _kid, **_DISTRIBUTION, min_samples=2, max_real=1_000_000,
     ),
     "pr": _input_view(
-        "Share of generated images within the manifold of real images (precision) and of real images within that of "
-        f"generated ones (recall), each a union of balls to the nearest neighbor {NEIGHBORS}; higher is better.",
+        "Share of generated images within the manifold of real images (precision) and the other way around (recall), "
+        f"each a union of balls to the nearest neighbor {NEIGHBORS}; higher is better.",
         _precision_recall, **_DISTRIBUTION, min_samples=NEIGHBORS + 1, max_real=200_000,
     ),
     "is": _input_view(
@@ -161,36 +166,32 @@ METRICS = {
     ),
     # Agreement with the label map.
     "miou": _input_view(
-        "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of either"
-        "; with suffix _segmented, of a segmentation network's labels on the rendered image; higher is better.",
+        "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of "
+        f"either; {_SEGMENTED}",
         partial(_label_score, mean_iou), **_CLASSES,
     ),
     "acc": _input_view(
-        "Share of pixels whose rendered class is the one of the input label map; with suffix _segmented, of a "
-        "segmentation network's labels on the rendered image; higher is better.",
+        f"Share of pixels whose rendered class is that of the input label map; {_SEGMENTED}",
         partial(_label_score, pixel_accuracy), **_CLASSES,
     ),
     "ap": _input_view(
-        f"Average precision of rendered edges over {LEVELS} thresholds, with a tolerance of {EDGE_TOLERANCE} of the "
-        f"image diagonal; input lines are values below {LINE_BELOW}; rendered lines are not thinned, so the figure is "
-        "not the Berkeley benchmark's; higher is better.",
+        f"Average precision of rendered edges over {LEVELS} thresholds, within {EDGE_TOLERANCE} of the image diagonal; "
+        f"input lines are values below {LINE_BELOW}, rendered lines are not thinned; higher is better.",
         partial(_label_score, average_precision), input="labels", data_type="edge",
     ),
     # Diversity.
     "sg": MetricSpec(
         EvalMode.SEEDS,
-        f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map with different seeds; higher "
-        "is more diverse.",
+        f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map; higher is more diverse.",
         means={"diversity": ("",)}, resources=("distance",), max_samples=FEW_SAMPLES,
     ),
     # Consistency of views, and agreement with known 3D.
     "fvv": MetricSpec(
         EvalMode.TURNED_VIEWS,
-        f"Differences of views turned by {', '.join(map(str, TURNS_RAD))} rad to the input view, reprojected by the "
-        f"rendered depth, where depths agree within {DEPTH_AGREEMENT:.0%} and both views cover more than {OPAQUE:.0%} "
-        "of their rays (share compared: _compared): color as a share of the range, share of pixels of another class "
-        "(edges: mean difference), distance of embeddings; lower is better, and reprojected differences should be well "
-        "below those of the same pixels without reprojection (_unmoved).",
+        f"Differences of views turned by {', '.join(map(str, TURNS_RAD))} rad to the input view: color as a share of "
+        "the range, share of pixels of another class (edges: mean difference), distance of embeddings; lower is better."
+        f" Pixels are reprojected by the rendered depth (_unmoved: they are not) where depths agree within "
+        f"{DEPTH_AGREEMENT:.0%} and both views cover more than {OPAQUE:.0%} of a ray (_compared: their share).",
         means={
             "reprojection": ("_color", "_label", "_color_unmoved", "_label_unmoved", "_compared"),
             "embedding": ("_embedding", "_embedding_cosine"),
@@ -199,9 +200,9 @@ METRICS = {
     ),
     "nvs": MetricSpec(
         EvalMode.NOVEL_VIEWS,
-        "The first view of an object is the input, its other views are compared with those of the data set: labels, "
-        f"PSNR in dB ({MAX_PSNR:g} at most), SSIM (Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}; higher "
-        "is better), and error of depth in world units on the object (lower is better).",
+        "Other views of an object than the input, compared with the data set: labels, PSNR in dB "
+        f"({MAX_PSNR:g} at most), SSIM (Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}; higher is better),"
+        " and error of depth in world units on the object (lower is better).",
         _novel_view_labels, {"novel_views": ("_psnr", "_ssim", "_depth")}, resources=("depth_images",),
         max_samples=FEW_SAMPLES,
     ),
@@ -209,7 +210,7 @@ METRICS = {
         EvalMode.NOVEL_VIEWS,
         f"Mean distance in world units from {SURFACE_POINTS} points of the mesh (density grid of {MESH_GRID} points "
         "per axis, automatic threshold) that some view sees to the nearest point of the data set's depth, the other "
-        "way around, and the mean of both; objects without surface or depth are left out; lower is better.",
+        "way around, and the mean of both, over objects that have both; lower is better.",
         means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, resources=("depth_images",), max_samples=FEW_SAMPLES,
     ),
 }  # fmt: skip
@@ -253,7 +254,7 @@ class Metric:
 
     def columns(self, accumulator: Accumulator) -> dict[str, Tensor]:
         """Return the samples' values (N float64, NaN if missing) behind each figure that is a mean."""
-        # An entry is missing if its network or depth was not available.
+        # The row of an object may be NaN, and a whole entry is missing if its network or depth was not available.
         columns = {}
         for rows, suffixes in self.spec.means.items():
             if rows in accumulator:
@@ -263,6 +264,7 @@ class Metric:
 
     def figures(self, inputs: MetricInputs) -> Figures:
         """Compute all figures, by name."""
+        # Figures of all samples together, such as FID, then means over samples.
         computed = self.spec.compute(inputs) if self.spec.compute else {}
         figures = {self.name + suffix: value for suffix, value in computed.items()}
         means = {name: float(column.nanmean()) for name, column in self.columns(inputs.accumulator).items()}

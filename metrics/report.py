@@ -17,7 +17,9 @@ from metrics.evaluation import SEED_STEP, Evaluator, Result
 from torch_utils.precision import Precision
 from training.networks.generator import TriPlane
 
-DIGITS = 5  # significant digits in the table
+# Significant digits in the table. The JSON line has all digits.
+DIGITS = 5
+# Cell of a figure without a value.
 MISSING = "-"
 
 
@@ -29,37 +31,29 @@ def table(columns: Mapping[str, Sequence[Result]]) -> str:
     Args:
         columns: results by name of the generator.
     """
-    # Text of each figure and generator, in the order of the results.
+    # Text of each figure and generator. A baseline may lack figures of the network, such as those of its depth.
     cells: dict[str, dict[str, str]] = {}
     for generator, results in columns.items():
         for result in results:
             for name, value in result.figures.items():
-                cells.setdefault(name, {})[generator] = _cell(value, result.counted.get(name), result.num_samples)
+                counted = result.counted.get(name)
+                text = f"{value:.{DIGITS}g}" + (f" ({counted} of {result.num_samples})" if counted else "")
+                cells.setdefault(name, {})[generator] = MISSING if math.isnan(value) else text
 
-    # Rows of text, header first; a generator without a figure has a dash.
-    rows = [["", *columns]]
-    for name, by_generator in cells.items():
-        rows.append([name, *(by_generator.get(generator, MISSING) for generator in columns)])
-
-    # Names to the left, values to the right of their columns.
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *values in rows:
-        aligned = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
-    return "\n".join(lines)
-
-
-def _cell(value: float, counted: int | None, num_samples: int) -> str:
-    """Format one figure."""
-    if math.isnan(value):
-        return MISSING
-    return f"{value:.{DIGITS}g}" + (f" ({counted} of {num_samples})" if counted else "")
+    # Columns of text, header first: names are aligned to the left, values to the right.
+    names = ["", *cells]
+    width = max(map(len, names))
+    text_columns = [[name.ljust(width) for name in names]]
+    for generator in columns:
+        values = [generator, *(by_generator.get(generator, MISSING) for by_generator in cells.values())]
+        width = max(map(len, values))
+        text_columns.append([value.rjust(width) for value in values])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*text_columns, strict=True))
 
 
 def network_settings(G: TriPlane, device: torch.device) -> dict[str, str]:
     """Return resolution, precision and device of a network, for the protocol."""
-    # Convolution blocks choose their number type by device.
+    # Convolution blocks choose their number type by device: float16 on CUDA for some, float32 elsewhere.
     blocks = [module.precision for module in G.modules() if isinstance(getattr(module, "precision", None), Precision)]
     dtypes = sorted({str(block.dtype(device)).removeprefix("torch.") for block in blocks})
     return {
@@ -99,6 +93,7 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         count = evaluator.num_real(metric)
         settings["real images"] = f"{count}, " + ("all" if count == len(dataset) else "the first in that order")
     for name in metric.spec.resources:
+        # None: the user gave none, or the data set has none.
         resource = getattr(evaluator.resources, name)
         settings[name] = resource.description if resource else "none"
     return {name: str(value) for name, value in settings.items()}
@@ -125,7 +120,7 @@ def write_result(
         settings: see `protocol`; also in the JSON line, since a later call may overwrite the protocol file.
         extra: more keys of the line.
     """
-    # The line, with the keys of the StyleGAN family first.
+    # The line, with the keys of the StyleGAN family first, so that tools for its files can read it.
     run_dir.mkdir(parents=True, exist_ok=True)
     (_, result), *baselines = results.items()
     line = {
@@ -145,6 +140,8 @@ def write_result(
     # One unbuffered write: other evaluations may append to the same file.
     with (run_dir / f"metric-{result.metric.name}.jsonl").open("ab", buffering=0) as file:
         file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    # The protocol of the last call, for people to read.
     with atomic_write(run_dir / f"metric-{result.metric.name}-protocol.txt") as file:
         file.write("".join(f"{name}: {value}\n" for name, value in settings.items()).encode())
 

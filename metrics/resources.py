@@ -41,6 +41,7 @@ class DepthImages:
     """
 
     def __init__(self, path: str | Path):
+        # `parse_json` raises DataError itself; anything else in the file is reported as what is expected.
         self.archive = Archive(path)
         try:
             self.scale = float(parse_json(self.archive.read(DEPTH_FILE))[DEPTH_SCALE])
@@ -74,7 +75,7 @@ class DepthImages:
             raise data_error(self.archive.path, details.name, f"{sizes}; is it the depth of another data set?")
         if details.xflip:
             levels = np.ascontiguousarray(levels[:, ::-1])
-        return torch.from_numpy(levels)[None] * self.scale
+        return torch.from_numpy(levels)[None] * self.scale  # 1,R,R
 
 
 def find_depth(dataset: PosedImageDataset, path: str | None) -> DepthImages | None:
@@ -121,6 +122,8 @@ class MultiViewObjects:
         # Views of an object are found by their position, which mirroring and subsets change.
         if any(dataset.get_details(i).raw_idx != i for i in range(len(dataset))):
             raise data_error(dataset.images.path, POSES_FILE, "expected all images in order, none of them mirrored")
+
+        # Objects without a remainder, as checked above.
         self.count = len(dataset) // self.views
 
     def members(self, number: int) -> range:
@@ -191,8 +194,10 @@ def check_metrics(
             problem = f"{metric.name}: is for {spec.data_type} data, this is {dataset.data_type}"
             raise ConfigError("metrics", problem=problem)
         count = metric.num_samples(num_samples, len(dataset))
+
+        # The smaller set counts: a metric may generate more images than there are real ones.
         if spec.compares_with_real:
-            count = min(count, len(dataset))  # number of real images
+            count = min(count, len(dataset))
         if count < spec.min_samples:
             problem = f"{metric.name}: needs at least {spec.min_samples} samples, got {count}"
             raise ConfigError("metrics", problem=problem)
@@ -241,6 +246,7 @@ def load_resources(
     Raises:
         ConfigError: something cannot be loaded or does not fit.
     """
+    # Names of fields of Resources.
     used = {name for metric in metrics for name in metric.spec.resources}
     resolution = dataset.resolution
     extractor = embedding = segmenter = distance = depth_images = None
@@ -248,6 +254,8 @@ def load_resources(
     # Features and class probabilities.
     if "extractor" in used or ("distance" in used and options.distance == "features"):
         extractor = load_extractor(options.extractor, device, resolution)
+
+        # Only a classifier has an Inception score.
         if extractor.probabilities is None and any(metric.key == "is" for metric in metrics):
             problem = f"is: the extractor {options.extractor} has no class probabilities"
             raise ConfigError("metrics", problem=problem, hint="set `extractor` to a classifier such as inception")

@@ -9,8 +9,11 @@ from torch import Tensor
 # Stored edges are slightly blurred: a line one pixel wide keeps a third of its darkness, which is 1/3 in network form.
 # Values below this are lines.
 LINE_BELOW = 0.5
-EDGE_TOLERANCE = 0.0075  # of the image diagonal, as in the Berkeley benchmark (Martin et al. 2004)
-LEVELS = 256  # of line strength
+# Largest distance of matching lines, as a share of the image diagonal: that of the Berkeley benchmark (Martin et al.
+# 2004).
+EDGE_TOLERANCE = 0.0075
+# Steps of line strength, those of a stored image.
+LEVELS = 256
 
 
 def label_counts(semantic: Tensor, label_map: Tensor) -> Tensor:
@@ -22,6 +25,7 @@ def label_counts(semantic: Tensor, label_map: Tensor) -> Tensor:
     Returns:
         S,S int64 for `mean_iou` and `pixel_accuracy`, or 3,LEVELS int64 for `average_precision` if S = 1.
     """
+    # A single label channel holds edges; there is no data with one class.
     if semantic.shape[1] == 1:
         return edge_histograms(label_map.to(semantic), semantic, edge_tolerance(label_map.shape[-1]))
     return confusion_matrix(label_map, semantic.argmax(1, keepdim=True), semantic.shape[1])
@@ -45,9 +49,9 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
 def mean_iou(counts: Tensor) -> float:
     """Average intersection over union of a confusion matrix S,S, over the classes that appear in either map."""
-    counts = counts.double()
     # Classes that appear in neither map have no union and do not count.
-    union = counts.sum(0) + counts.sum(1) - counts.diag()
+    counts = counts.double()
+    union = counts.sum(0) + counts.sum(1) - counts.diag()  # S
     present = union > 0
     return float((counts.diag()[present] / union[present]).mean())
 
@@ -76,14 +80,16 @@ def edge_histograms(target: Tensor, predicted: Tensor, tolerance: int) -> Tensor
         3,LEVELS int64: predicted pixels by strength; those of them near a target line; pixels of target lines by the
         largest strength predicted near them.
     """
-    # Line strength 0 to 1, in LEVELS steps.
+    # Strength of predicted lines, as one of LEVELS steps; target lines are binary.
     lines = (target < LINE_BELOW).to(predicted.dtype)
-    strength = (1 - predicted.clamp(-1, 1)) / 2  # 0 to 1
+    strength = (1 - predicted.clamp(-1, 1)) / 2  # N,1,H,W in [0, 1]
     level = (strength * (LEVELS - 1)).round().long()
+
     # Correct predictions are near a target line; found targets have a prediction near them.
     near_lines = _dilate(lines, tolerance) > 0
     level_nearby = (_dilate(strength, tolerance) * (LEVELS - 1)).round().long()
 
+    # A histogram holds the counts for all thresholds at once.
     selected = (level, level[near_lines], level_nearby[lines > 0])
     return torch.stack([torch.bincount(x.flatten(), minlength=LEVELS) for x in selected])
 

@@ -45,7 +45,7 @@ def check_run_metrics(options: TrainingOptions, load: bool = False) -> None:
     dataset = evaluation_data(options.data)
     resources = resource_options(options)
 
-    # Attribute every failure to the metrics of the run.
+    # Attribute every failure to the metrics of the run. Networks are tried on the CPU: no process has its device yet.
     try:
         check_metrics(metrics, dataset, resources, None)
         if load:
@@ -79,8 +79,11 @@ def evaluate_run(
     try:
         metrics = parse_metrics(options.metrics)
         resources = resource_options(options)
+        # A change of any of these makes another evaluator.
         key = (options.data, tuple(metrics), resources, G.semantic_channels, device)
         evaluator = run_on_all_ranks(partial(_evaluator, *key))
+
+        # Settings that an evaluation by calc_metrics.py has too, for its protocol.
         run = {
             "network": snapshot,
             "processes": str(world_size()),
@@ -93,7 +96,8 @@ def evaluate_run(
             settings = protocol(evaluator, result, run)
             run_on_rank_0(partial(write_result, run_dir, {"network": result}, snapshot, world_size(), settings))
             figures |= result.figures
-    except Exception as error:  # metrics run networks and read files of users, which can raise anything
+    # Metrics run networks and read files of users, which can raise anything.
+    except Exception as error:
         if is_lost_worker(error):
             raise
         if rank() == 0:
@@ -107,6 +111,7 @@ def _evaluator(
     data: DataOptions, metrics: tuple[Metric, ...], options: ResourceOptions, classes: int, device: torch.device
 ) -> Evaluator:
     """Create the evaluator at the first snapshot; later ones reuse its networks and real features."""
+    # Checked again: the data may have changed since the run started.
     dataset = evaluation_data(data)
     check_metrics(metrics, dataset, options, None)
     resources = load_resources(options, metrics, dataset, classes, device)

@@ -14,14 +14,17 @@ from metrics.distribution import to_float64
 from metrics.image_similarity import psnr, ssim
 from training.volumetric_rendering.rays import sample_rays
 
-# Turned views.
-TURNS_RAD = (-0.35, -0.175, 0.175, 0.35)  # yaw of the other views; the range of the face video
-DEPTH_AGREEMENT = 0.01  # relative difference of depth below which two views see the same surface
-OPAQUE = 0.5  # rays with less weight have no surface
+# Yaw of turned views relative to the input view; the range of the video of faces.
+TURNS_RAD = (-0.35, -0.175, 0.175, 0.35)
+# Relative difference of depth below which two views see the same surface.
+DEPTH_AGREEMENT = 0.01
+# Rays with less weight have no surface.
+OPAQUE = 0.5
 
-# Surfaces.
-MESH_GRID = 128  # density grid points per axis: a head is about 100 of them wide
-SURFACE_POINTS = 4096  # compared of each surface
+# Density grid points per axis for meshes: a head is about 100 of them wide.
+MESH_GRID = 128
+# Points of each surface that are compared.
+SURFACE_POINTS = 4096
 
 Views = dict[str, Tensor]  # image N,3,R,R; semantic N,S,R,R; image_depth and weight N,1,r,r
 
@@ -46,6 +49,7 @@ def turn_pose(pose: Tensor, yaw_rad: float, pivot: Tensor) -> Tensor:
 
 def unproject(depth: Tensor, pose: Tensor) -> Tensor:
     """Compute world points N,H*W,3 of depth images N,1,H,H (distance along unit rays) with poses N,25."""
+    # Depth is measured along the ray, not along the optical axis.
     origins, directions = sample_rays(*split_pose(pose), depth.shape[-1])
     return origins + directions * depth.flatten(1)[..., None]
 
@@ -76,6 +80,7 @@ def _inside(uv: Tensor) -> Tensor:
 
 def _sample_image(image: Tensor, uv: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample N,C,H,W at image coordinates N,M,2: N,C,M."""
+    # grid_sample takes [-1, 1] between the outer edges of the border pixels.
     return F.grid_sample(image, uv[:, None] * 2 - 1, mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
 
 
@@ -123,6 +128,7 @@ def reprojection_errors(first: Views, first_pose: Tensor, others: Views, poses: 
 
 def _view_differences(first: Views, others: Views, uv: Tensor) -> tuple[Tensor, Tensor]:
     """Compute differences in color and label, both V,M in [0, 1], of the first view at uv (V,M,2) and V other views."""
+    # Color: mean over channels, as a share of the range [-1, 1].
     image = first["image"].float().expand(len(uv), -1, -1, -1)
     semantic = first["semantic"].float().expand(len(uv), -1, -1, -1)
     color = (_sample_image(image, uv) - others["image"].float().flatten(2)).abs().mean(1) / 2
@@ -139,7 +145,8 @@ def _view_differences(first: Views, others: Views, uv: Tensor) -> tuple[Tensor, 
 
 def embedding_distances(first: Tensor, others: Tensor) -> Tensor:
     """Compute V,2 Euclidean and cosine distances of embeddings V,F to that of the first view, 1,F."""
-    first, others = to_float64(first), to_float64(others)
+    first = to_float64(first)
+    others = to_float64(others)
     cosine = 1 - F.cosine_similarity(first, others)
     return torch.stack([(first - others).norm(dim=1), cosine], dim=1)
 
@@ -191,6 +198,7 @@ def chamfer_distances(surface: Tensor, truth: Tensor) -> Tensor:
     Returns:
         3 float64; NaN if K or L is 0.
     """
+    # An empty density field or a depth image without an object has no distance.
     if len(surface) == 0 or len(truth) == 0:
         return torch.full((3,), torch.nan, dtype=torch.float64)
     to_truth = _nearest_distance(surface, truth)
