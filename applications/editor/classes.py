@@ -16,6 +16,7 @@ CLASS_NAMES = {
         *("right ear", "mouth", "upper lip", "lower lip", "hair", "hat", "earring", "necklace", "neck", "clothes"),
     ),
 }
+# Edge maps are drawn with two classes: black lines on white.
 EDGE_NAMES = ("background", "line")
 EDGE_COLORS = np.array([[255] * 3, [0] * 3], np.uint8)
 

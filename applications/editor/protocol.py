@@ -154,6 +154,7 @@ def _read_number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def _read_integer(name: str, value: Any, high: int) -> int:
+    # 1.0 is a float, and true an int, in Python.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
         raise MessageError(f"{name}: expected an integer from 0 to {high}, got {value!r:.40}")
     return value
@@ -187,6 +188,7 @@ def read_view(name: str, value: Any, limits: NetworkLimits) -> CameraView:
     Raises:
         MessageError: not an object of azimuth, polar and zoom, or outside the limits of the orbit.
     """
+    # Values just outside the limits, by rounding, are moved onto them.
     fields = ("azimuth", "polar", "zoom")
     if not isinstance(value, dict) or set(value) != set(fields):
         raise MessageError(f"{name}: expected azimuth, polar and zoom, got {value!r:.60}")
@@ -215,6 +217,7 @@ def read_drawing(payload: bytes, limits: NetworkLimits) -> np.ndarray:
 
 
 def _read_file(payload: bytes, _limits: NetworkLimits) -> bytes:
+    # Its content is checked by the job, since decoding takes time.
     if not payload:
         raise MessageError("the file is empty")
     return payload

@@ -110,6 +110,7 @@ class RequestHandler:
 
     @staticmethod
     def _scene_name(client: Client, scene: str | None) -> str:
+        # Before its first image, a page has no newest scene.
         name = scene or client.scene
         if name is None:
             raise MessageError("There is nothing to render yet. Draw something first.")
@@ -128,6 +129,7 @@ class RequestHandler:
         # With other weights the ws are meaningless: the page requests a scene from the drawing.
         scene = None
         if session.network == self.model.digest:
+            # The digest is not a proof: a file can be edited.
             if session.ws.shape[1:] != self.model.ws_shape:
                 raise MessageError("damaged session: ws_shape is not that of this network")
             scene = self.model.add(session.ws)

@@ -34,7 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address is invalid or not of this machine, or the port is in use.
     """
-    # getaddrinfo takes an empty host as any address, and raises UnicodeError for very long labels.
+    # getaddrinfo takes an empty host as any address, ends a name at a null character, and raises UnicodeError for very
+    # long labels.
     if not host or "\0" in host:
         raise OSError(None, "not a valid address")
     try:
@@ -92,6 +93,7 @@ class ServerAddress:
 
     def urls(self, port: int) -> list[str]:
         """Return the URLs of the page: for this machine, and if other machines can connect, for them."""
+        # The wildcard address itself cannot be opened; IPv6 addresses are in brackets.
         hosts = ["localhost", *_network_address()] if self.is_wildcard else [str(self.address)]
         return [f"http://{f'[{host}]' if ':' in host else host}:{port}/" for host in hosts]
 
@@ -121,6 +123,7 @@ class OriginCheck:
         self.address = address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The third type, "lifespan", starts and stops the server.
         reason = self._rejection(scope) if scope["type"] in ("http", "websocket") else None
         if reason is None:
             await self.app(scope, receive, send)

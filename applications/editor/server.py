@@ -106,6 +106,7 @@ class Connection:
     def __init__(self, websocket: WebSocket):
         self.websocket = websocket
         self.loop = asyncio.get_running_loop()
+        # Unbounded, because the rendering thread cannot wait for a slow page; `serve` limits it.
         self.unsent: asyncio.Queue[bytes] = asyncio.Queue()
         self.client = Client(self._send_from_any_thread)
 
