@@ -43,6 +43,7 @@ def adapt_p(p: float, mean_sign: float, target: float, images: int, kimg: float)
     """
     if math.isnan(mean_sign):
         return p
+    # Fixed steps, up or down: the size of the difference does not matter.
     direction = (mean_sign > target) - (mean_sign < target)
     return max(0.0, p + direction * images / (kimg * 1000))
 
@@ -133,6 +134,8 @@ class AugmentPipe(nn.Module):
         self.options = AugmentPipeOptions(**options)
         if len(self.options.imgfilter_bands) != len(BAND_POWER):
             raise ValueError(f"imgfilter_bands: expected {len(BAND_POWER)} numbers, got {self.options.imgfilter_bands}")
+
+        # p adapts during training and is part of its state.
         self.register_buffer("p", torch.ones([]))
         self.register_buffer("Hz_geom", setup_filter(SYM6))
         self.register_buffer("Hz_fbank", _filter_bank())
@@ -153,10 +156,11 @@ class AugmentPipe(nn.Module):
             ValueError: the number of color channels is neither 1 nor a multiple of 3.
         First and second derivatives with respect to the images are supported (R1 needs both).
         """
+        # The order of the random numbers is the published one: geometry, color, bands, noise, cutout.
         random = _RandomParameters(len(images), self.p, debug_percentile)
         images = self._transform_geometry(images, random)
 
-        # Values of the color channels.
+        # Values of the color channels. Class probabilities and edges would lose their meaning.
         if color_channels is None:
             images = self._change_values(images, random)
         else:
@@ -190,7 +194,8 @@ class AugmentPipe(nn.Module):
         to_source = torch.eye(3, device=p.device)
         size = torch.tensor([width, height], device=p.device)
 
-        # Pixel blitting: no interpolation is needed.
+        # Pixel blitting: flips, quarter turns and whole pixels map the pixel grid to itself. Flips and quarter turns are
+        # chosen with the identity among them.
         if opts.xflip > 0:
             flip = random.apply((2 * random.uniform()).floor(), 0, opts.xflip * p)
             to_source = to_source @ _scale(1 - 2 * flip, torch.ones_like(flip))
@@ -201,8 +206,9 @@ class AugmentPipe(nn.Module):
             shift = random.apply((2 * random.uniform(2) - 1) * opts.xint_max, 0, opts.xint * p)
             to_source = to_source @ _translate(-(shift * size).round())
 
-        # General geometry. Rotations before and after the anisotropic scaling make its direction random; each has the
-        # probability for which at least one of them happens with probability rotate * p.
+        # General geometry. Factors are log-normal, so that enlarging is as likely as shrinking. Rotations before and
+        # after the anisotropic scaling make its direction random; each has the probability for which at least one of
+        # them happens with probability rotate * p: 1 - (1 - p_rotate)^2 = rotate p.
         if opts.scale > 0:
             factor = random.apply((random.normal() * opts.scale_std).exp2(), 1, opts.scale * p)
             to_source = to_source @ _scale(1 / factor, 1 / factor)
@@ -233,12 +239,12 @@ class AugmentPipe(nn.Module):
             raise ValueError(f"images: expected 1 color channel or a multiple of 3, got {channels}")
         transform = self._color_transform(random)  # N,3,4
 
-        # Gray images: the mean effect on R, G and B.
+        # Gray images: the mean effect on R, G and B, for three equal inputs.
         if channels == 1:
             transform = transform.mean(dim=1)  # N,4
             return images * transform[:, :3].sum(dim=1).view(n, 1, 1, 1) + transform[:, 3].view(n, 1, 1, 1)
 
-        # One or several RGB images per sample.
+        # One or several RGB images per sample (final and raw image), all with the transform of the sample.
         pixels = images.reshape(n, channels // 3, 3, height * width)
         pixels = transform[:, None, :, :3] @ pixels + transform[:, None, :, 3:]
         return pixels.reshape(images.shape)
@@ -251,7 +257,7 @@ class AugmentPipe(nn.Module):
         gray = torch.full((3, 3), 1 / 3, device=p.device)  # projection on the gray axis
         transform = torch.eye(3, 4, device=p.device).repeat(random.batch, 1, 1)
 
-        # Affine transforms of all colors: y = x + offset, y = factor x.
+        # Affine transforms of all colors: y = x + offset, y = factor x. The contrast scales earlier offsets too.
         if opts.brightness > 0:
             offset = random.apply(random.normal() * opts.brightness_std, 0, opts.brightness * p)
             transform = transform + F.pad(offset.view(-1, 1, 1).expand(-1, 3, 1), (3, 0))
@@ -259,7 +265,8 @@ class AugmentPipe(nn.Module):
             factor = random.apply((random.normal() * opts.contrast_std).exp2(), 1, opts.contrast * p)
             transform = transform * factor.view(-1, 1, 1)
 
-        # Householder reflection along the gray axis, rotation about it, and scaling of the distance from it.
+        # With the unit vector v of the gray axis, gray = v v^T. Householder reflection I - 2 v v^T, which negates the
+        # luma; rotation about v; scaling of the distance from v.
         if opts.lumaflip > 0:
             flip = random.apply((2 * random.uniform()).floor(), 0, opts.lumaflip * p)
             transform = (identity - 2 * flip.view(-1, 1, 1) * gray) @ transform
@@ -279,7 +286,8 @@ class AugmentPipe(nn.Module):
             return images
         n, channels, height, width = images.shape
 
-        # Random gain of each band; normalized so that the expected power of natural images is kept.
+        # Random gain of each band, one band after the other; each time, all gains are normalized so that the expected
+        # power of natural images is kept.
         power = torch.tensor(BAND_POWER, device=images.device)
         gains = torch.ones(n, len(BAND_POWER), device=images.device)
         for band, strength in enumerate(opts.imgfilter_bands):
@@ -288,7 +296,8 @@ class AugmentPipe(nn.Module):
             band_gains[:, band] = factor
             gains = gains * band_gains / (power * band_gains.square()).sum(dim=1, keepdim=True).sqrt()
 
-        # Separable convolution of each image with its own filter, as groups of one batch entry.
+        # The sum of the bands, weighted by their gains, is a single filter per sample. Separable convolution of each
+        # image with its own filter, as groups of one batch entry.
         taps = (gains @ self.Hz_fbank).repeat_interleave(channels, dim=0)  # N*C,taps
         side = taps.shape[1] // 2
         x = F.pad(images.reshape(1, n * channels, height, width), (side,) * 4, mode="reflect")
@@ -305,6 +314,7 @@ class AugmentPipe(nn.Module):
             sigma = random.apply(random.normal().abs() * opts.noise_std, 0, opts.noise * self.p)
         else:
             sigma = torch.erfinv(random.uniform()) * opts.noise_std
+        # Independent noise for every pixel and channel.
         return images + torch.randn_like(images) * sigma.view(-1, 1, 1, 1)
 
     def _cutout(self, images: Tensor, random: _RandomParameters) -> Tensor:
@@ -313,12 +323,12 @@ class AugmentPipe(nn.Module):
             return images
         n, _, height, width = images.shape
 
-        # A square of this size and center, relative to the image size from its corner.
+        # A square of this size and center, relative to the image size from its corner; of size 0 where not selected.
         size = random.apply(torch.full((n,), opts.cutout_size, device=images.device), 0, opts.cutout * self.p)
         center = random.uniform(2)  # N,2 (x, y)
         half = size.view(n, 1) / 2
 
-        # Keep the pixels outside of it.
+        # Keep the pixels outside of it. Those inside become 0, gray in the range [-1, 1].
         x = (torch.arange(width, device=images.device) + 0.5) / width
         y = (torch.arange(height, device=images.device) + 0.5) / height
         outside_x = (x - center[:, :1]).abs() >= half  # N,W
@@ -334,7 +344,8 @@ def _filter_bank() -> Tensor:
 
     Half-band filters are made of SYM2 and its mirror; dilated by 2, 4, ... they split the low-pass remainder further.
     """
-    # Half-band filters of length 7: autocorrelations of the wavelet's low-pass and high-pass filter.
+    # Half-band filters of length 7: autocorrelations of the wavelet's low-pass and high-pass filter. Half of each, they
+    # sum to the identity.
     low = torch.tensor(SYM2, dtype=torch.float64)
     high = low.flip(0) * torch.tensor([1, -1, 1, -1])
     low_pass = [float(c) / 2 for c in _convolve(low, low.flip(0))]
@@ -348,7 +359,7 @@ def _filter_bank() -> Tensor:
         remainder = _convolve(_dilate(low_pass, 2**octave), remainder)
     bands.append(remainder)
 
-    # Center all bands in the length of the longest.
+    # Center all bands in the length of the longest, 43 taps; lowest band first.
     length = len(remainder)
     return torch.stack([F.pad(band, ((length - len(band)) // 2,) * 2) for band in reversed(bands)]).float()
 
@@ -406,13 +417,15 @@ def _warp(images: Tensor, to_source: Tensor, f: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
 
-    # Mirror as far as the transforms reach, and upsample.
+    # Mirror as far as the transforms reach, and upsample. Without the padding, moved images would get black borders,
+    # which the generator would learn to imitate.
     left, right, top, bottom = _margins(to_source, height, width)
     x = F.pad(images, (left, right, top, bottom), mode="reflect")
     source_size = torch.tensor([x.shape[3], x.shape[2], 2], device=x.device)  # the third keeps homogeneous units
     x = upsample2d(x, f)
 
-    # The same transform about the center of the padded image, in the units of grid_sample ([-1, 1]).
+    # The same transform about the center of the padded image, in the units of grid_sample ([-1, 1]). Padding that
+    # differs between two sides moves the center; the filter's delay is undone before the transform and redone after.
     out_height = height + 2 * REACH  # the extent that the final downsampling reads
     out_width = width + 2 * REACH
     out_size = torch.tensor([out_width, out_height, 2], device=x.device)
@@ -421,7 +434,7 @@ def _warp(images: Tensor, to_source: Tensor, f: Tensor) -> Tensor:
     to_source = _translate(recenter + delay) @ to_source @ _translate(-delay)
     to_source = to_source * out_size / source_size[:, None]
 
-    # Sample and downsample.
+    # Sample at twice the resolution of the output, N,C,2(H+2 REACH),2(W+2 REACH), and downsample.
     grid = F.affine_grid(to_source[:, :2], [n, channels, 2 * out_height, 2 * out_width], align_corners=False)
     x = _GridSample.apply(x, grid)
     return downsample2d(x, f, padding=-2 * REACH, flip_filter=True)
@@ -432,7 +445,7 @@ def _margins(to_source: Tensor, height: int, width: int) -> tuple[int, int, int,
 
     Each margin is less than the image size, the limit of mirroring.
     """
-    # Corners of the area that the downsampling filter reads, in input coordinates.
+    # Corners of the area that the downsampling filter reads, in input coordinates. Affine maps are extreme at corners.
     x = width / 2
     y = height / 2
     reach_x = x + REACH
@@ -444,7 +457,7 @@ def _margins(to_source: Tensor, height: int, width: int) -> tuple[int, int, int,
     extent = torch.cat([-in_source.amin(dim=(0, 2)), in_source.amax(dim=(0, 2))])  # left, top, right, bottom
     margin = extent - torch.tensor([x, y, x, y], device=to_source.device) + REACH + 1
     limit = torch.tensor([width, height, width, height], dtype=torch.int32, device=to_source.device) - 1
-    # This waits for the device: tensor sizes depend on the result.
+    # This waits for the device, once per call: tensor sizes depend on the result.
     left, top, right, bottom = margin.ceil().int().clamp(min=0).minimum(limit).tolist()
     return left, right, top, bottom
 
@@ -472,7 +485,9 @@ class _GridSampleTransposed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, dy, grid, shape):
         ctx.save_for_backward(grid)
-        like = dy.new_zeros(1).expand(shape)  # only the shape matters for the gradient of the images
+        # The gradient of the images needs their shape, but not their values. 0, 0 and False are the defaults of
+        # F.grid_sample as used above: bilinear, zero padding, align_corners.
+        like = dy.new_zeros(1).expand(shape)
         dx, _ = torch.ops.aten.grid_sampler_2d_backward(dy, like, grid, 0, 0, False, [True, False])
         return dx
 

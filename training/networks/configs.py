@@ -16,7 +16,8 @@ SEMANTIC_GENERATOR_CLASS = "training.triplane_cond.TriPlaneSemanticEntangleGener
 MAPPING_CLASSES = {"seg": "MaskMappingNetwork_disentangle", "edge": "EdgeMappingNetwork_disentangle"}
 SUPER_RESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
 
-# Samples per ray; limits of the rays, side of the box, orbit radius and pivot of the cameras in world units.
+# Rendering options under their published names: samples per ray; limits of the rays, side of the box, orbit radius and
+# pivot of the cameras in world units.
 _HEAD_RENDERING = {
     "depth_resolution": 48, "depth_resolution_importance": 48, "ray_start": 2.25, "ray_end": 3.3, "box_warp": 1,
     "avg_camera_radius": 2.7,
@@ -69,6 +70,7 @@ class GeneratorOptions:
     reg_type: str = "l1"
 
     def __post_init__(self) -> None:
+        # Other fields are checked by the networks that they are passed to.
         choices = {"camera": RENDERING, "resolution": SUPER_RESOLUTION, "data_type": MAPPING_CLASSES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -92,13 +94,15 @@ class GeneratorOptions:
         Options that the published code does not have are included only where they differ from their defaults, so that
         published models are described by published arguments.
         """
-        # Arguments that the backbone shares with super-resolution.
+        # Arguments that the backbone shares with super-resolution. Fused convolutions are used in evaluation only: in
+        # training, their weights per sample would have to be kept for the backward pass.
         backbone = {
             "channel_base": self.channel_base,
             "channel_max": self.channel_max,
             "fused_modconv_default": "inference_only",
         }
-        # Published arguments.
+
+        # Published arguments. Activations are clamped only where float16 may be used, on any device.
         kwargs = {
             "z_dim": 512,
             "c_dim": 25,
@@ -115,6 +119,7 @@ class GeneratorOptions:
             "sr_kwargs": dict(backbone),
             "rendering_kwargs": self._rendering_kwargs(),
         }
+
         # Unpublished options.
         if self.sr_width != 1:
             kwargs["sr_kwargs"]["width"] = self.sr_width
@@ -128,7 +133,8 @@ class GeneratorOptions:
             "in_resolution": self.resolution,
             "in_channels": self.label_channels,
         }
-        # The published classes ignore geometry_layer, and their encoders have one width.
+
+        # The published classes ignore geometry_layer, and their encoders have one width; other values need our class.
         if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS or self.encoder_width != 1:
             kwargs["class_name"] = "ConditionalMappingNetwork"
             kwargs["one_hot"] = self.data_type == "seg"
@@ -136,6 +142,7 @@ class GeneratorOptions:
                 kwargs["encoder_width"] = self.encoder_width
             kwargs["geometry_layer"] = self.geometry_layer
             return kwargs
+
         # The published command records geometry_layer for edges only.
         if self.data_type == "edge":
             kwargs["geometry_layer"] = self.geometry_layer
@@ -143,7 +150,7 @@ class GeneratorOptions:
         return kwargs
 
     def _rendering_kwargs(self) -> dict[str, Any]:
-        # Class names by resolution; the labels have their own super-resolution.
+        # Class names by resolution; the labels have their own super-resolution. The module path is the published one.
         superresolution = f"training.superresolution.{SUPER_RESOLUTION[self.resolution]}"
         camera = RENDERING[self.camera]
         kwargs = {
@@ -168,6 +175,8 @@ class GeneratorOptions:
             **camera,
             "avg_camera_pivot": list(camera["avg_camera_pivot"]),
         }
+
+        # Fewer samples than published, for small models.
         if self.depth_resolution:
             kwargs["depth_resolution"] = self.depth_resolution
             kwargs["depth_resolution_importance"] = self.depth_resolution

@@ -44,6 +44,7 @@ class HeadSpec:
 
     def logits(self, channels: int, semantic_channels: int) -> slice:
         """Slice of the `channels` outputs, density excluded, that have no sigmoid."""
+        # A single label channel is an edge map, which has a bounded range like colors.
         if self.labels == "none" or semantic_channels == 1:
             return slice(0, 0)
         if self.labels == "all":
@@ -51,7 +52,8 @@ class HeadSpec:
         return slice(RGB_CHANNELS, RGB_CHANNELS + semantic_channels)
 
 
-# Heads of the published decoder classes.
+# Heads of the published decoder classes. The last one, of pix2pix3D's generators, computes colors and labels with
+# separate MLPs on the same features; density comes with the labels, so that labels and geometry agree.
 DECODERS = {
     "OSGDecoder": (HeadSpec("net"),),
     "OSGDecoder_semantic": (HeadSpec("net", labels="all"),),
@@ -72,27 +74,18 @@ class Decoder(nn.Module):
             relative to the optimizer's (default 1); `semantic_channels` S, required by decoders with labels.
         class_name: a key of DECODERS.
     Raises:
-        ValueError: a missing option, or semantic_channels out of range.
+        KeyError: a missing option.
     """
 
     def __init__(self, n_features: int, options: Mapping[str, float], class_name: str = "OSGDecoder"):
         super().__init__()
         self.specs = DECODERS[class_name]
 
-        # Read and check the options.
         with_labels = any(spec.labels != "none" for spec in self.specs)
-        required = ["decoder_output_dim"] + ["semantic_channels"] * with_labels
-        missing = [name for name in required if name not in options]
-        if missing:
-            raise ValueError(f"{class_name}: options lack {', '.join(missing)}; got {', '.join(options) or 'none'}")
         self.output_dim = int(options["decoder_output_dim"])
         self.semantic_channels = int(options["semantic_channels"]) if with_labels else 0
-        if not int(with_labels) <= self.semantic_channels <= self.output_dim:
-            raise ValueError(
-                f"{class_name}: semantic_channels must be 1 to {self.output_dim}, got {self.semantic_channels}"
-            )
 
-        # One MLP per head.
+        # One MLP per head, whose modules 0 and 2 hold the weights. Every head has a density, even where it is not used.
         lr_multiplier = options.get("decoder_lr_mul", 1)
         for spec in self.specs:
             net = nn.Sequential(
@@ -111,6 +104,7 @@ class Decoder(nn.Module):
         Returns:
             `rgb` N,K,F, the features of all heads in order, and `sigma` N,K,1.
         """
+        # The published decoders take the mean over the planes, where EG3D's paper has their sum.
         rgb, sigma = self.decode(sampled_features.mean(dim=1))
         return {"rgb": rgb, "sigma": sigma}
 
@@ -137,7 +131,7 @@ class Decoder(nn.Module):
         """
         heads = []
         for spec in self.specs:
-            # Linear, softplus, linear.
+            # Linear, softplus, linear. Transposed once here, as addmm multiplies from the right.
             first, _, last = self.get_submodule(spec.name)
             head = HeadWeights(
                 weight0=first.weight.T * first.weight_gain,
@@ -171,6 +165,7 @@ class DecoderPair:
         Returns:
             Features ...,F, color first, then labels; raw density ...,1.
         """
+        # Color depends on texture and labels, so it follows the geometry; labels do not depend on texture.
         color, _ = self.texture.decode(features)
         labels, sigma = self.semantic.decode(features[..., features.shape[-1] // 2 :])
         return torch.cat([color, labels], dim=-1), sigma
@@ -200,6 +195,7 @@ class HeadWeights(NamedTuple):
     @property
     def is_linear(self) -> bool:
         """Whether no output has an activation, so that the last layer can be deferred."""
+        # The bias has one more element than the logits, for the density.
         return self.logits == slice(0, self.bias1.shape[0] - 1)
 
     def hidden(self, features: Tensor) -> Tensor:
@@ -209,6 +205,7 @@ class HeadWeights(NamedTuple):
 
 def decode_sigma(heads: Sequence[HeadWeights], features: Tensor) -> Tensor:
     """Decode the raw density alone, one output of the last head: shape ...,1 from features of shape ...,C."""
+    # One column of the last layer: for a density grid, this saves half of the decoder's multiplications and more.
     head = heads[-1]
     sigma = torch.addmm(head.bias1[:1], head.hidden(features.flatten(0, -2)), head.weight1[:, :1])
     return sigma.unflatten(0, features.shape[:-1])
@@ -222,10 +219,11 @@ def decode_deferred(heads: Sequence[HeadWeights], features: Tensor) -> tuple[tup
     Returns:
         One tensor per head: ...,hidden where the last layer is deferred, else ...,output_dim; raw density ...,1.
     """
+    # One matrix product over all points is faster than a batched one.
     flat = features.flatten(0, -2)  # K,C
     deferred = []
     for head in heads:
-        hidden = head.hidden(flat)
+        hidden = head.hidden(flat)  # K,hidden
         has_density = head is heads[-1]
         if head.is_linear:
             # Composite the hidden values; only the density is needed at every sample.
@@ -233,7 +231,7 @@ def decode_deferred(heads: Sequence[HeadWeights], features: Tensor) -> tuple[tup
             if has_density:
                 sigma = torch.addmm(head.bias1[:1], hidden, head.weight1[:, :1])
         elif has_density:
-            # All outputs at every sample.
+            # All outputs at every sample: compositing does not commute with the sigmoid.
             out = torch.addmm(head.bias1, hidden, head.weight1)
             sigma = out[:, :1]
             deferred.append(_activate(out[:, 1:], head.logits))
@@ -271,6 +269,7 @@ def widened_sigmoid(x: Tensor) -> Tensor:
 
 def _activate(x: Tensor, logits: slice) -> Tensor:
     """Apply the widened sigmoid to all channels of x (...,F) outside of `logits`."""
+    # Without logits, the usual case of colors, a copy is saved.
     if logits == slice(0, 0):
         return widened_sigmoid(x)
     before = widened_sigmoid(x[..., : logits.start])

@@ -63,14 +63,16 @@ class DiscriminatorBlock(nn.Module):
         self.num_layers = 0
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
-        # Layers, in the order of the published weights; all of them count for freezing.
+        # Layers, in the order of the published weights. They count for freezing from the image on (Mo et al. 2020), in
+        # this order too.
         def layer(n_in: int, n_out: int, kernel_size: int, **overrides) -> Conv2dLayer:
             trainable = first_layer_idx + self.num_layers >= freeze_layers
             self.num_layers += 1
             options = {"activation": activation, "resample_filter": resample_filter, "conv_clamp": conv_clamp}
             return Conv2dLayer(n_in, n_out, kernel_size, trainable=trainable, **{**options, **overrides})
 
-        # The image enters at the highest resolution, or at every resolution.
+        # The image enters at the highest resolution, or at every resolution. The residual branch is linear, without
+        # clamp.
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1)
         self.conv0 = layer(tmp_channels, tmp_channels, 3)
@@ -91,14 +93,14 @@ class DiscriminatorBlock(nn.Module):
         if x is not None:
             x = x.to(**number_format)
 
-        # Read the image.
+        # Read the image: features N,tmp_channels,H,W.
         if self.in_channels == 0 or self.architecture == "skip":
             img = img.to(**number_format)
             y = self.fromrgb(img)
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
 
-        # Convolve.
+        # Convolve to N,out_channels,H/2,W/2.
         if self.architecture == "resnet":
             y = self.skip(x, gain=RESNET_GAIN)
             x = self.conv1(self.conv0(x), gain=RESNET_GAIN) + y
@@ -132,9 +134,13 @@ class MinibatchStdLayer(nn.Module):
             raise ValueError(
                 f"minibatch std: {n} samples are not a multiple of {group}, or {c} channels of {self.num_channels}"
             )
-        # Standard deviation over the samples of a group, averaged over pixels and over the channels of each statistic.
+
+        # Standard deviation over the samples of a group, averaged over pixels and over the channels of each statistic:
+        # a batch without variety, such as that of a collapsed generator, is recognized by its small value. Sample i is
+        # in group i mod (N / group).
         y = x.reshape(group, n // group, self.num_channels, c // self.num_channels, h, w)
         std = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # N/group,num_channels
+
         # Append it to every sample of its group, as constant channels.
         return torch.cat([x, std.repeat(group, 1)[:, :, None, None].expand(-1, -1, h, w)], dim=1)
 
@@ -168,7 +174,8 @@ class DiscriminatorEpilogue(nn.Module):
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
 
-        # Minibatch standard deviation, convolution, two fully connected layers.
+        # Minibatch standard deviation, convolution, two fully connected layers. The clamp of the convolution belongs to
+        # published weights trained in float16, although the epilogue never runs in it.
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
         conv_channels = in_channels + mbstd_num_channels
         self.conv = Conv2dLayer(conv_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
@@ -185,7 +192,8 @@ class DiscriminatorEpilogue(nn.Module):
             x = self.mbstd(x)
         x = self.out(self.fc(self.conv(x).flatten(1)))  # N,max(cmap_dim,1)
 
-        # Conditional discriminators project on the mapped condition.
+        # Conditional discriminators project on the mapped condition; the root keeps the logits' scale independent of
+        # its size.
         if self.cmap_dim > 0:
             x = (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
         return x
@@ -226,7 +234,7 @@ class Discriminator(nn.Module):
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
         common = {"architecture": architecture, "conv_clamp": conv_clamp}
 
-        # Blocks from the image's resolution down to 8.
+        # Blocks from the image's resolution down to 8. Each halves the resolution.
         num_layers = 0
         for res in self.resolutions:
             block = DiscriminatorBlock(
@@ -243,7 +251,7 @@ class Discriminator(nn.Module):
             self.add_module(f"b{res}", block)
             num_layers += block.num_layers
 
-        # Condition and epilogue at 4x4.
+        # Condition and epilogue at 4x4. The mapping network has no z and returns a single vector per sample.
         cmap_dim = width[4] if cmap_dim is None else cmap_dim
         if c_dim > 0:
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, w_avg_beta=None, **(mapping_kwargs or {}))
@@ -292,12 +300,13 @@ class DualDiscriminator(Discriminator):
     ):
         super().__init__(c_dim, img_resolution, 2 * img_channels, **kwargs)
         self.disc_c_noise = disc_c_noise
-        self.raw_weight = 1.0
+        self.raw_weight = 1.0  # below 1 in DummyDualDiscriminator only
         self.register_buffer("resample_filter", setup_filter(FIR))
 
     def forward(self, img: dict[str, Tensor], c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img["image"] (N,C,R,R), img["image_raw"] (N,C,r,r) and c (N,c_dim)."""
-        # Resize the raw image to the final resolution.
+        # Resize the raw image to the final resolution. Comparing the two makes super-resolution consistent with
+        # rendering.
         image = img["image"]
         raw = filtered_resizing(img["image_raw"], image.shape[-1], self.resample_filter)
 
@@ -332,11 +341,14 @@ def filtered_resizing(image: Tensor, size: int, f: Tensor, filter_mode: str | fl
         filtered = filtered_resizing(image, size, f, "antialiased")
         plain = filtered_resizing(image, size, f, "none")
         return plain.lerp(filtered, filter_mode)
-    # Upsample, sample bilinearly with a margin, downsample and crop the margin.
+
+    # Upsample, sample bilinearly with a margin, downsample and crop the margin. The filter, not the interpolation,
+    # limits the bandwidth.
     if filter_mode == "classic":
         image = upsample2d(image, f, up=2)
         image = _bilinear(image, 2 * size + 2, antialias=False)
         return downsample2d(image, f, down=2, flip_filter=True, padding=-1)
+
     # Bilinear, with or without antialiasing.
     if filter_mode not in ("antialiased", "none"):
         raise ValueError(f"filter_mode: expected antialiased, none, classic or a number in [0, 1], got {filter_mode!r}")

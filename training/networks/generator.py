@@ -94,7 +94,8 @@ class TriPlane(nn.Module):
         self.neural_rendering_resolution = INITIAL_RENDERING_RESOLUTION
         self.rendering_kwargs = dict(rendering_kwargs)
 
-        # Backbones: 2D generators of planes and background texture. Only one of them sees the label map.
+        # Backbones: 2D generators of planes and background texture. Only one of them sees the label map. The order in
+        # which modules are built is that of the published state dicts, and fixes the random initial weights of a seed.
         mapping_kwargs = dict(mapping_kwargs or {})
         unconditional = {key: value for key, value in mapping_kwargs.items() if key == "num_layers"}
         backbone = partial(Generator, w_dim=w_dim, img_resolution=plane_resolution, **synthesis_kwargs)
@@ -106,7 +107,7 @@ class TriPlane(nn.Module):
             self.backbone_bg = backbone(z_dim, 0, img_channels=2 * FEATURES, mapping_kwargs=unconditional)
         self.num_ws = self.backbone.num_ws
 
-        # Super-resolution of color and labels.
+        # Super-resolution of color and labels: two networks of the same layout, which share no weights.
         sr_kwargs = {
             "channels": FEATURES,
             "img_resolution": img_resolution,
@@ -121,7 +122,7 @@ class TriPlane(nn.Module):
                 class_name, semantic_channels=semantic_channels, **sr_kwargs
             )
 
-        # Decoders of plane features.
+        # Decoders of plane features. Density comes from the decoder, or the head, of the labels where there is one.
         decoder_options = {
             "decoder_lr_mul": self.rendering_kwargs.get("decoder_lr_mul", 1),
             "decoder_output_dim": FEATURES,
@@ -147,6 +148,7 @@ class TriPlane(nn.Module):
     @property
     def available_outputs(self) -> frozenset[str]:
         """Names of the outputs that `synthesis` can compute."""
+        # The weight is a by-product of every rendering, so models without a background have it too.
         labels = {"semantic", "semantic_raw"} if self.architecture.labels else set()
         return frozenset({"image", "image_raw", "image_depth", "weight"} | labels)
 
@@ -157,6 +159,7 @@ class TriPlane(nn.Module):
 
     def ray_options(self) -> RenderOptions:
         """Parse the current rendering options."""
+        # At every call: published scripts change `rendering_kwargs` between calls.
         return RenderOptions.from_rendering_kwargs(self.rendering_kwargs)
 
     def check_options(self) -> None:
@@ -165,7 +168,7 @@ class TriPlane(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: an option is missing or invalid.
         """
-        # Rendering and super-resolution.
+        # Rendering and super-resolution. The options come from a file, so anything may be in them.
         options = self.rendering_kwargs
         self.ray_options()
         if options["superresolution_noise_mode"] not in NOISE_MODES:
@@ -212,7 +215,7 @@ class TriPlane(nn.Module):
         Raises:
             ValueError: a conditional generator without a label map, or a batch that is not a dict.
         """
-        # Pose to condition on.
+        # Pose to condition on. Zeros are embedded like any pose: the mapping network has the same inputs in both cases.
         c = c * self.rendering_kwargs.get("c_scale", 0)
         if self.rendering_kwargs.get("c_gen_conditioning_zero"):
             c = torch.zeros_like(c)
@@ -224,7 +227,7 @@ class TriPlane(nn.Module):
         if not self.conditional:
             return self.backbone.mapping(z, c, *options)
 
-        # Conditional generators.
+        # Conditional generators. With separate backbones, labels do not depend on z.
         if encoded is None and (batch is None or "mask" not in batch):
             raise ValueError('batch: expected a dict with "mask", the label map; this generator is conditional')
         if not self.architecture.split:
@@ -243,6 +246,7 @@ class TriPlane(nn.Module):
         Returns:
             N,3,32,P,P; N,3,64,P,P for split backbones, color first.
         """
+        # The channels of a backbone's image are three planes of 32, plane by plane.
         images = [self.backbone.synthesis(ws[..., : self.w_dim], noise_mode)]  # N,96,P,P
         if self.architecture.split:
             images.append(self.backbone_semantic.synthesis(ws[..., self.w_dim :], noise_mode))
@@ -289,27 +293,30 @@ class TriPlane(nn.Module):
         outputs = self._check_outputs(outputs)
         r = self.neural_rendering_resolution if neural_rendering_resolution is None else neural_rendering_resolution
 
-        # Scene.
+        # Scene. The planes do not depend on the camera: callers who render several views pass them in.
         if planes is None:
             planes = self.planes(ws, noise_mode)
 
-        # Rays, with M = r*r.
+        # Rays, with M = r*r, row by row.
         c = c.to(planes.dtype)
         cam2world = c[:, :16].unflatten(1, (4, 4))
         intrinsics = c[:, 16:].unflatten(1, (3, 3))
         origins, directions = sample_rays(cam2world, intrinsics, r)  # N,M,3
 
-        # Render features, and blend them with the background's.
+        # Render features N,M,F, and blend them with the background's: what light is left passes to it. In the published
+        # model its depth is the end of the rays.
         features, depth, weight = self._render(planes, origins, directions, jitter, rays_per_chunk)
         if self.architecture.background:
             features = features + (1 - weight) * self._background(ws, directions, noise_mode)
             depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
 
-        # Rays to raw images.
+        # Rays to raw images. The first three of the 32 color features are the raw RGB image; likewise the first S of
+        # the label features are the raw label map.
         features, depth, weight = (x.transpose(1, 2).unflatten(2, (r, r)) for x in (features, depth, weight))
         images = {"image_raw": features[:, : self.img_channels], "image_depth": depth, "weight": weight}
 
-        # Super-resolution.
+        # Super-resolution of the requested outputs, from the raw image and all 32 features (Chan et al. 2022,
+        # section 4.2).
         ws = ws.expand(len(c), -1, -1)
         color_ws, label_ws = ws.chunk(2, dim=-1) if self.architecture.split else (ws, ws)
         sr_noise_mode = self.rendering_kwargs["superresolution_noise_mode"]
@@ -342,6 +349,7 @@ class TriPlane(nn.Module):
         """Render rays N,M,3; the planes' batch size is N or 1."""
         views, rays = origins.shape[:2]
         shared_scene = len(planes) == 1 and views > 1
+
         # Join the rays of several cameras on one scene, so that its planes are not copied.
         if shared_scene:
             origins = origins.reshape(1, -1, 3)
@@ -350,18 +358,19 @@ class TriPlane(nn.Module):
         field = self.field(planes)
         out = render(field, origins, directions, self.ray_options(), jitter=jitter, rays_per_chunk=rays_per_chunk)
 
-        # Split the rays by camera again.
+        # Split the rays by camera again, N,M,any.
         if shared_scene:
             out = Rendering(*(x.reshape(views, rays, -1) for x in out))
         return out
 
     def _background(self, ws: Tensor, directions: Tensor, noise_mode: str) -> Tensor:
         """Features N,M,64 of the background in directions N,M,3: a texture on the sphere."""
-        # Texture, from the last style vector alone.
+        # Texture, from the last style vector alone. The mapping network of `backbone_bg` is not used.
         ws = ws[:, -1:].expand(-1, self.backbone_bg.num_ws, -1)
         texture = self.backbone_bg.synthesis(ws, noise_mode)  # N,64,P,P
 
-        # Sample the texture at spherical coordinates.
+        # Sample the texture at spherical coordinates. It is infinitely far: only directions count, not the camera's
+        # position.
         x, y, z = directions.unbind(dim=-1)
         azimuth = torch.atan2(y, x) * 2 / math.pi  # N,M; the published range, [-2, 2], exceeds the texture
         polar = torch.acos(z) * 2 / math.pi - 1  # N,M in [-1, 1]
@@ -375,7 +384,8 @@ class TriPlane(nn.Module):
         )  # N,64,M,1
         features = widened_sigmoid(features[..., 0].transpose(1, 2)) * 2 - 1  # N,M,64 in [-1, 1]
 
-        # Labels: logits, fixed to class 0 where there are classes.
+        # Labels: logits, fixed to class 0 where there are classes. Channels from S on are features for the
+        # super-resolution of labels, and stay as generated.
         color, labels = features.split(FEATURES, dim=-1)
         labels = labels * BACKGROUND_LABEL_SCALE
         if self.semantic_channels > 1:
@@ -409,6 +419,7 @@ class TriPlane(nn.Module):
 
     def _mapping_pose(self, c: Tensor, batch: Mapping[str, Tensor] | None) -> Tensor:
         """The pose N,25 to condition on."""
+        # The label map shows the scene from its own pose, c may be any view of it.
         return batch.get("pose", c) if self.conditional and isinstance(batch, Mapping) else c
 
     # ----------------------------------------------------------------------- points (the interface of EG3D's scripts)
@@ -434,6 +445,7 @@ class TriPlane(nn.Module):
         Returns:
             {"rgb": N,K,F features in [0, 1] (labels raw), "sigma": N,K,1 raw density}.
         """
+        # The features are before the scaling to [-1, 1] that rendered ones have.
         if planes is None:
             planes = self.planes(ws, noise_mode)
         features, sigma = self.field(planes)(coordinates)

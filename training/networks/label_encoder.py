@@ -47,13 +47,14 @@ class Encoder(nn.Module):
         if output_mode not in ("W", "W+"):
             raise ValueError(f"output_mode: expected W or W+, got {output_mode!r}")
 
-        # Shape of the result.
+        # Shape of the result. "W" repeats one vector for all layers; "W+" gives each layer its own (Abdal et al. 2019).
         self.num_ws = model_kwargs["num_ws"]
         self.w_dim = model_kwargs["w_dim"]
         self.num_vectors = self.num_ws if output_mode == "W+" else 1
         self.register_buffer("alpha", torch.tensor(-1.0))  # unused, but present in published weights
 
-        # Discriminator blocks down to 4x4, always in float32 and without clamping.
+        # Discriminator blocks down to 4x4, always in float32 and without clamping. Their widths do not follow the
+        # backbone's channel_base and channel_max.
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         for res in self.resolutions:
             width = channels_at(res, channel_base * PUBLISHED_CHANNEL_BASE, channel_max)
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
             )
             self.add_module(f"b{res}", block)
 
-        # Linear projection of the 4x4 features to all style vectors.
+        # Linear projection of the 4x4 features to all style vectors, as a 4x4 convolution without padding.
         self.projector = EqualConv2d(next_width, self.w_dim * self.num_vectors, 4, bias=False)
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,16 +78,18 @@ class Encoder(nn.Module):
         Raises:
             ValueError: another resolution.
         """
-        # Check the resolution.
+        # The number of blocks, and with it the input size, is fixed by the weights.
         img = inputs["img"] if isinstance(inputs, Mapping) else inputs
         size = self.resolutions[0]
         if img.shape[2:] != (size, size):
             raise ValueError(f"label map: expected N,C,{size},{size}, got {tuple(img.shape)}")
 
-        # Blocks and projection.
+        # Halve the resolution in every block; `img` is None after the first, unless the architecture is skip.
         x = None
         for res in self.resolutions:
-            x, img = getattr(self, f"b{res}")(x, img)
+            x, img = getattr(self, f"b{res}")(x, img)  # N,channels,res/2,res/2
+
+        # Split the projection into vectors, of which "W" repeats the only one.
         x = self.projector(x.to(**working_format(x.device)))  # N,num_vectors*w_dim,1,1
         return {"ws": x.reshape(len(x), self.num_vectors, self.w_dim).expand(-1, self.num_ws, -1)}
 
@@ -110,7 +113,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         encoder_width: width of the encoder's layers relative to the published ones.
         mapping_kwargs: further arguments of MappingNetwork: num_layers, lr_multiplier, ...
     Raises:
-        ValueError: geometry_layer out of range, or an encoder_width that leaves a layer without channels.
+        ValueError: geometry_layer out of range, or a layer of the encoder would have no channels.
     """
 
     def __init__(
@@ -134,12 +137,11 @@ class ConditionalMappingNetwork(MappingNetwork):
 
         # Narrow encoders scale both the base and the maximum of the published width.
         channel_max = int(encoder_width * PUBLISHED_CHANNEL_MAX)
-        if encoder_width <= 0 or channel_max < 1 or encoder_width * PUBLISHED_CHANNEL_BASE < in_resolution:
-            raise ValueError(f"encoder_width: {encoder_width} leaves a layer without channels")
 
         # The encoder is built before the base class: its initial weights come first in the random sequence.
         output = {"num_ws": geometry_layer if disentangle else 1, "w_dim": w_dim, "output_mode": "W+"}
         encoder = Encoder(in_resolution, in_channels, output, channel_base=encoder_width, channel_max=channel_max)
+        # The disentangled average has one vector per layer, since those of the geometry differ.
         super().__init__(
             z_dim,
             c_dim,
@@ -167,7 +169,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         Raises:
             ValueError: the mask is not N,1,H,W (one_hot), or its class ids are out of range (checked on CPU only).
         """
-        # One-hot classes.
+        # Classes become one-hot channels, so that no order among them is implied; edges are used directly.
         label_map = batch["mask"]
         if self.one_hot:
             if label_map.ndim != 4 or label_map.shape[1] != 1:
@@ -180,7 +182,7 @@ class ConditionalMappingNetwork(MappingNetwork):
                 )
             label_map = F.one_hot(ids, self.in_channels).permute(0, 3, 1, 2)  # N,in_channels,H,W
 
-        # Style vectors; a single one is normalized like z, with which it is concatenated.
+        # Style vectors N,geometry_layer,w_dim; a single one is normalized like z, with which it is concatenated.
         encoder = getattr(self, self.encoder_name)
         vectors = encoder(label_map.to(torch.float32))["ws"]
         return vectors if self.disentangle else normalize_2nd_moment(vectors[:, 0])
@@ -208,7 +210,8 @@ class ConditionalMappingNetwork(MappingNetwork):
         if encoded is None:
             encoded = self.encode(batch)
         if self.disentangle:
-            # Geometry from the label map, texture from z and pose.
+            # Geometry from the label map, texture from z and pose. The first layers of the backbone synthesize low
+            # resolutions, which determine shape; the later ones determine appearance.
             texture = self.map_to_w(z, c)
             texture_ws = texture.unsqueeze(1).expand(-1, self.num_ws - self.geometry_layer, -1)
             ws = torch.cat([encoded.expand(len(texture), -1, -1), texture_ws], dim=1)
@@ -218,12 +221,14 @@ class ConditionalMappingNetwork(MappingNetwork):
             w = self.map_to_w(z, c, encoded.expand(batch_size, -1))
             ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
 
-        # The disentangled average has one vector per layer.
+        # Entangled ws are copies of one vector.
         if update_emas:
             self.update_w_avg(ws if self.disentangle else ws[:, 0])
         return self.truncate(ws, truncation_psi, truncation_cutoff)
 
 
+# The published classes ignore geometry_layer, although the published command for cars sets it to 9; loading their
+# weights requires the same.
 def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMappingNetwork]:
     """Constructor with the arguments of a published class, where geometry_layer has no effect."""
 

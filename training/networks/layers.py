@@ -28,6 +28,7 @@ RESNET_GAIN = math.sqrt(0.5)  # scales both branches of a residual block so that
 
 def normalize_2nd_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide each row of x (N,C) by its root mean square."""
+    # "Pixel norm" of Karras et al. 2018, section 4.2, on vectors.
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
@@ -37,6 +38,7 @@ def block_resolutions(img_resolution: int, smallest: int = 4) -> list[int]:
     Raises:
         ValueError: img_resolution is not a power of two of at least `smallest`.
     """
+    # A power of two shares no bit with the number below it.
     if img_resolution < smallest or img_resolution & (img_resolution - 1):
         raise ValueError(f"img_resolution: expected a power of two from {smallest} on, got {img_resolution}")
     return [2**k for k in range(smallest.bit_length() - 1, img_resolution.bit_length())]
@@ -59,6 +61,7 @@ def channels_at(resolution: int, channel_base: float, channel_max: int) -> int:
 
 def runs_in_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
     """Whether a resolution is among the `num_fp16_res` highest; resolutions below 8 always use float32."""
+    # The n highest resolutions are R, R/2, ... down to R / 2^(n-1).
     return resolution >= max(2 * img_resolution >> num_fp16_res, 8)
 
 
@@ -91,6 +94,7 @@ class FullyConnectedLayer(nn.Module):
     ):
         super().__init__()
         self.activation = activation
+
         # Adam's steps do not depend on the scale of the gradients, so weights stored larger by 1 / lr_multiplier learn
         # slower by lr_multiplier.
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
@@ -100,8 +104,10 @@ class FullyConnectedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape ...,in_features to ...,out_features."""
+        # Gains are applied in float32, before the weights are rounded to the working precision.
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
+
         # Without an activation, the bias is fused into the matrix product.
         if self.activation == "linear":
             return F.linear(x, weight, bias)
@@ -136,8 +142,10 @@ class Conv2dLayer(nn.Module):
         self.down = down
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
+        # He et al. 2015 without its factor sqrt(2), which is in the gain of the activation.
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.act_gain = ACTIVATIONS[activation].gain
+        # Registered even where neither up nor down needs it: published weights contain it.
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
         # Frozen layers store buffers, so that optimizers do not see them.
@@ -154,10 +162,12 @@ class Conv2dLayer(nn.Module):
         """Map x (N,in_channels,H,W) to N,out_channels,H*up/down,W*up/down."""
         weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
+
         # Published upsampling layers store kernels of a true convolution, all others of a correlation.
         flip_weight = self.up == 1
         resampling = {"f": self.resample_filter, "up": self.up, "down": self.down}
         x = conv2d_resample(x, weight, **resampling, padding=self.padding, flip_weight=flip_weight)
+
         # A gain on the output scales its bound too.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=clamp)

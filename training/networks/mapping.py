@@ -54,11 +54,12 @@ class MappingNetwork(nn.Module):
         self.num_layers = num_layers
         self.w_avg_beta = w_avg_beta
 
-        # Moving average of w, the center of the truncation trick.
+        # Moving average of w, the center of the truncation trick. The mapping of a discriminator's condition has none.
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros(w_avg_shape or [w_dim]))
 
-        # Embedding of the condition, then whatever a derived class adds.
+        # Embedding of the condition, then the modules of a derived class. The order of registration is that of the
+        # published state dicts, and optimizer states refer to parameters by their position in it.
         embed_features = w_dim if embed_features is None else embed_features
         if c_dim > 0:
             self.embed = FullyConnectedLayer(c_dim, embed_features)
@@ -67,7 +68,8 @@ class MappingNetwork(nn.Module):
         for name, module in (extra_modules or {}).items():
             self.add_module(name, module)
 
-        # Fully connected layers.
+        # Fully connected layers. They learn 100 times slower than the synthesis network (lr_multiplier 0.01), for
+        # stability (Karras et al. 2019, appendix C).
         layer_features = w_dim if layer_features is None else layer_features
         widths = [z_dim + extra_features + embed_features, *[layer_features] * (num_layers - 1), w_dim]
         for i, (n_in, n_out) in enumerate(pairwise(widths)):
@@ -86,7 +88,8 @@ class MappingNetwork(nn.Module):
         Raises:
             ValueError: z or c of another shape.
         """
-        # Normalize the inputs and join them in the order of the published weights: z, extra, c.
+        # Normalize the inputs and join them in the order of the published weights: z, extra, c. Without normalization,
+        # the scale of a condition would depend on its embedding's weights.
         inputs = []
         if self.z_dim > 0:
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -107,7 +110,7 @@ class MappingNetwork(nn.Module):
 
     def update_w_avg(self, w: Tensor) -> None:
         """Move the average, if one is tracked, towards the mean over the batch of w (N,w_dim or N,num_ws,w_dim)."""
-        # w_avg = beta w_avg + (1 - beta) mean(w)
+        # w_avg = beta w_avg + (1 - beta) mean(w), in place: w_avg is a buffer of the state dict.
         if hasattr(self, "w_avg"):
             self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
 
@@ -127,6 +130,8 @@ class MappingNetwork(nn.Module):
             return ws
         if not hasattr(self, "w_avg"):
             raise ValueError("truncation_psi: this mapping network tracks no average of w, so it must be 1")
+
+        # w_avg + psi (ws - w_avg) in the first `cutoff` vectors, which control the coarse resolutions.
         cutoff = self.num_ws if cutoff is None else cutoff
         truncated = self.w_avg.expand(self.num_ws, self.w_dim).lerp(ws, psi)  # N,num_ws,w_dim
         return torch.cat([truncated[:, :cutoff], ws[:, cutoff:]], dim=1)
@@ -145,5 +150,7 @@ class MappingNetwork(nn.Module):
             self.update_w_avg(w)
         if self.num_ws is None:
             return w
+
+        # The same w for every layer; style mixing would insert different ones.
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         return self.truncate(ws, truncation_psi, truncation_cutoff)

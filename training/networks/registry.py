@@ -25,7 +25,7 @@ from training.networks.mapping import MappingNetwork
 from training.networks.superresolution import SUPERRESOLUTIONS
 from training.networks.synthesis import Generator, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
 
-# Classes that keep their published name.
+# Classes that keep their published name. Layers and blocks are here too, since golden tests build them by name.
 _CLASSES = (
     AugmentPipe, Encoder, Generator, MappingNetwork,
     Conv2dLayer, EqualConv2d, FullyConnectedLayer,
@@ -33,6 +33,7 @@ _CLASSES = (
     Discriminator, DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer,
     DualDiscriminator, DummyDualDiscriminator, SingleDiscriminator,
 )  # fmt: skip
+
 # Constructors by published name. Variants are rows of tables, published names of one class are aliases.
 NETWORKS = {
     **{cls.__name__: cls for cls in _CLASSES},
@@ -53,7 +54,8 @@ def construct(class_name: str, init_kwargs: Mapping) -> nn.Module:
     Raises:
         ValueError: unknown name, or arguments that the class does not accept.
     """
-    # Published modules differ from ours, so only the last component of the name counts.
+    # Published module paths differ from ours, so only the last component of the name counts. It is looked up, never
+    # imported: names come from weights files, which must not choose what code runs.
     name = class_name.rsplit(".", 1)[-1]
     if name not in NETWORKS:
         raise ValueError(f"network class: expected one of {', '.join(sorted(NETWORKS))}, got {class_name!r}")
@@ -61,7 +63,8 @@ def construct(class_name: str, init_kwargs: Mapping) -> nn.Module:
         module = NETWORKS[name](**init_kwargs)
     except TypeError as error:
         raise ValueError(f"{name}: constructor arguments do not fit: {error}") from error
-    # Recorded for `describe`, which weight files need.
+
+    # Weights files store class name and arguments; modules do not remember theirs.
     module.built_from = (name, dict(init_kwargs))
     return module
 

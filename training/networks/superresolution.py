@@ -39,6 +39,7 @@ class Layout:
     stores_filter: bool = True
 
 
+# The training command chooses 8XDC, 4X or 2X by resolution; 8X and Deepfp32 are their older published forms.
 LAYOUTS = {
     "SuperresolutionHybrid8XDC": Layout(512, 128, (256, 128), first_up=True, stores_filter=False),
     "SuperresolutionHybrid8X": Layout(512, 128, (128, 64), first_up=True),
@@ -61,7 +62,7 @@ class SuperResolution(nn.Module):
         channel_base, channel_max: the backbone's widths, accepted because published arguments contain them; they
             have no effect here.
     Raises:
-        ValueError: img_resolution is not the layout's, or a block would have no channels.
+        ValueError: img_resolution is not the layout's.
     """
 
     def __init__(
@@ -81,17 +82,15 @@ class SuperResolution(nn.Module):
         if img_resolution != layout.output:
             raise ValueError(f"super-resolution: this layout gives {layout.output} pixels, got {img_resolution}")
 
-        # Widths of the two blocks.
+        # The layout's widths, not the backbone's: published super-resolution ignores channel_base and channel_max.
         first_width, second_width = (int(channels * width) for channels in layout.widths)
-        if second_width < 1:
-            raise ValueError(f"super-resolution: width {width:g} leaves a block without channels")
-
         self.layout = layout
         self.antialias = sr_antialias and layout.antialias
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
 
-        # Two blocks, of which the second always doubles the resolution.
+        # Two blocks, of which the second always doubles the resolution. The clamp keeps float16 from overflowing, but
+        # applies on every device, since weights trained with it depend on it.
         use_fp16 = sr_num_fp16_res > 0
         common = {
             "w_dim": W_DIM,
@@ -116,17 +115,18 @@ class SuperResolution(nn.Module):
         Returns:
             N,semantic_channels,R,R.
         """
-        # Resize to the layout's input resolution.
+        # Resize to the layout's input resolution: training starts at a lower rendering resolution r, and users may
+        # render at any.
         size = self.layout.input
         if x.shape[-1] < size or (x.shape[-1] > size and self.layout.shrinks):
             resizing = {"size": (size, size), "mode": "bilinear", "align_corners": False, "antialias": self.antialias}
             x = F.interpolate(x, **resizing)
             rgb = F.interpolate(rgb, **resizing)
 
-        # Both blocks are driven by the last style vector.
-        ws = ws[:, -1:].expand(-1, self.block0.num_conv + self.block0.num_torgb, -1).to(torch.float32)
-        x, rgb = self.block0(x, rgb, ws, noise_mode)
-        x, rgb = self.block1(x, rgb, ws, noise_mode)
+        # Both blocks are driven by the last style vector, once for each of their three layers.
+        ws = ws[:, -1:].expand(-1, self.block0.num_conv + self.block0.num_torgb, -1).to(torch.float32)  # N,3,512
+        x, rgb = self.block0(x, rgb, ws, noise_mode)  # N,any,R/2,R/2
+        x, rgb = self.block1(x, rgb, ws, noise_mode)  # N,any,R,R
         return rgb
 
 

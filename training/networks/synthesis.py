@@ -30,6 +30,7 @@ NOISE_MODES = ("random", "const", "none")
 
 def count_ws(resolution: int) -> int:
     """Number of style vectors of a synthesis network: one per convolution, and one for the last to-RGB layer."""
+    # Two convolutions at each of log2(resolution) - 1 resolutions, but one at 4x4.
     return 2 * int(math.log2(resolution)) - 2
 
 
@@ -72,7 +73,8 @@ class SynthesisLayer(nn.Module):
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
 
-        # Per-pixel noise with a learned strength (Karras et al. 2019, section 3.2).
+        # Per-pixel noise with a learned strength, which starts at 0 (Karras et al. 2019, section 3.2). The constant
+        # noise belongs to the weights, so that equal calls give equal images on every machine.
         if use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
             self.noise_strength = nn.Parameter(torch.zeros([]))
@@ -84,7 +86,9 @@ class SynthesisLayer(nn.Module):
             raise ValueError(f"noise_mode: expected random, const or none, got {mode!r}")
         if not self.use_noise or mode == "none":
             return None
-        # The same noise for all samples, or independent noise.
+
+        # The same noise for all samples, or independent noise. Videos and meshes take the former: noise that changed
+        # between two views of a scene would change its geometry.
         if mode == "const":
             return (self.noise_const * self.noise_strength)[None, None]
         shape = [batch, 1, self.resolution, self.resolution]
@@ -106,6 +110,7 @@ class SynthesisLayer(nn.Module):
             flip_weight=self.up == 1,  # see Conv2dLayer
             fused_modconv=fused_modconv,
         )
+
         # A gain on the output scales its bound too.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
@@ -168,18 +173,18 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         check_architecture(architecture)
         self.in_channels = in_channels
-        self.w_dim = w_dim
         self.up = up
         self.architecture = architecture
         self.fused_modconv_default = fused_modconv_default
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
-        # Number of style vectors that the block takes.
+        # Number of style vectors that the block takes. Only skip architectures have a to-RGB layer at every resolution.
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == "skip")
 
-        # Layers, in the order of the published weights.
+        # Layers, in the order of the published weights. The first block starts from a constant, not from z: all
+        # variation enters through the styles (Karras et al. 2019, section 2).
         layer_kwargs = {"conv_clamp": conv_clamp, "resample_filter": resample_filter, **layer_kwargs}
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
@@ -192,11 +197,7 @@ class SynthesisBlock(nn.Module):
             self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, up=up, resample_filter=resample_filter)
 
     def forward(
-        self,
-        x: Tensor | None,
-        img: Tensor | None,
-        ws: Tensor,
-        noise_mode: str = "random",
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str = "random"
     ) -> tuple[Tensor, Tensor | None]:
         """Compute features and image at this block's resolution.
 
@@ -207,21 +208,18 @@ class SynthesisBlock(nn.Module):
             noise_mode: random, const or none.
         Returns:
             Features N,out_channels,H,W; image N,img_channels,H,W in float32, or None.
-        Raises:
-            ValueError: ws of another shape.
         """
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_conv + self.num_torgb, self.w_dim):
-            raise ValueError(f"ws: expected N,{self.num_conv + self.num_torgb},{self.w_dim}, got {tuple(ws.shape)}")
-
-        # Precision, form of the modulated convolutions, and style vectors.
+        # Precision, form of the modulated convolutions, and style vectors. Grouped convolutions (fused) need one pass
+        # over the activations less, but a copy of the weights per sample, which training would keep for the backward
+        # pass; both forms are exact.
         number_format = self.precision.format(ws.device)
         fused_modconv = self.fused_modconv_default
         if fused_modconv == "inference_only":
             fused_modconv = not self.training
         options = {"noise_mode": noise_mode, "fused_modconv": fused_modconv}
-        w = iter(ws.unbind(dim=1))
+        w = iter(ws.unbind(dim=1))  # one N,w_dim for each layer, in order
 
-        # Features N,out_channels,H,W.
+        # Features N,out_channels,H,W. The residual branch skips both convolutions.
         if self.in_channels == 0:
             x = self.const.expand(len(ws), *self.const.shape).to(**number_format)
             x = self.conv1(x, next(w), **options)
@@ -234,7 +232,8 @@ class SynthesisBlock(nn.Module):
             x = self.conv0(x.to(**number_format), next(w), **options)
             x = self.conv1(x, next(w), **options)
 
-        # Image N,img_channels,H,W: upsample the previous resolution's and add this one's, in float32.
+        # Image N,img_channels,H,W: upsample the previous resolution's and add this one's. The sum is in float32, since
+        # float16 would lose the small contributions of high resolutions.
         if img is not None and self.up > 1:
             img = upsample2d(img, self.resample_filter, up=self.up)
         if self.num_torgb:
@@ -297,6 +296,7 @@ class SynthesisNetwork(nn.Module):
         for res in self.resolutions:
             block = getattr(self, f"b{res}")
             # A block's to-RGB layer shares its style vector with the first convolution of the next block.
+            # The last block has no next one, so its to-RGB layer adds one vector to num_ws.
             block_ws = ws.narrow(1, first, block.num_conv + block.num_torgb)
             x, img = block(x, img, block_ws, noise_mode)
             first += block.num_conv
@@ -325,11 +325,12 @@ class Generator(nn.Module):
         **synthesis_kwargs,
     ):
         super().__init__()
-        # The synthesis network comes first in published weights.
+        # The synthesis network comes first in published weights, and initial values are generated in that order.
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
 
-        # Mapping network, conditional or not.
+        # Mapping network, conditional or not. Published arguments name its class with a module path that differs from
+        # ours, so only the last component counts.
         mapping_kwargs = dict(mapping_kwargs or {})
         class_name = (mapping_kwargs.pop("class_name", None) or "MappingNetwork").rsplit(".", 1)[-1]
         mappings = {"MappingNetwork": MappingNetwork, **MAPPINGS}

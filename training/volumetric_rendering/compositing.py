@@ -25,13 +25,14 @@ def interval_weights(sigma: Tensor, depths: Tensor) -> Tensor:
     Returns:
         N,M,T-1, each in [0, 1], sum <= 1.
     """
-    # Density at the midpoints of the intervals.
+    # Density at the midpoints of the intervals. The shift by -1 makes untrained fields, whose raw density is about 0,
+    # more transparent, as in Mip-NeRF.
     density = F.softplus((sigma[..., :-1] + sigma[..., 1:]) / 2 - 1)  # N,M,T-1
 
-    # Opacity, and the transmittance behind and before each interval.
+    # Opacity, and the transmittance behind and before each interval. Nothing is before the first one.
     alpha = 1 - torch.exp(-density * depths.diff(dim=-1))
     transmittance_after = torch.cumprod(1 - alpha + TRANSMITTANCE_EPS, dim=-1)
-    transmittance = F.pad(transmittance_after[..., :-1], (1, 0), value=1.0)
+    transmittance = F.pad(transmittance_after[..., :-1], (1, 0), value=1.0)  # N,M,T-1
     return alpha * transmittance
 
 
@@ -121,5 +122,6 @@ def composite(
     weighted_depth = (weights * (depths[:, :, :-1] + depths[:, :, 1:]) / 2).sum(dim=2)  # N,M,1
     weight_sum = weights.sum(dim=2)  # N,M,1
 
+    # Normalize the depth only: features of a ray that lets light through show the background.
     depth = expected_depth(weighted_depth, weight_sum, limits or depth_range(depths))
     return to_output_range(blended, weight_sum, white_back), depth, weights

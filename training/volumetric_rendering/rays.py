@@ -30,7 +30,7 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
         if matrix.shape != (batch, side, side):
             raise ValueError(f"{name}: expected {batch},{side},{side}, got {tuple(matrix.shape)}")
 
-    # Pixel centers in [0, 1]: u along a row, v along a column.
+    # Pixel centers in [0, 1]: u along a row, v along a column. The first ray is that of the top left pixel.
     centers = (torch.arange(resolution, dtype=cam2world.dtype, device=cam2world.device) + 0.5) / resolution
     v, u = torch.meshgrid(centers, centers, indexing="ij")
     u = u.reshape(1, -1)  # 1,M
@@ -45,7 +45,7 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     y = (v - center_v) / focal_v  # N,M
     x = (u - center_u - skew * y) / focal_u
 
-    # Rotate to world coordinates.
+    # Rotate to world coordinates. With directions of length 1, depths are distances from the camera.
     in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # N,M,3
     directions = F.normalize(in_camera @ cam2world[:, :3, :3].mT, dim=-1)
     origins = cam2world[:, None, :3, 3].expand_as(directions)
@@ -63,11 +63,13 @@ def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor
     Returns:
         start, end: N,M,1 distances along the ray; MISS_START and MISS_END where the ray misses.
     """
+    # A ray parallel to two faces has infinite distances to them, with signs that make the comparisons below right.
     inverse = directions.reciprocal()
     low = (-side / 2 - origins) * inverse  # N,M,3 distances to the two faces normal to each axis
     high = (side / 2 - origins) * inverse
 
-    # fmin and fmax ignore the NaN, 0 * inf, of a ray that lies in a face.
+    # The ray is inside between its last entry and its first exit. fmin and fmax ignore the NaN, 0 * inf, of a ray that
+    # lies in a face.
     start = torch.fmin(low, high).amax(dim=-1, keepdim=True)
     end = torch.fmax(low, high).amin(dim=-1, keepdim=True)
     miss = start > end

@@ -8,7 +8,7 @@ and composites deferred features (training/networks/decoders.py), which are deco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -55,22 +55,6 @@ class Field(Protocol):
         """Features N,M,F from composited deferred features N,M,any and the sum of their weights N,M,1."""
 
 
-@dataclass(frozen=True)
-class FunctionField:
-    """Field given by a function from points N,K,3 to features N,K,F and raw density N,K,1."""
-
-    reference: Callable[[Tensor], tuple[Tensor, Tensor]]
-
-    def deferred_features(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Features as a tuple of one tensor N,K,F, and raw density N,K,1, at points N,K,3; nothing is deferred."""
-        features, sigma = self.reference(points)
-        return (features,), sigma
-
-    def finish_features(self, composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
-        """Features N,M,F, which are the only element of `composited`."""
-        return composited[0]
-
-
 # --------------------------------------------------------------------------- options
 
 
@@ -102,7 +86,7 @@ class RenderOptions:
     plane_axes: str = "published"
 
     def __post_init__(self) -> None:
-        # Limits.
+        # Limits. In disparity, a start of 0 would be infinitely far.
         if self.auto:
             if self.start != self.end:
                 raise ValueError(f"start, end: expected two numbers or twice 'auto', got {self.start}, {self.end}")
@@ -188,7 +172,7 @@ class _Rays(NamedTuple):
 
 
 def render(
-    field: Field | Callable[[Tensor], tuple[Tensor, Tensor]],
+    field: Field,
     origins: Tensor,
     directions: Tensor,
     options: RenderOptions,
@@ -200,7 +184,7 @@ def render(
     """Render rays.
 
     Args:
-        field: a Field, or a function as in FunctionField.
+        field: radiance field.
         origins, directions: N,M,3; directions of length 1.
         jitter: random depths, quantiles and density noise, from torch's global generator. False: evenly spaced
             depths and quantiles and no noise, so that equal calls give equal results.
@@ -222,15 +206,12 @@ def render(
         raise ValueError(f"rays_per_chunk: expected 1 or more, got {rays_per_chunk}")
     if impl not in ("fast", "ref"):
         raise ValueError(f"impl: expected fast or ref, got {impl!r}")
-    # Functions are fields without deferred features.
-    if not hasattr(field, "deferred_features"):
-        field = FunctionField(field)
 
     # Generate all random numbers and the depth range for the whole call, before it is split into chunks.
     rays = _coarse_samples(origins, directions, options, jitter)
     limits = depth_range(rays.depths)  # includes the fine samples, which lie between the coarse ones
 
-    # Render in chunks of rays.
+    # Render in chunks of rays. With gradients, chunks would save nothing: all their intermediates are kept anyway.
     batch, num_rays = origins.shape[:2]
     if rays_per_chunk is None:
         rays_per_chunk = batch * num_rays if torch.is_grad_enabled() else _default_chunk(origins.device, options)
@@ -255,7 +236,8 @@ def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions,
     fine_shape = (*origins.shape[:2], options.fine_samples)
     like = {"dtype": origins.dtype, "device": origins.device}
 
-    # Random numbers, in this order: depth offsets, quantiles, density noise.
+    # Random numbers, in this order: depth offsets, quantiles, density noise. Golden arrays depend on how many numbers
+    # are generated at once.
     offsets = torch.rand(shape, **like) if jitter else torch.zeros(shape, **like)
     # Without jitter, quantiles are evenly spaced from 0 to 1.
     quantiles = None
@@ -307,7 +289,7 @@ def _fine_depths(rays: _Rays, sigma: Tensor) -> Tensor:
 
 def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: DepthRange) -> Rendering:
     """Composite deferred features of unsorted samples, and decode them once per ray."""
-    # Coarse pass.
+    # Coarse pass: N,M*T,any for each head.
     deferred, sigma = field.deferred_features(_points(rays, rays.depths))
     depths = rays.depths  # N,M,T,1
     sigma = _add_noise(sigma, rays.noise, depths)
@@ -321,7 +303,7 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
         sigma = torch.cat([sigma, _add_noise(fine_sigma, rays.fine_noise, fine_depths)], dim=2)
         depths = torch.cat([depths, fine_depths], dim=2)
 
-    # Weights of all samples of both passes.
+    # Weights of all samples of both passes. Only densities and depths are sorted, one number each, not the features.
     depths = depths[..., 0]  # N,M,T where T counts the samples of both passes
     weights = sample_weights(sigma[..., 0], depths)  # N,M,T
     weight_sum = weights.sum(dim=-1, keepdim=True)  # N,M,1
@@ -333,7 +315,7 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
         sums = [_weighted_sum(w, x) for w, x in zip(weights_of_pass, tensors, strict=True)]
         composited.append(sum(sums))
 
-    # Decode once per ray.
+    # Decode once per ray, instead of once for each of its 96 samples.
     features = field.finish_features(composited, weight_sum)
     depth = expected_depth((weights * depths).sum(dim=-1, keepdim=True), weight_sum, limits)
     return Rendering(to_output_range(features, weight_sum, options.white_back), depth, weight_sum)
@@ -365,6 +347,6 @@ def _render_ref(field: Field, rays: _Rays, options: RenderOptions, limits: Depth
             torch.cat([sigma, _add_noise(fine_sigma, rays.fine_noise, fine_depths)], dim=2),
         )
 
-    # Blend the sorted samples.
+    # Blend the sorted samples. All features are decoded and sorted: simple, but slow and large.
     features, depth, weights = composite(features, sigma, depths, options.white_back, limits)
     return Rendering(features, depth, weights.sum(dim=2))

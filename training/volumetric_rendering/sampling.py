@@ -19,7 +19,7 @@ def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tenso
     """Space depths evenly from start to end, each shifted by its offset (Mildenhall et al. 2020, eq. 2).
 
     Args:
-        start, end: world units, a number or N,M,1.
+        start, end: world units, a number or N,M,1 for limits of each ray.
         offsets: N,M,T,1 in [0, 1), in units of one step: uniform random numbers, or zeros for no jitter.
         disparity: equal steps in 1/depth instead of depth.
     Returns:
@@ -30,18 +30,15 @@ def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tenso
     samples = offsets.shape[2]
     if samples < 2:
         raise ValueError(f"offsets: expected N,M,T,1 with T of at least 2, got {tuple(offsets.shape)}")
-    if isinstance(start, Tensor):
-        start = start[..., None]  # N,M,1,1
-    if isinstance(end, Tensor):
-        end = end[..., None]
 
     # T points divide the interval into T - 1 steps.
-    steps = torch.arange(samples, dtype=offsets.dtype, device=offsets.device).view(1, 1, -1, 1)
-    position = (steps + offsets) / (samples - 1)  # N,M,T,1; 0 at start, 1 at end
-    # Interpolate the depth or its inverse.
+    steps = torch.arange(samples, dtype=offsets.dtype, device=offsets.device)  # T
+    position = (steps + offsets[..., 0]) / (samples - 1)  # N,M,T; 0 at start, 1 at end
+
+    # Interpolate the depth, or its inverse, with which steps grow with the distance.
     if disparity:
-        return 1 / (1 / start * (1 - position) + 1 / end * position)
-    return start + (end - start) * position
+        return (1 / (1 / start * (1 - position) + 1 / end * position))[..., None]
+    return (start + (end - start) * position)[..., None]
 
 
 def sample_pdf(bins: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
@@ -71,7 +68,7 @@ def sample_pdf(bins: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
     cdf_below = cdf.gather(-1, below)
     bins_below = bins.gather(-1, below)
 
-    # Interpolate; a bin without weight gives its lower edge.
+    # Interpolate linearly between the edges; a bin without weight gives its lower edge.
     step = cdf.gather(-1, above) - cdf_below
     step = step.masked_fill(step < PDF_EPS, 1)
     return bins_below + (quantiles - cdf_below) / step * (bins.gather(-1, above) - bins_below)
@@ -97,7 +94,8 @@ def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Ten
     depths = depths.detach().flatten(0, 1)[..., 0]  # N*M,T
     weights = weights.detach().flatten(0, 1)[..., 0]  # N*M,T-1
 
-    # Blur: maximum, then mean, of neighboring weights.
+    # Blur: maximum, then mean, of neighboring weights. A surface between two coarse samples may have its weight in
+    # either interval, so both neighbors get samples.
     blurred = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)  # N*M,1,T
     blurred = F.avg_pool1d(blurred, kernel_size=2, stride=1)[:, 0] + WEIGHT_FLOOR  # N*M,T-1
 

@@ -263,9 +263,9 @@ def test_invalid_arguments_are_rejected(scene):
         G.synthesis(ws, poses[:1], planes=planes, rays_per_chunk=-5)
     with pytest.raises(ValueError, match="resolution: expected 1 or more pixels, got 0"):
         G.synthesis(ws, poses[:1], 0, planes=planes)
+    kwargs = {**golden.manifest("gen_edge2car")["init_kwargs"], "semantic_channels": 40}
     with pytest.raises(ValueError, match="semantic_channels: expected 1 to 32, got 40"):
-        kwargs = golden.manifest("gen_edge2car")["init_kwargs"]
-        construct("TriPlaneSemanticEntangleGenerator", {**kwargs, "semantic_channels": 40})
+        construct("TriPlaneSemanticEntangleGenerator", kwargs)
     with pytest.raises(ValueError, match=r"z: expected N,512, got \(1, 12\)"):
         G.mapping(torch.zeros(1, 12), poses[:1], {"mask": torch.zeros(1, 1, 128, 128)})
 
