@@ -11,11 +11,8 @@ Shapes: N poses, F frames.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -263,7 +260,7 @@ def z_up_to_y_up(cam2world: Tensor) -> Tensor:
     return rotation.to(cam2world) @ cam2world
 
 
-# --------------------------------------------------------------------------- checks and files
+# --------------------------------------------------------------------------- checks
 
 
 def pose_problems(poses: Tensor) -> dict[int, str]:
@@ -299,36 +296,3 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
         for row in failed.nonzero()[:, 0].tolist():
             problems.setdefault(row, reason)  # the first reason explains later ones
     return problems
-
-
-def read_poses(path: str | os.PathLike[str]) -> Tensor:
-    """Read poses F,25 from JSON: a list of lists of 25 numbers, or a data set's dataset.json.
-
-    Raises:
-        OSError: the file is missing or cannot be read.
-        ValueError: any other problem, in one line that starts with the path.
-    """
-    # Take the rows of either form.
-    try:
-        rows = json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if isinstance(rows, dict) and isinstance(rows.get("labels"), list):
-        rows = [row[1] if isinstance(row, list) and len(row) == 2 else None for row in rows["labels"]]
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path}: expected a list of poses, 25 numbers each, or a data set's dataset.json")
-
-    # Check types before the conversion, which would accept booleans and strings.
-    for number, row in enumerate(rows):
-        if not isinstance(row, list) or len(row) != 25 or any(type(x) not in (int, float) for x in row):
-            raise ValueError(f"{path}: pose {number}: expected a list of 25 numbers: cam2world 4x4, intrinsics 3x3")
-    try:
-        poses = torch.tensor(rows, dtype=torch.float32)
-    except (OverflowError, RuntimeError) as error:  # an integer too large for any float
-        raise ValueError(f"{path}: holds a number that is too large") from error
-
-    problems = pose_problems(poses)
-    if problems:
-        number = min(problems)
-        raise ValueError(f"{path}: pose {number}: {problems[number]}")
-    return poses

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from camera_utils import join_pose, opengl_to_opencv, split_pose, z_up_to_y_up
 from training.data.archive import WHOLE, DataError, Problem, data_error
-from training.data.index import by_name, parse_json, stem_of, to_float32
+from training.data.index import stem_of
+from training.data.pose_files import by_name, parse_json, to_float32
 
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")  # lens parameters in transforms.json
 MIN_AXIS_SPREAD = 1e-3  # smallest eigenvalue per camera of the least-squares matrix of `normalize_cameras`

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.archive import Archive, ArchiveWriter, DataError, data_error
+from training.data.archive import Archive, DataError, write_archive
 from training.data.image_io import decode_image, encode_png
 from training.data.index import build_index
 
@@ -26,24 +26,32 @@ class EdgeNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
+
+        # Convolutions of each stage; the first of a stage takes the channels of the stage before.
         widths = [3, *(stage[-1] for stage in self.STAGES)]
         self.stages = nn.ModuleList()
         for in_channels, stage in zip(widths, self.STAGES, strict=False):
             inputs = (in_channels, *stage[:-1])
             self.stages.append(nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(inputs, stage, strict=True)))
+
+        # Each stage predicts edges at its own resolution; the fused output is a weighted sum of the five.
         self.sides = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[1:])
         self.fuse = nn.Conv2d(len(self.STAGES), 1, 1)
         self.register_buffer("mean", torch.tensor(self.MEAN_BGR).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the edge strength N,1,H,W in [0, 1] of RGB images N,3,H,W in 0..255."""
-        x = images.flip(1) - self.mean  # N,3,H,W BGR
+        # The network was trained on BGR with the mean subtracted.
+        x = images.flip(1) - self.mean  # N,3,H,W
         sides = []
         for depth, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True)):
+            # Halve the resolution before every stage but the first.
             if depth:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
             for convolution in stage:
                 x = convolution(x).relu()
+
+            # Side output at the size of the image, N,1,H,W.
             sides.append(F.interpolate(side(x), images.shape[2:], mode="bilinear", align_corners=False))
         return self.fuse(torch.cat(sides, dim=1)).sigmoid()
 
@@ -59,6 +67,8 @@ class EdgeNetwork(nn.Module):
             import h5py
         except ImportError as error:
             raise ImportError("reading .h5 weights needs h5py: pip install -e '.[edges]'") from error
+
+        # Keras stores convolution kernels as height, width, input, output.
         network = cls().eval().requires_grad_(False)
         try:
             with h5py.File(path) as file:
@@ -71,6 +81,7 @@ class EdgeNetwork(nn.Module):
 
     def h5_groups(self) -> dict[nn.Conv2d, str]:
         """Return the name of each layer's group in a Keras file."""
+        # Keras numbers the layers of a block conv2d, conv2d_1, ...
         groups = {self.fuse: "fuse"}
         for depth, (stage, side) in enumerate(zip(self.stages, self.sides, strict=True), start=1):
             groups[side] = f"dsn{depth}"
@@ -100,7 +111,9 @@ def classical_detector(sigma: float) -> Detector:
 
     def detect(image: np.ndarray) -> np.ndarray:
         edges = canny(np.tensordot(RGB_TO_GRAY, image / np.float32(255), 1), sigma=sigma)  # H,W bool
-        edges[1:] |= edges[:-1]  # two pixels wide: the stored form blurs, and single pixels would fade
+
+        # Two pixels wide: the stored form of a data set is blurred, and lines of one pixel would fade.
+        edges[1:] |= edges[:-1]
         edges[:, 1:] |= edges[:, :-1]
         return edges
 
@@ -123,13 +136,11 @@ def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callab
     index = build_index(images, None, use_labels=False)
     if index.problems:
         raise DataError(images.path, index.problems)
-    with ArchiveWriter(output) as out:
+
+    with write_archive(output) as add:
         for name in progress(index.images):
-            content = images.read(name)
-            try:
-                strength = detect(decode_image(content))
-            except ValueError as error:
-                raise data_error(images.path, name, str(error)) from error
+            # 1 (a strong edge) becomes black. Canny's edges are bool.
+            strength = images.decode(name, lambda content: detect(decode_image(content)))  # H,W
             drawing = 255 - (np.asarray(strength, np.float32) * 255).round().astype(np.uint8)
-            out.add(name.rsplit(".", 1)[0] + ".png", encode_png(drawing))
+            add(name.rsplit(".", 1)[0] + ".png", encode_png(drawing))
     return len(index.images)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from camera_utils import CameraPreset, front_pose, pose_problems
 from dataset_preprocessing.cameras import center_square, crop_intrinsics, normalize_cameras, read_cameras
-from training.data.archive import WHOLE, Archive, ArchiveWriter, DataError, Problem, data_error
+from training.data.archive import WHOLE, Archive, DataError, Problem, data_error, write_archive
 from training.data.image_io import (
     CLASS_MODES,
     COLOR_MODES,
@@ -27,8 +28,9 @@ from training.data.image_io import (
     open_class_map,
     open_image,
 )
-from training.data.index import POSES_FILE, build_index, parse_json, stem_of
+from training.data.index import build_index, stem_of
 from training.data.label_maps import index_from_colors, pack_rgb
+from training.data.pose_files import POSES_FILE, parse_json
 
 COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
 
@@ -37,10 +39,13 @@ COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
 
 def read_class_table(path: Path) -> dict[str, int]:
     """Read a JSON object from old class id or #rrggbb to new id; DataError for anything else."""
+    # Keys are compared in lower case, as #FF0000 is the same color.
     try:
         table = {str(key).lower(): value for key, value in parse_json(path.read_bytes()).items()}
     except (ValueError, AttributeError) as error:
         raise data_error(path, WHOLE, f'expected a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
+
+    # Label maps have 8 bits; `type` rather than isinstance, because True is an int too.
     for key, value in table.items():
         is_valid_key = key.isdecimal() or COLOR_KEY.fullmatch(key)
         if not is_valid_key or type(value) is not int or not 0 <= value <= 255:
@@ -55,6 +60,8 @@ def _new_id_by_color(table: dict[str, int]) -> dict[int, int]:
 def _new_id_by_index(table: dict[str, int], image: Image.Image) -> dict[int, int]:
     """Map the ids of an image: by number, else by their color in its palette."""
     by_color = _new_id_by_color(table)
+
+    # Gray images have no palette, so none of their ids has a color.
     palette = pack_rgb(np.array(image.getpalette("RGB") or []).reshape(-1, 3)).tolist()
     by_index = {index: by_color[color] for index, color in enumerate(palette) if color in by_color}
     return by_index | {int(key): value for key, value in table.items() if not key.startswith("#")}
@@ -62,6 +69,7 @@ def _new_id_by_index(table: dict[str, int], image: Image.Image) -> dict[int, int
 
 def _map_values(values: np.ndarray, table: dict[int, int], is_color: bool) -> np.ndarray:
     """Replace each value (class id or 0xRRGGBB) of an array of any shape by its entry in `table`."""
+    # Look up each distinct value once.
     unique, inverse = np.unique(values, return_inverse=True)
     missing = [int(value) for value in unique if int(value) not in table]
     if missing:
@@ -85,11 +93,14 @@ def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
         content: PNG of class ids or of colors.
         table: new id by old id ("7") or color ("#ff0000"); None keeps ids and reads palette colors.
     """
+    # Class ids, gray or palette indices: kept, or mapped by number or color.
     image = open_class_map(content, COLOR_MODES)
     if image.mode in CLASS_MODES:
         ids = decode_class_ids(content, apply_exif=True)
         if table is not None:
             ids = _map_values(ids, _new_id_by_index(table, image), is_color=False)
+
+    # Colors: those of the palette, or of the table.
     else:
         rgb = decode_image(content, apply_exif=True).transpose(1, 2, 0)  # H,W,3
         if table is None:
@@ -110,6 +121,8 @@ def _check_same_aspect(image: Image.Image, label_map: Image.Image) -> None:
     """Raise ValueError if the aspect ratios differ by more than a pixel of rounding."""
     width, height = image.size
     label_width, label_height = label_map.size
+
+    # The label map may be smaller than the image: scale each side of the image to it and compare the other.
     excess_width = abs(label_width - label_height * width / height)
     excess_height = abs(label_height - label_width * height / width)
     if min(excess_width, excess_height) > 1:
@@ -167,47 +180,39 @@ def pack(
     index = build_index(images, label_maps, use_labels=False)
     if index.problems:
         raise DataError(images.path, index.problems)
+
+    # Before the images are converted, which takes longer.
     poses = _read_poses(images, index.images, options)
 
     labels = []
     with ExitStack() as stack:
-        out = stack.enter_context(ArchiveWriter(output))
-        label_out = stack.enter_context(ArchiveWriter(label_output)) if label_maps else None
+        add_image = stack.enter_context(write_archive(output))
+        add_label_map = stack.enter_context(write_archive(label_output)) if label_maps else None
         for number, name in enumerate(progress(index.images)):
             png_name = str(PurePosixPath(name).with_suffix(".png"))
-            with _name_file_in_errors(images, name):
-                image = read_photo(images.read(name))
-            out.add(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
-            if label_out:
-                label_out.add(png_name, _convert_label_map(label_maps, index.label_maps[number], image, options))
+            image = images.decode(name, read_photo)
+            add_image(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
+
+            # The label map gets the name of its image, so that a data set matches by path.
+            if add_label_map:
+                convert = partial(_convert_label_map, image=image, options=options)
+                add_label_map(png_name, label_maps.decode(index.label_maps[number], convert))
             labels.append([png_name, [round(float(x), 7) for x in poses[number]]])
-        out.add(POSES_FILE, json.dumps({"labels": labels}))
+        add_image(POSES_FILE, json.dumps({"labels": labels}))
     return len(labels)
 
 
-def _convert_label_map(label_maps: Archive, name: str, image: Image.Image, options: PackOptions) -> bytes:
-    """Read a label map and encode its center square as PNG."""
-    with _name_file_in_errors(label_maps, name):
-        content = label_maps.read(name)
-        if options.data_type == "seg":
-            label_map = read_class_ids(content, options.class_table)
-            resampling = Image.Resampling.NEAREST
-        else:
-            label_map = read_photo(content).convert("L")
-            resampling = Image.Resampling.BILINEAR  # nearest neighbor would lose thin lines
-        _check_same_aspect(image, label_map)
+def _convert_label_map(content: bytes, image: Image.Image, options: PackOptions) -> bytes:
+    """Decode the label map of an image and encode its center square as PNG."""
+    # Class ids cannot be blended; of drawings, nearest neighbor would lose thin lines.
+    if options.data_type == "seg":
+        label_map = read_class_ids(content, options.class_table)
+        resampling = Image.Resampling.NEAREST
+    else:
+        label_map = read_photo(content).convert("L")
+        resampling = Image.Resampling.BILINEAR
+    _check_same_aspect(image, label_map)
     return _encode_square(label_map, options.resolution, resampling)
-
-
-@contextmanager
-def _name_file_in_errors(archive: Archive, name: str) -> Iterator[None]:
-    """Convert a ValueError about a file's content to a DataError that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except ValueError as error:
-        raise data_error(archive.path, name, str(error)) from error
 
 
 # --------------------------------------------------------------------------- poses
@@ -218,7 +223,7 @@ def _read_poses(images: Archive, names: list[str], options: PackOptions) -> Tens
     if options.cameras is None:
         return front_pose(options.preset).expand(len(names), 25)
 
-    # Find the camera of each image.
+    # Find the camera of each image, and report all images without exactly one.
     cameras = read_cameras(options.cameras, options.z_up)
     keys = [_matching_cameras(name, cameras) for name in names]
     problems = []
@@ -230,29 +235,33 @@ def _read_poses(images: Archive, names: list[str], options: PackOptions) -> Tens
     if problems:
         raise DataError(options.cameras, problems)
 
-    # Crop and normalize.
-    cropped = [
-        crop_intrinsics(cameras[key], *_stored_size(images, name)) for name, (key,) in zip(names, keys, strict=True)
-    ]
+    # Intrinsics of the center square, which depend on the size of each image.
+    cropped = []
+    for name, matches in zip(names, keys, strict=True):
+        width, height = images.decode(name, _stored_size)
+        cropped.append(crop_intrinsics(cameras[matches[0]], width, height))
     poses = torch.from_numpy(np.stack(cropped))  # N,25
+
+    # Move the scene to the origin, at the distance of the preset.
     if not options.keep_world:
         try:
             poses = normalize_cameras(poses, options.preset.radius)
         except ValueError as error:
             raise data_error(options.cameras, WHOLE, f"{error}; keep_world leaves positions as they are") from error
 
+    # What a data set would reject is reported now.
     faults = pose_problems(poses)
     if faults:
         raise DataError(options.cameras, [Problem(names[row], f"pose: {reason}") for row, reason in faults.items()])
     return poses
 
 
-def _stored_size(images: Archive, name: str) -> tuple[int, int]:
+def _stored_size(content: bytes) -> tuple[int, int]:
     """Return width and height of an image with a camera; ValueError if EXIF rotates it."""
-    with _name_file_in_errors(images, name):
-        image = open_image(images.read(name))
-        if has_exif_rotation(image):
-            raise ValueError("rotated by its EXIF orientation, unlike its camera; rotate its pixels, then find cameras")
+    # Only the header is read.
+    image = open_image(content)
+    if has_exif_rotation(image):
+        raise ValueError("rotated by its EXIF orientation, unlike its camera; rotate its pixels, then find cameras")
     return image.size
 
 

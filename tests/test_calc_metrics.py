@@ -16,7 +16,8 @@ from small_data import image_files, label_files, write_zip
 from torch import nn
 
 import calc_metrics
-from training.data.archive import ArchiveWriter
+import inference
+from training.data.archive import write_archive
 from training.weights.snapshot import load_network_pkl, save_snapshot
 
 CAT = ROOT / "applications" / "assets" / "cat.png"
@@ -84,7 +85,7 @@ def test_output_is_a_table_and_a_json_line_and_a_protocol_for_each_metric(cats, 
     assert len(lines) == 2 and json.loads(lines[1])["results"] == line["results"]
 
 
-def test_baselines_have_columns_and_entries_of_their_own(cats, tmp_path):
+def test_each_baseline_has_a_column_and_a_json_entry(cats, tmp_path):
     result = run("--baselines", **cats, outdir=tmp_path, metrics="acc,nvs", num=2)
     assert result.exit_code == 0, result.output
     assert any(line.split() == ["network", "untrained", "constant"] for line in result.output.splitlines())
@@ -115,11 +116,20 @@ def test_results_are_kept_when_a_later_metric_fails(cats, tmp_path):
     assert set(figures(tmp_path)) == {"miou"}
 
 
-def test_the_configuration_is_read_from_the_weights(cats, cars, tmp_path):
+def test_the_configuration_is_read_from_the_weights_which_are_loaded_once(cats, cars, tmp_path, monkeypatch):
+    loaded = []
+    load = inference.load_generator
+
+    def counting_load(network, *args):
+        loaded.append(network)
+        return load(network, *args)
+
+    monkeypatch.setattr(inference, "load_generator", counting_load)
     for options, metric, cfg in ((cats, "miou", "seg2cat"), (cars, "ap", "edge2car")):
         result = run(**{**options, "cfg": None}, outdir=tmp_path, metrics=metric, num=1)
         assert result.exit_code == 0, result.output
         assert json.loads((tmp_path / f"metric-{metric}.jsonl").read_text())["cfg"] == cfg
+    assert loaded == [str(cats["network"]), str(cars["network"])]
 
 
 def test_networks_that_follow_no_configuration_need_data_and_no_cfg(tmp_path):
@@ -190,18 +200,18 @@ def one_view(directory):
 
 
 def depth_without_scale(directory):
-    with ArchiveWriter(directory / "depth.zip") as archive:
-        archive.add("depth.json", "{}")
+    with write_archive(directory / "depth.zip") as add:
+        add("depth.json", "{}")
     return {"metrics": "nvs", "depth_data": directory / "depth.zip"}
 
 
 def small_depth(directory, mode):
     """Depth images of another size than the color images; mode RGB is not a depth image."""
     Image.new(mode, (4, 4)).save(directory / "x.png")
-    with ArchiveWriter(directory / "depth.zip") as archive:
-        archive.add("depth.json", '{"world_units_per_level": 0.1}')
+    with write_archive(directory / "depth.zip") as add:
+        add("depth.json", '{"world_units_per_level": 0.1}')
         for number in range(OBJECTS * VIEWS):
-            archive.add(f"00000/img{number:08d}.png", (directory / "x.png").read_bytes())
+            add(f"00000/img{number:08d}.png", (directory / "x.png").read_bytes())
     return {"metrics": "nvs", "depth_data": directory / "depth.zip"}
 
 

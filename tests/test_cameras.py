@@ -6,6 +6,7 @@ import torch
 from golden import golden
 
 import camera_utils as cu
+from training.data.pose_files import read_poses
 
 RTOL = 1e-5  # float32 round-off of a few products
 ANGLES = [(0.4, 1.2), (math.pi / 2, math.pi / 2), (-2.0, 2.2)]
@@ -211,7 +212,7 @@ def test_poses_are_read_back_from_a_file(form, tmp_path):
     rows = poses.tolist()
     content = rows if form == "list" else {"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]}
     (tmp_path / "path.json").write_text(json.dumps(content))
-    assert torch.equal(cu.read_poses(tmp_path / "path.json"), poses)
+    assert torch.equal(read_poses(tmp_path / "path.json"), poses)
 
 
 GOOD = cu.front_pose(cu.CAMERAS["seg2cat"])[0].tolist()
@@ -222,11 +223,11 @@ BAD_FILES = {
     "a number": (b"7", "expected a list of poses"),
     "no pose": (b"[]", "expected a list of poses"),
     "data set without poses": (b'{"labels": null}', "expected a list of poses"),
-    "one pose, not a list of them": (json.dumps(GOOD).encode(), "pose 0: expected a list of 25 numbers"),
-    "data set's row without a pose": (b'{"labels": [["a.png"]]}', "pose 0: expected a list of 25 numbers"),
-    "too few numbers": (json.dumps([GOOD, GOOD[:24]]).encode(), "pose 1: expected a list of 25 numbers"),
-    "words": (json.dumps([["1"] * 25]).encode(), "pose 0: expected a list of 25 numbers"),
-    "truth for a number": (json.dumps([[*GOOD[:24], True]]).encode(), "pose 0: expected a list of 25 numbers"),
+    "one pose, not a list of them": (json.dumps(GOOD).encode(), "pose 0: expected 25 numbers"),
+    "data set's row without a pose": (b'{"labels": [["a.png"]]}', "pose 0: expected 25 numbers"),
+    "too few numbers": (json.dumps([GOOD, GOOD[:24]]).encode(), "pose 1: expected 25 numbers"),
+    "words": (json.dumps([["1"] * 25]).encode(), "pose 0: expected 25 numbers"),
+    "truth for a number": (json.dumps([[*GOOD[:24], True]]).encode(), "pose 0: expected 25 numbers"),
     "endless number": (json.dumps([[10**400, *GOOD[1:]]]).encode(), "too large"),
     "large number": (json.dumps([[10**30, *GOOD[1:]]]).encode(), "pose 0: the axes"),
     "not a number": (json.dumps([GOOD, [math.nan, *GOOD[1:]]]).encode(), "pose 1: holds NaN or infinity"),
@@ -240,5 +241,5 @@ def test_file_without_valid_poses_is_rejected_in_one_line(case, tmp_path):
     path = tmp_path / "path.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        cu.read_poses(path)
+        read_poses(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

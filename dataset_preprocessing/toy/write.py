@@ -9,11 +9,12 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,19 @@ from dataset_preprocessing.toy.cats import Cat
 from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import Rendering, render
 from dataset_preprocessing.toy.scene import Scene
-from training.data.archive import ArchiveWriter
+from training.data.archive import write_archive
 from training.data.image_io import encode_png
-from training.data.index import POSES_FILE
+from training.data.pose_files import POSES_FILE
 
-DEPTH_STEP = 1e-4  # world units of one level of the 16-bit depth images
+# World units of one level of the 16-bit depth images, which so reach 6.5; an object is about 1 in size, at 1.7 to 2.7.
+DEPTH_STEP = 1e-4
 DEPTH_FILE = "depth.json"
-TRAIN, HELD_OUT = 0, 1  # splits; part of the random seed, so that held-out objects never occur in training
+
+# Splits: part of the random seed, so that held-out objects never occur in training.
+TRAIN = 0
+HELD_OUT = 1
+
+# Variables with which the libraries below NumPy choose their number of threads.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -104,13 +111,16 @@ class View:
 
 def sample_object(job: RenderJob, number: int) -> tuple[Scene, list[np.ndarray]]:
     """Sample an object and its poses (float32 25 each) from the job's seed and the object's number."""
+    # A generator for each object, so that objects can be rendered in any order.
     rng = np.random.default_rng([job.seed, job.split, number])
     kind = KINDS[job.kind]
     scene = kind.scene(rng)
+
+    # EG3D's polar angle is linear in the height, see camera_utils.
     poses = []
     for _ in range(job.views):
         yaw, pitch = kind.sample_angles(rng)
-        polar = math.pi / 2 * (1 - math.sin(pitch))  # linear in height, see camera_utils
+        polar = math.pi / 2 * (1 - math.sin(pitch))
         poses.append(pose_at(kind.preset, math.pi / 2 + yaw, polar)[0].numpy())
     return scene, poses
 
@@ -121,6 +131,8 @@ def render_object(job: RenderJob, number: int) -> list[View]:
     views = []
     for pose in poses:
         rendering = render(scene, pose, job.resolution)
+
+        # Encoded here, in the worker: compressed images are also cheaper to send.
         depth = encode_png((rendering.depth / DEPTH_STEP).round().astype(np.uint16)) if job.depth else None
         label_map = encode_png(KINDS[job.kind].label_map(rendering))
         views.append(View([round(float(x), 7) for x in pose], encode_png(rendering.image), label_map, depth))
@@ -150,26 +162,29 @@ def write_toy(
     Raises:
         OSError: a file cannot be written, or a worker was killed.
     """
+    # One archive for each kind of image.
     suffixes = ["", "_label", "_depth"] if job.depth else ["", "_label"]
     paths = [stem.with_name(f"{stem.name}{suffix}.zip") for suffix in suffixes]
     labels = []
     with ExitStack() as stack:
-        rendered = stack.enter_context(_render_objects(job, objects, workers))
-        images, label_maps, *depths = [stack.enter_context(ArchiveWriter(path)) for path in paths]
+        rendered = stack.enter_context(closing(_render_objects(job, objects, workers)))
+        add_image, add_label_map, *add_depths = [stack.enter_context(write_archive(path)) for path in paths]
 
+        # Images with the same name in all archives.
         for views in progress(rendered):
             for view in views:
                 name = image_name(len(labels))
-                images.add(name, view.image)
-                label_maps.add(name, view.label_map)
-                if depths:
-                    depths[0].add(name, view.depth)
+                add_image(name, view.image)
+                add_label_map(name, view.label_map)
+                for add_depth in add_depths:
+                    add_depth(name, view.depth)
                 labels.append([name, view.pose])
 
-        images.add(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
-        if depths:
+        # Poses, and the unit of depth.
+        add_image(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
+        for add_depth in add_depths:
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
-            depths[0].add(DEPTH_FILE, json.dumps({"world_units_per_level": DEPTH_STEP, "meaning": meaning}))
+            add_depth(DEPTH_FILE, json.dumps({"world_units_per_level": DEPTH_STEP, "meaning": meaning}))
     return paths
 
 
@@ -181,37 +196,35 @@ def image_name(number: int) -> str:
 # --------------------------------------------------------------------------- worker processes
 
 
-@contextmanager
-def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[Iterable[list[View]]]:
-    """Provide the views of each object in order, rendered here (workers 0) or in worker processes."""
+def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[list[View]]:
+    """Yield the views of each object in order, rendered here (workers 0) or in worker processes.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+    """
     if not workers:
-        yield map(partial(render_object, job), range(objects))
+        yield from map(partial(render_object, job), range(objects))
         return
+
+    # Started processes rather than forked ones: a fork would copy the state of this process's threads.
     other_processes = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    submit = partial(pool.submit, render_object, job)
+    numbers = iter(range(objects))
     try:
-        yield _render_in_pool(pool, job, objects, max_pending=2 * workers)
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - other_processes:
-            process.terminate()  # do not wait for objects that are no longer needed
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _render_in_pool(pool: ProcessPoolExecutor, job: RenderJob, objects: int, max_pending: int) -> Iterator[list[View]]:
-    """Render in order, with at most `max_pending` objects submitted ahead; OSError if a worker is killed."""
-    pending: deque[Future] = deque()
-    try:
-        for number in range(objects):
-            if len(pending) == max_pending:
-                yield pending.popleft().result()
-            with _worker_environment():  # submitting starts the workers
-                pending.append(pool.submit(render_object, job, number))
+        # Two objects per worker are submitted ahead; the first submission starts the workers.
+        with _worker_environment():
+            pending = deque(map(submit, islice(numbers, 2 * workers)))
         while pending:
             yield pending.popleft().result()
+            pending.extend(map(submit, islice(numbers, 1)))
     except BrokenProcessPool as error:
         raise ChildProcessError("a rendering process was killed; if memory ran out, use fewer workers") from error
+    finally:
+        # All is rendered, or the rest is no longer needed: do not wait for objects that are being rendered.
+        for process in set(multiprocessing.active_children()) - other_processes:
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -222,12 +235,16 @@ def _worker_environment() -> Iterator[None]:
     """
     environment = dict(os.environ)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+
+    # Windows has no signal masks.
+    has_masks = hasattr(signal, "pthread_sigmask")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if has_masks else None
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(environment)
+
+        # A SIGINT received meanwhile is delivered now.
         if has_masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # delivers a SIGINT received meanwhile
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)

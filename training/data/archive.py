@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import zipfile
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dnnlib.util import atomic_write
 
-MAX_MEMBER_BYTES = 1 << 28  # declared size; far above any image, enough for the poses of half a million images
-WHOLE = "-"  # file name of a Problem that concerns the zip or directory itself
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every member, so that equal content gives equal zips
+# Limit of a file's declared size: far above any image, and enough for the poses of half a million images.
+MAX_MEMBER_BYTES = 1 << 28
+
+# File name of a Problem that concerns the zip or directory itself.
+WHOLE = "-"
+
+# The same date for every member, so that equal content gives equal zips; the earliest that a zip can store.
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class Problem(NamedTuple):
@@ -44,7 +50,8 @@ class DataError(ValueError):
         first = self.problems[0]
         text = first.reason if first.file == WHOLE else str(first)
         others = len(self.problems) - 1
-        return f"{self.path}: {text}" + (f" (and {others} more; dataset_tool.py check lists all)" if others else "")
+        hint = f" (and {others} more; dataset_tool.py check lists all)" if others else ""
+        return f"{self.path}: {text}{hint}"
 
 
 def data_error(path: os.PathLike[str] | str, file: str, reason: str) -> DataError:
@@ -69,14 +76,18 @@ class Archive:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.is_zip = self.path.is_file()
+
+        # The open zip, and the process that opened it (see `_handle`).
         self._zip: zipfile.ZipFile | None = None
-        self._zip_pid = 0  # process that opened the handle
+        self._zip_pid = 0
 
         # List the files.
         if not self.is_zip and not self.path.is_dir():
             raise data_error(self.path, WHOLE, "no such file or directory")
         sizes = self._list_zip() if self.is_zip else self._list_directory()
         self.names = sorted(name for name in sizes if not _is_hidden(name))
+
+        # For `in` and `read`, which would search a list of half a million names each time.
         self._name_set = set(self.names)
 
         # Reject zip bombs by their declared size, before anything is read.
@@ -92,6 +103,7 @@ class Archive:
         return name in self._name_set
 
     def __getstate__(self) -> dict:
+        # File handles cannot be pickled; the process that unpickles opens its own.
         return {**self.__dict__, "_zip": None, "_zip_pid": 0}
 
     @property
@@ -105,8 +117,17 @@ class Archive:
             raise data_error(self.path, name, "no such file")
         try:
             return self._handle().read(name) if self.is_zip else (self.path / name).read_bytes()
-        except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, ... have no common base class
+        except Exception as error:
+            # BadZipFile, zlib.error, NotImplementedError (compression method), ... have no common base class.
             raise data_error(self.path, name, f"cannot be read ({error})") from error
+
+    def decode(self, name: str, decode: Callable[[bytes], Any]) -> Any:
+        """Read a file and return decode(content); its ValueError becomes a DataError that names the file."""
+        content = self.read(name)
+        try:
+            return decode(content)
+        except ValueError as error:
+            raise data_error(self.path, name, str(error)) from error
 
     def _handle(self) -> zipfile.ZipFile:
         # After a fork, parent and child would share one file position: the child opens its own handle.
@@ -119,12 +140,16 @@ class Archive:
         """Return declared sizes by name."""
         try:
             members = [member for member in self._handle().infolist() if not member.is_dir()]
-        except Exception as error:  # a damaged zip directory also raises UnicodeDecodeError, IndexError, ...
+        except Exception as error:
+            # A damaged zip directory also raises UnicodeDecodeError, IndexError, ...
             raise data_error(self.path, WHOLE, f"not a complete zip ({error})") from error
+
+        # Nothing is extracted here, but such a zip could overwrite files of a user who extracts it.
         outside = [member.filename for member in members if _is_outside(member.filename)]
         if outside:
             raise DataError(self.path, [Problem(name, "path outside the archive") for name in outside])
 
+        # zipfile reads only the last of several members with one name, so the other's pixels would be ignored.
         sizes: dict[str, int] = {}
         for member in members:
             if member.filename in sizes:
@@ -136,11 +161,16 @@ class Archive:
         """Return file sizes by name."""
         sizes: dict[str, int] = {}
         for directory, subdirectories, files in os.walk(self.path, onerror=self._raise_unreadable):
-            for path in (Path(directory, name) for name in subdirectories):
+            # os.walk skips linked directories silently; following them could loop.
+            for subdirectory in subdirectories:
+                path = Path(directory, subdirectory)
                 if path.is_symlink():
                     reason = "symbolic link to a directory; links are not followed, copy the directory here"
                     raise data_error(self.path, self._relative_name(path), reason)
-            for path in (Path(directory, name) for name in files):
+
+            # Links to files are read like files.
+            for file in files:
+                path = Path(directory, file)
                 name = self._relative_name(path)
                 if not path.is_file():
                     raise data_error(self.path, name, "not a regular file, or a broken link")
@@ -150,6 +180,8 @@ class Archive:
     def _relative_name(self, path: Path) -> str:
         """Return the path inside the directory; DataError if it is not UTF-8 and so cannot be printed or zipped."""
         name = path.relative_to(self.path).as_posix()
+
+        # Python keeps such bytes of a file name as lone surrogates, which cannot be encoded again.
         printable = os.fsencode(name).decode("utf-8", "backslashreplace")
         if printable != name:
             raise data_error(self.path, printable, "the file name is not UTF-8; rename the file")
@@ -161,39 +193,31 @@ class Archive:
 
 
 def _is_hidden(name: str) -> bool:
+    # macOS adds .DS_Store to directories, and __MACOSX with a shadow of every file to zips.
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _is_outside(name: str) -> bool:
     """Whether a zip member's name is absolute, starts with a drive, or contains '..'."""
+    # Zips written on Windows may separate directories by backslashes.
     parts = name.replace("\\", "/").split("/")
     has_drive = len(parts[0]) == 2 and parts[0][1] == ":"
     return parts[0] == "" or ".." in parts or has_drive
 
 
-class ArchiveWriter:
-    """Context manager that writes a zip; it gets its name only if the `with` block ends without an error.
+@contextmanager
+def write_archive(path: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes | str], None]]:
+    """Write a zip, which gets its name only if the `with` block ends without an error.
 
-    Members are stored uncompressed: PNG and JPEG do not shrink further, and reading is faster. They are streamed to a
-    temporary file beside the final one, so memory does not grow with their number.
+    The block gets a function that appends a member: add(name, content). Members are streamed to a temporary file beside
+    the final one, so memory does not grow with their number.
 
     Args:
         path: zip to write; missing directories are created.
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> ArchiveWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._stack.enter_context(atomic_write(self.path))
-        self._zip = self._stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.__exit__(*exc_info)
-
-    def add(self, name: str, content: bytes | str) -> None:
-        """Append one member."""
-        self._zip.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
+    # Uncompressed: PNG and JPEG do not shrink further, and reading is faster.
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        yield lambda name, content: archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)

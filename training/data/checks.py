@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from training.data.archive import Archive, DataError, Problem
 from training.data.image_io import decode_class_ids, decode_edges, decode_image
 from training.data.index import Index
-from training.data.label_maps import MIN_PAPER_GRAY
+from training.data.label_maps import check_paper
 
 
 @dataclass
@@ -51,48 +52,60 @@ def check_dataset(
     """
     label_map_names = index.label_maps or []
     report = Report(len(index.images), len(label_map_names), problems=list(index.problems))
-    files = [(images, name) for name in index.images] + [(label_maps, name) for name in label_map_names]
-    for archive, name in progress(files):
+    check_label_map = partial(_check_label_map, report, data_type, semantic_channels)
+
+    # Images first: the resolution of the first one is what label maps are compared with.
+    files = [(images, name, partial(_check_image, report)) for name in index.images]
+    files += [(label_maps, name, check_label_map) for name in label_map_names]
+
+    # An image and its label map may have the same name, so that of the archive is added.
+    for archive, name, check in progress(files):
         try:
-            content = archive.read(name)
-            if archive is images:
-                _check_image(report, content)
-            elif data_type == "seg":
-                _check_class_ids(report, content, semantic_channels)
-            else:
-                _check_edges(decode_edges(content, report.resolution))
+            archive.decode(name, check)
         except DataError as error:
-            report.problems += error.problems
-        except ValueError as error:
-            report.problems.append(Problem(f"{archive.path.name}/{name}", str(error)))
+            reason = error.problems[0].reason
+            report.problems.append(Problem(f"{archive.path.name}/{name}", reason))
     return report
 
 
 def _check_image(report: Report, content: bytes) -> None:
-    height, width = decode_image(content).shape[1:]
+    image = decode_image(content)
+    report.resolution = report.resolution or image.shape[2]
+    check_image_size(image, report.resolution)
+
+
+def _check_label_map(report: Report, data_type: str, semantic_channels: int | None, content: bytes) -> None:
+    # Without a readable image, there is no size to compare with; the problems of the images are listed already.
     if not report.resolution:
-        report.resolution = width
-    if width != height or width & (width - 1):
-        raise ValueError(f"{width}x{height} pixels, images must be square and a power of two (dataset_tool.py pack)")
-    if width != report.resolution:
-        raise ValueError(f"{width}x{height} pixels, the first image has {report.resolution}")
+        return
 
+    # The median of the stored form, which is inverted, is that of the drawing, whose lines are thin.
+    if data_type == "edge":
+        check_paper(255 - np.median(decode_edges(content, report.resolution)))
+        return
 
-def _check_class_ids(report: Report, content: bytes, semantic_channels: int | None) -> None:
+    # Count before checking, so that the histogram shows invalid ids too.
     ids = decode_class_ids(content)
     counts = np.bincount(ids.ravel(), minlength=256)
     report.histogram += counts
-    if ids.shape != (report.resolution, report.resolution):
-        raise ValueError(f"{ids.shape[1]}x{ids.shape[0]} pixels, its image has {report.resolution}")
+    check_class_ids_size(ids, report.resolution)
     if semantic_channels is not None and counts[semantic_channels:].any():
         raise ValueError(f"got class {ids.max()}, expected 0 to {semantic_channels - 1}")
 
 
-def _check_edges(stored: np.ndarray) -> None:
-    """Reject edge maps (stored form, see `decode_edges`) that were not dark lines on white."""
-    gray = 255 - np.median(stored)
-    if gray < MIN_PAPER_GRAY:
-        raise ValueError(
-            f"half of its pixels are darker than {gray:.0f} of 255; expected dark lines on white, "
-            "not class ids (data type seg), a photo or white lines on black"
-        )
+def check_image_size(image: np.ndarray, resolution: int | None) -> None:
+    """Raise ValueError unless an image 3,H,W is square, a power of two, and `resolution` (None: any) pixels wide."""
+    _, height, width = image.shape
+
+    # The networks halve or double the resolution from layer to layer, starting at 4 pixels.
+    if width != height or width & (width - 1):
+        raise ValueError(f"{width}x{height} pixels, images must be square and a power of two (dataset_tool.py pack)")
+    if resolution not in (None, width):
+        raise ValueError(f"{width}x{height} pixels, expected {resolution}x{resolution}")
+
+
+def check_class_ids_size(ids: np.ndarray, resolution: int) -> None:
+    """Raise ValueError unless class ids H,W have the size R,R of the image."""
+    height, width = ids.shape
+    if (height, width) != (resolution, resolution):
+        raise ValueError(f"{width}x{height} pixels, its image has {resolution}")

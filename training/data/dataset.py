@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from camera_utils import mirror_pose
-from training.data.archive import Archive, DataError, data_error
-from training.data.checks import check_dataset
+from training.data.archive import Archive, DataError
+from training.data.checks import check_class_ids_size, check_dataset, check_image_size
 from training.data.image_io import decode_class_ids, decode_edges, decode_image
 from training.data.index import build_index
 
@@ -78,21 +76,19 @@ class PosedImageDataset(torch.utils.data.Dataset):
         self.images = Archive(path)
         self.label_maps = None if mask_path is None else Archive(mask_path)
         self.index = build_index(self.images, self.label_maps, use_labels)
+
+        # Decoding all files takes minutes for a large data set; it finds in advance what would stop a training run.
         problems = self.index.problems
         if not problems and semantic_channels is not None:
             problems = check_dataset(self.images, self.label_maps, self.index, data_type, semantic_channels).problems
         if problems:
             raise DataError(path, problems)
 
-        # The first image determines the resolution.
-        first_name = self.index.images[0]
-        first_image = self._decode(self.images, first_name, decode_image)
-        self.resolution = first_image.shape[1]
-        self._check_size(first_name, first_image)
-        if resolution not in (None, self.resolution):
-            raise data_error(path, first_name, f"{self.resolution} pixels, expected {resolution}")
+        # The first image determines the resolution, unless it is given.
+        self.resolution = resolution
+        self.resolution = self._read_image(0).shape[1]
 
-        # Select the subset and append the mirrored copies.
+        # Number of the image in the archive for each sample: the subset, followed by the mirrored copies.
         self._raw_idx = _subset(len(self.index.images), max_size, random_seed)
         self._xflip = np.zeros(len(self._raw_idx), bool)
         if xflip:
@@ -113,17 +109,15 @@ class PosedImageDataset(torch.utils.data.Dataset):
         return len(self._raw_idx)
 
     def __getitem__(self, idx: int) -> dict[str, np.ndarray | int]:
-        name = self.index.images[self._raw_idx[idx]]
-        image = self._decode(self.images, name, decode_image)
-        self._check_size(name, image)
+        image = self._read_image(self._raw_idx[idx])
         return {"image": self._mirror_if_xflip(image, idx), **self.get_conditions(idx)}
 
     def get_conditions(self, idx: int) -> dict[str, np.ndarray | int]:
         """Return a sample without its image, which is not decoded."""
         sample = {}
         if self.label_maps is not None:
-            mask = self._read_label_map(self.index.label_maps[self._raw_idx[idx]])[None]  # 1,R,R
-            sample["mask"] = self._mirror_if_xflip(mask, idx)
+            mask = self.label_maps.decode(self.index.label_maps[self._raw_idx[idx]], self._decode_label_map)  # R,R
+            sample["mask"] = self._mirror_if_xflip(mask[None], idx)
         return {**sample, "pose": self.get_label(idx), "idx": int(idx)}
 
     def get_label(self, idx: int) -> np.ndarray:
@@ -133,6 +127,8 @@ class PosedImageDataset(torch.utils.data.Dataset):
         pose = self.index.poses[self._raw_idx[idx]]
         if self.mirror_pose and self._xflip[idx]:
             return mirror_pose(torch.from_numpy(pose)[None])[0].numpy()
+
+        # A copy: callers may change the sample, but not the data set.
         return pose.copy()
 
     def get_details(self, idx: int) -> Details:
@@ -145,31 +141,25 @@ class PosedImageDataset(torch.utils.data.Dataset):
         return self.index.poses.std(axis=0) if self.has_labels else np.zeros(0, np.float32)
 
     def _mirror_if_xflip(self, pixels: np.ndarray, idx: int) -> np.ndarray:
+        # PyTorch cannot wrap the negative stride of a reversed view.
         return np.ascontiguousarray(pixels[..., ::-1]) if self._xflip[idx] else pixels
 
-    def _read_label_map(self, name: str) -> np.ndarray:
-        """Read uint8 R,R; edge maps are resized to the images' size, class ids must have it."""
+    def _read_image(self, raw_idx: int) -> np.ndarray:
+        """Return image `raw_idx` of the archive, uint8 3,R,R."""
+        return self.images.decode(self.index.images[raw_idx], self._decode_image)
+
+    def _decode_image(self, content: bytes) -> np.ndarray:
+        image = decode_image(content)
+        check_image_size(image, self.resolution)
+        return image
+
+    def _decode_label_map(self, content: bytes) -> np.ndarray:
+        """Decode uint8 R,R; edge maps are resized to the images' size, class ids must have it."""
         if self.data_type == "edge":
-            return self._decode(self.label_maps, name, partial(decode_edges, resolution=self.resolution))
-        ids = self._decode(self.label_maps, name, decode_class_ids)
-        if ids.shape != (self.resolution, self.resolution):
-            height, width = ids.shape
-            raise data_error(self.label_maps.path, name, f"{width}x{height} pixels, its image has {self.resolution}")
+            return decode_edges(content, self.resolution)
+        ids = decode_class_ids(content)
+        check_class_ids_size(ids, self.resolution)
         return ids
-
-    def _check_size(self, name: str, image: np.ndarray) -> None:
-        _, height, width = image.shape
-        if (height, width) != (self.resolution, self.resolution) or width & (width - 1):
-            reason = f"{width}x{height} pixels, all images must be square, a power of two, and as large as the first"
-            raise data_error(self.images.path, name, reason)
-
-    @staticmethod
-    def _decode(archive: Archive, name: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
-        content = archive.read(name)
-        try:
-            return decode(content)
-        except ValueError as error:
-            raise data_error(archive.path, name, str(error)) from error
 
 
 def _subset(count: int, max_size: int | None, seed: int) -> np.ndarray:
@@ -177,6 +167,8 @@ def _subset(count: int, max_size: int | None, seed: int) -> np.ndarray:
     order = np.arange(count, dtype=np.int64)
     if max_size is None or max_size >= count:
         return order
+
+    # The published code's generator and seed; another one would choose other images.
     np.random.RandomState(seed % (1 << 31)).shuffle(order)
     return np.sort(order[:max_size])
 
@@ -198,7 +190,8 @@ class PublishedData:
         return PosedImageDataset(directory / self.images, directory / self.label_maps, self.data_type, **kwargs)
 
 
-PUBLISHED = {  # configuration -> its data set
+# Data set of each configuration, by the file names under which the authors distribute it.
+PUBLISHED = {
     "seg2cat": PublishedData("afhq_v2_train_cat_512.zip", "afhqcat_seg_6c.zip", "seg"),
     "seg2face": PublishedData("celebamask_test.zip", "celebamask_test_label.zip", "seg"),
     "edge2car": PublishedData("cars_128.zip", "shapenet_car_contour.zip", "edge"),

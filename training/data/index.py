@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -14,77 +11,13 @@ import torch
 from camera_utils import pose_problems
 from training.data.archive import WHOLE, Archive, Problem
 from training.data.image_io import IMAGE_ENDINGS
-
-POSES_FILE = "dataset.json"
-
-# --------------------------------------------------------------------------- JSON
-
-
-def parse_json(content: bytes) -> object:
-    """Parse JSON; ValueError if it is invalid or nested too deeply."""
-    try:
-        return json.loads(content)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def to_float32(value: object, *shape: int) -> np.ndarray:
-    """Convert nested lists of finite numbers to an array of the given shape (none: one number).
-
-    Raises:
-        ValueError: another shape, other types, NaN, infinity, or numbers too large for float32.
-    """
-    if not _has_shape(value, shape):
-        raise ValueError(f"expected {'x'.join(map(str, shape)) or 1} number{'s' if shape else ''}")
-    try:
-        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinity
-            numbers = np.array(value, np.float32)
-    except OverflowError:  # an integer too large for float64
-        numbers = np.array(np.inf)
-    if not np.isfinite(numbers).all():
-        raise ValueError("holds NaN or infinity")
-    return numbers
-
-
-def _has_shape(value: object, shape: tuple[int, ...]) -> bool:
-    if not shape:
-        return type(value) in (int, float)
-    return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(item, shape[1:]) for item in value)
-
-
-def normalize_name(name: str) -> str:
-    """Normalize to Unicode form NFC: file systems differ in how they encode accents."""
-    return unicodedata.normalize("NFC", name)
+from training.data.pose_files import POSES_FILE, by_name, normalize_name, parse_json, to_float32
 
 
 def stem_of(name: str) -> str:
     """Return the normalized path without a leading ./ and without an image file's extension."""
     path = PurePosixPath(normalize_name(name))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_ENDINGS else path)
-
-
-def by_name(pairs: object, normalize: Callable[[str], str] = normalize_name) -> tuple[dict[str, object], list[Problem]]:
-    """Convert [[name, pose], ...] to a dict with normalized names; duplicate names become problems.
-
-    Raises:
-        ValueError: not a list of such pairs.
-    """
-    if not isinstance(pairs, list) or not all(_is_named_pair(pair) for pair in pairs):
-        raise ValueError("expected pairs of a name and a pose")
-    poses: dict[str, object] = {}
-    problems = []
-    for name, pose in pairs:
-        if normalize(name) in poses:
-            problems.append(Problem(name, "has two poses"))
-        poses.setdefault(normalize(name), pose)
-    return poses, problems
-
-
-def _is_named_pair(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
-
-
-# --------------------------------------------------------------------------- index
 
 
 @dataclass(frozen=True)

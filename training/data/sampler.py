@@ -11,14 +11,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from torch_utils.launch import STOP_SIGNALS, ProcessError
+from dnnlib.errors import ConfigError
+from torch_utils.launch import STOP_SIGNALS
 from training.data.archive import DataError
 
-LOST_WORKER = (
-    "a data loading worker was killed; if memory ran out, use fewer workers; training can continue from its last state"
-)
+# PyTorch's handler of SIGCHLD raises within this time after a worker was killed.
 SIGCHLD_DELAY_SECONDS = 2
-RANDOM_BLOCK = 1 << 14  # random numbers generated at once
+
+# Random numbers generated at once; one by one, they would take most of the time of a replay.
+RANDOM_BLOCK = 1 << 14
+
+
+def _lost_worker() -> ConfigError:
+    hint = "if memory ran out, use fewer; training resumes from its last state with `run_dir`"
+    return ConfigError("workers", problem="a data loading process was killed", hint=hint)
 
 
 class InfiniteSampler(Sampler[int]):
@@ -44,6 +50,7 @@ class InfiniteSampler(Sampler[int]):
         window_size: float = 0.5,
         start: int = 0,
     ):
+        # An empty data set would never yield.
         if not len(dataset):
             raise ValueError("the data set is empty")
         if not 0 <= rank < num_replicas:
@@ -53,6 +60,8 @@ class InfiniteSampler(Sampler[int]):
         self.num_replicas = num_replicas
         self.shuffle = shuffle
         self.seed = seed
+
+        # Reach of the swaps in positions; below 2 there is nothing to swap with.
         self.window = int(np.rint(self.count * window_size)) if shuffle else 0
         self.start_at(start)
 
@@ -68,15 +77,21 @@ class InfiniteSampler(Sampler[int]):
         order = np.arange(self.count)
         if self.shuffle:
             rng.shuffle(order)
+
+        # Indexing a list is several times faster than indexing an array.
         order = order.tolist()
 
         position = 0
         while True:
+            # All processes replay the same swaps and yield different positions. The numbers are those that the
+            # published code samples one by one.
             offsets = rng.randint(self.window, size=RANDOM_BLOCK).tolist() if self.window >= 2 else None
             for step in range(RANDOM_BLOCK):
                 i = position % self.count
                 if position >= self.start and position % self.num_replicas == self.rank:
                     yield order[i]
+
+                # The entry just visited moves back, so it comes at another place in the next cycle.
                 if offsets:
                     j = (i - offsets[step]) % self.count
                     order[i], order[j] = order[j], order[i]
@@ -100,6 +115,7 @@ class _ErrorsAsSamples(Dataset):
 
 
 def _collate(samples: list[dict | DataError]) -> dict[str, torch.Tensor] | DataError:
+    # One invalid sample makes the batch an error, which `BatchStream` raises in the main process.
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     return errors[0] if errors else default_collate(samples)
 
@@ -117,20 +133,20 @@ def is_lost_worker(error: BaseException) -> bool:
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Convert the error of a killed worker to ProcessError; wrap all code that runs while workers exist."""
+    """Convert the error of a killed worker to a ConfigError; wrap all code that runs while workers exist."""
     try:
         yield
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
-        raise ProcessError(LOST_WORKER) from error
+        raise _lost_worker() from error
 
 
 class BatchStream:
     """Endless batches with the position of the consumer, independent of how far workers have read ahead.
 
     Iterating gives dicts of tensors, N first, in the same order for any number of workers. It raises DataError for
-    invalid files and ProcessError for a killed worker, unless PyTorch's handler is faster (see `lost_workers`).
+    invalid files and ConfigError for a killed worker, unless PyTorch's handler is faster (see `lost_workers`).
 
     Args:
         dataset: samples are dicts of arrays and numbers.
@@ -153,6 +169,8 @@ class BatchStream:
         self.sampler = InfiniteSampler(dataset, **sampler_options)
         self.batch_size = batch_size
         self.position = self.sampler.start
+
+        # Pinned memory allows asynchronous copies to a GPU.
         self._loader = DataLoader(
             _ErrorsAsSamples(dataset),
             batch_size=batch_size,
@@ -163,6 +181,8 @@ class BatchStream:
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=ignore_stop_signals,
         )
+
+        # Created at the first batch: `load_state_dict` may change the start, and workers begin to read at once.
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
 
     def __iter__(self) -> BatchStream:
@@ -173,12 +193,15 @@ class BatchStream:
             self._batches = iter(self._loader)
         try:
             batch = next(self._batches)
-        except (EOFError, ConnectionError) as error:  # a worker was killed while it sent a batch
-            # Let PyTorch's SIGCHLD handler raise now, and not while this error is handled.
+        except (EOFError, ConnectionError) as error:
+            # A worker was killed while it sent a batch. Let PyTorch's SIGCHLD handler raise now, and not while this
+            # error is handled.
             time.sleep(SIGCHLD_DELAY_SECONDS)
-            raise ProcessError(LOST_WORKER) from error
+            raise _lost_worker() from error
         if isinstance(batch, DataError):
             raise batch
+
+        # Batches that workers have read ahead do not count: after a resume they are read again.
         self.position += self.batch_size * self.sampler.num_replicas
         return batch
 

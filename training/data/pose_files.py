@@ -1,0 +1,110 @@
+"""Poses in JSON files: dataset.json of a data set, and lists of poses."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camera_utils import pose_problems
+from training.data.archive import Problem
+
+POSES_FILE = "dataset.json"
+
+
+def parse_json(content: bytes) -> object:
+    """Parse JSON; ValueError if it is invalid or nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def to_float32(value: object, *shape: int) -> np.ndarray:
+    """Convert nested lists of finite numbers to an array of the given shape (none: one number).
+
+    Raises:
+        ValueError: another shape, other types, NaN, infinity, or numbers too large for float32.
+    """
+    # NumPy alone would convert booleans and strings too.
+    if not _has_shape(value, shape):
+        raise ValueError(f"expected {'x'.join(map(str, shape)) or 1} number{'s' if shape else ''}")
+
+    # A number too large for float32 becomes infinity; an integer too large for float64 raises OverflowError.
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.array(value, np.float32)
+    except OverflowError:
+        numbers = np.array(np.inf)
+    if not np.isfinite(numbers).all():
+        raise ValueError("holds NaN or infinity, or a number too large for float32")
+    return numbers
+
+
+def _has_shape(value: object, shape: tuple[int, ...]) -> bool:
+    if not shape:
+        return type(value) in (int, float)
+    return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(item, shape[1:]) for item in value)
+
+
+def normalize_name(name: str) -> str:
+    """Normalize to Unicode form NFC: file systems differ in how they encode accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def by_name(pairs: object, normalize: Callable[[str], str] = normalize_name) -> tuple[dict[str, object], list[Problem]]:
+    """Convert [[name, pose], ...] to a dict with normalized names; duplicate names become problems.
+
+    Raises:
+        ValueError: not a list of such pairs.
+    """
+    if not isinstance(pairs, list) or not all(_is_named_pair(pair) for pair in pairs):
+        raise ValueError("expected pairs of a name and a pose")
+    poses: dict[str, object] = {}
+    problems = []
+    for name, pose in pairs:
+        if normalize(name) in poses:
+            problems.append(Problem(name, "has two poses"))
+        poses.setdefault(normalize(name), pose)
+    return poses, problems
+
+
+def _is_named_pair(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+
+
+def read_poses(path: str | os.PathLike[str]) -> Tensor:
+    """Read poses F,25 from JSON: a list of lists of 25 numbers, or a data set's dataset.json.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: any other problem, in one line that starts with the path.
+    """
+    # Both forms become a list of poses; a data set's names are dropped, and its order is that of the file.
+    try:
+        rows = parse_json(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if isinstance(rows, dict) and isinstance(rows.get("labels"), list):
+        rows = [pair[1] if _is_named_pair(pair) else None for pair in rows["labels"]]
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path}: expected a list of poses, 25 numbers each, or a data set's dataset.json")
+
+    # Convert one by one, so that an error names its row; then check the geometry of all.
+    poses = np.empty((len(rows), 25), np.float32)
+    for number, row in enumerate(rows):
+        try:
+            poses[number] = to_float32(row, 25)
+        except ValueError as error:
+            raise ValueError(f"{path}: pose {number}: {error}") from error
+    problems = pose_problems(torch.from_numpy(poses))
+    if problems:
+        number = min(problems)
+        raise ValueError(f"{path}: pose {number}: {problems[number]}")
+    return torch.from_numpy(poses)
