@@ -59,6 +59,7 @@ class Seeds(click.ParamType):
 
 def unique_seeds(_ctx: click.Context, _param: click.Parameter, ranges: tuple[range, ...]) -> list[int]:
     """Return each seed of the ranges once, in their order (a callback of click)."""
+    # A dict keeps the order of insertion, a set does not.
     return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
 
 
@@ -67,6 +68,7 @@ class Directory(click.Path):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert the text of the value."""
+        # Path("") is the current directory: an unset shell variable would fill it with files.
         if not str(value):
             self.fail("expected the name of a directory, such as . for the current one", param, ctx)
         return Path(super().convert(value, param, ctx))
@@ -87,6 +89,7 @@ def seeds_option(result: str) -> Callable:
                         f"{result} for each.")  # fmt: skip
 
 
+# Options and groups of options, as decorators; `option_group` keeps them together in --help.
 outdir_option = click.option("--outdir", required=True, metavar="DIR", type=Directory(),
                              help="Directory to write to; created if missing.")  # fmt: skip
 NETWORK_HELP = "Weights: a .pt or .safetensors file of this project, or a published pickle."
@@ -136,6 +139,16 @@ class Input:
     pose: Tensor | None
 
 
+def check_is_file(option: str, path: str) -> None:
+    """Check that an option names a file; opening it would wait for a writer where it is a named pipe.
+
+    Raises:
+        InputError: there is no such file, or it is a directory or a device.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{option} {path}: no such file")
+
+
 def check_input(
     input_file: str | None, input_id: int | None, data_dir: str | None, data: str | None, mask_data: str | None
 ) -> None:
@@ -144,15 +157,17 @@ def check_input(
     Raises:
         InputError: options that do not go together, or no such file.
     """
+    # Exactly one source.
     if (input_file is None) == (input_id is None):
         raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
+
+    # Options that would have no effect are rejected.
     if (data is None) != (mask_data is None) or (data and data_dir):
         raise InputError("--data, --mask_data: expected both, without --data_dir")
     if input_file is not None:
         if data or data_dir:
             raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
-        with user_errors("--input"):
-            Path(input_file).open("rb").close()
+        check_is_file("--input", input_file)
 
 
 def read_input(
@@ -169,11 +184,12 @@ def read_input(
     Raises:
         InputError, ConfigError: it cannot be read, or is not a label map of this network.
     """
+    # Files have no pose: their label map is seen from the front.
     if input_file is not None:
         with user_errors("--input"):
             return Input(Path(input_file).stem, to_label_map(input_file, G), None)
 
-    # Open the data set.
+    # Open the data set; networks with other classes or cameras have no published one.
     if not data and cfg not in PUBLISHED:
         raise InputError("--input_id: no published data set fits this network; give --data and --mask_data")
     with user_errors("--data" if data else "--data_dir"):
@@ -181,7 +197,7 @@ def read_input(
     if input_id >= len(dataset):
         raise InputError(f"--input_id {input_id}: {dataset.name} has samples 0 to {len(dataset) - 1}")
 
-    # Read the sample.
+    # Read the sample. Data sets store edge maps inverted.
     with user_errors("--input_id"):
         sample = dataset[input_id]
     label_map = to_label_map(label_map_from_dataset(sample["mask"], G.data_type)[None], G)
@@ -217,6 +233,7 @@ def load_generator(network: str, cfg: str | None, device: torch.device, precisio
 @contextmanager
 def output_errors() -> Iterator[None]:
     """Turn an OSError while files are made into an InputError about --outdir."""
+    # Re-raised inside `user_errors`, which would also hide ValueErrors of bugs in rendering if it enclosed the block.
     try:
         yield
     except OSError:

@@ -46,14 +46,17 @@ class Example:
 
     def run(self, outdir: Path) -> None:
         """Run the applications; each command line is printed."""
+        # The options of each application besides those that all share.
         shared = {"network": self.network, "cfg": self.cfg, "input": self.label_map, "outdir": outdir}
         samples = {"random_seed": self.seeds}
         videos = {"show": "color,label,side_by_side", "frames": FRAMES, "fps": FPS}
         mesh = {"threshold": "auto", "format": "ply,glb", "frames": MESH_FRAMES, "fps": FPS, **self.mesh}
         for application, options in ((generate_samples, samples), (generate_video, videos), (extract_mesh, mesh)):
+            # As typed in a shell; --largest is a flag without a value.
             words = [str(word) for name, value in (shared | options).items() for word in (f"--{name}", value)]
             words += ["--largest"] if application is extract_mesh else []
             click.echo(f"python applications/{Path(application.__file__).name} {shlex.join(words)}")
+            # Errors are raised instead of ending the process, so that the demo's own command prints them.
             application.main.main(words, standalone_mode=False)
 
     def overview(self, outdir: Path, left: int, right: int) -> list[CaptionedImage]:
@@ -70,6 +73,7 @@ class Example:
         ]
 
 
+# Toy networks model the background as solid, so the cat's mesh leaves out class 0.
 TOY_CAT = cli.ASSETS / "toy_cat.png"
 TOY_CAR = cli.ASSETS / "toy_car.png"
 CAR_NETWORK = cli.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors")
@@ -87,7 +91,10 @@ def read_frame(path: Path, number: int) -> Image.Image:
 
 def overview_rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
     """Arrange images of the files in both directories."""
+    # Videos of cats swing to both sides: the extremes are at a quarter and three quarters.
     first_row = CATS.overview(cats, FRAMES // 4, 3 * FRAMES // 4)
+
+    # The other seeds, and the cat's mesh from four sides.
     second_row = [(f"seed {n}", Image.open(cats / f"{CATS.cfg}_{CATS.label_map.stem}_{n}_color.png")) for n in (1, 2)]
     captions = ("mesh, below", "mesh, one side", "mesh, above", "mesh, other side")  # quarters of the camera's path
     for quarter, caption in enumerate(captions):
@@ -110,6 +117,7 @@ def main(outdir: Path) -> None:
     Example:
       python applications/demo.py --outdir out/demo
     """
+    # Check before the first network is loaded.
     with user_errors("The demo:"):
         check_libraries()
     with user_errors("--outdir"):

@@ -23,6 +23,7 @@ TOY = "toy_"
 
 def example(network: str, cfg: str) -> bytes | None:
     """Return the file of a drawing for a network, or None if there is none."""
+    # Toy networks draw other proportions than the authors', and need drawings of their kind.
     name = EXAMPLES.get(cfg)
     if name is None:
         return None
@@ -51,6 +52,7 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
       python applications/edit.py
       python applications/edit.py --network checkpoints/pix2pix3d_seg2face.pkl --cfg seg2face
     """
+    # Packages of the web server are optional.
     try:
         from applications.editor.model import EditorModel
         from applications.editor.security import ServerAddress, listen
@@ -67,12 +69,15 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
             f"--port {port}: cannot serve there on {host!r} ({error.strerror}); choose another port or host"
         ) from error
 
+    # Load the network; its file may hold names of its classes.
     with listening:
         G = cli.load_generator(network, cfg, torch_device, precision)
         cfg = cfg or config_of(G)
         model = EditorModel(G, cfg)
         stored_names = read_weights(network).extra.get(CLASS_NAMES)
         names = class_names(cfg, G.data_type, model.limits.classes, stored_names)
+
+        # Serve until Ctrl+C. Requests must come from these addresses: see `security`.
         address = ServerAddress(host, listening.getsockname()[0])
         app = create_app(model, names, address, example(network, cfg))
         if address.is_public:

@@ -51,6 +51,7 @@ def check_memory(resolution: int) -> None:
     Raises:
         InputError: they do not.
     """
+    # Running out of memory would end the process without a message. Unknown except on Linux.
     free = free_memory()
     needed = BYTES_PER_POINT * resolution**3
     if free is not None and needed > free:
@@ -70,6 +71,7 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
     Raises:
         NoSurfaceError: there is no surface.
     """
+    # The bar counts whole percents, and appears only after two seconds and on a terminal.
     steps = scene.mesh_steps(resolution, threshold, smooth=smooth, **options)
     with tqdm(total=100, desc="mesh", unit="%", delay=2, disable=None) as bar:
         mesh = run_steps(steps, lambda share: bar.update(round(100 * share) - bar.n))
@@ -137,6 +139,7 @@ def main(
     # Check the options before the weights, which can be a long download.
     with user_errors("--format"):
         check_libraries()
+    # Options of the video have no default in click, so that it is known whether they were typed.
     if not video and (frames or fps):
         raise InputError(f"{'--frames' if frames else '--fps'}: sets the video, which --no-film turns off")
     check_memory(resolution)
@@ -146,13 +149,13 @@ def main(
     cfg = cfg or config_of(G)
     label_input = cli.read_input(G, cfg, **source)
 
-    # Extract the mesh.
+    # Extract the mesh. Edges have no classes to color by; "none" is the option's word for no colors.
     scene = Scene.from_label_map(G, label_input.label_map, seed, label_input.pose, cfg)
     color = {None: "label" if G.data_type == "seg" else None, "none": None}.get(color, color)
     cleaning = {"largest": largest, "closed": closed, "smooth": smooth}
     mesh = extract(scene, resolution, threshold, color=color, without=without, **cleaning)
 
-    # Write the files.
+    # Write the files, the mesh before the video: an interruption keeps what is complete.
     name = "semantic_mesh" if G.data_type == "seg" else f"{cfg}_mesh"
     with cli.output_errors():
         write_png(outdir / f"{cfg}_{label_input.name}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])

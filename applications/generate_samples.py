@@ -39,6 +39,8 @@ def main(
     # Check the options before the weights, which can be a long download.
     torch_device = cli.check_places(device, outdir)
     cli.check_input(**source)
+
+    # Load the network, and the label map that fits it.
     G = cli.load_generator(network, cfg, torch_device, precision)
     cfg = cfg or config_of(G)
     label_input = cli.read_input(G, cfg, **source)
@@ -47,6 +49,7 @@ def main(
     prefix = outdir / f"{cfg}_{label_input.name}"
     with cli.output_errors():
         write_png(f"{prefix}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
+        # The generator makes each scene when it is asked for, so that memory does not grow with the seeds.
         scenes = Scene.from_seeds(G, label_input.label_map, seeds, label_input.pose, cfg)
         bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # None: only on a terminal
         for seed, scene in zip(seeds, bar, strict=True):

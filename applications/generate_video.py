@@ -41,8 +41,9 @@ def read_trajectory(path: str, frames: int | None) -> Tensor | None:
     """
     if path in PATHS:
         return None
+    # A word that is no file is more likely a mistyped path name than a missing file.
     if not Path(path).exists():
-        raise InputError(f"--path {path}: expected {', '.join(PATHS)} or a JSON file of poses; there is no such file")
+        raise InputError(f"--path {path}: expected {', '.join(PATHS)} or a JSON file of poses")
     with user_errors("--path"):
         poses = read_poses(path)
     if frames is not None:
@@ -56,6 +57,7 @@ def check_interpolation(interpolate: bool, to: str | None, seeds: list[int], fra
     Raises:
         InputError: they do not go together, or there is nothing to interpolate between.
     """
+    # Options without effect are rejected, and so are videos that would stand still or skip seeds.
     if to is not None and not interpolate:
         raise InputError("--to: goes with --interpolate")
     if interpolate and len(seeds) == 1 and to is None:
@@ -65,13 +67,17 @@ def check_interpolation(interpolate: bool, to: str | None, seeds: list[int], fra
 
 
 def interpolation_name(seeds: list[int], to: str | None) -> str:
-    """Return the part of an interpolation's file name that says its seeds, and its second label map by the last two
-    components of the path, since equal names in different directories are common.
-    """
+    """Return the part of an interpolation's file name that lists its seeds and names its second label map."""
+    # Long lists are shortened: file systems allow about 255 bytes.
     name = "-".join(map(str, seeds))
     if len(name) > NAME_LENGTH:
         name = f"{seeds[0]}-{seeds[-1]}"
-    return name if to is None else f"{name}-to-{'-'.join(Path(to).with_suffix('').parts[-2:])[-NAME_LENGTH:]}"
+    if to is None:
+        return name
+
+    # Label maps in different directories often have the same name.
+    second = "-".join(filter(None, (Path(to).parent.name, Path(to).stem)))
+    return f"{name}-to-{second[-NAME_LENGTH:]}"
 
 
 def videos(
@@ -96,6 +102,7 @@ def videos(
         for seed, scene in zip(seeds, scenes[0], strict=True):
             yield str(seed), scene.views(poses, outputs)
     else:
+        # Only the ws are kept: tri-planes of interpolated scenes are computed per frame.
         ws = [torch.cat([scene.ws for scene in by_seed]) for by_seed in scenes]  # K,num_ws,w_dim for each label map
         yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
 
@@ -109,6 +116,7 @@ def write_videos(views: Iterator[View], paths: dict[Path, str], fps: int, bar: t
         fps: frames per second.
         bar: progress bar of frames.
     """
+    # Closing a writer gives its file the final name; after an exception all are removed.
     with ExitStack() as stack:
         writers = [(shown, stack.enter_context(open_video(path, fps))) for path, shown in paths.items()]
         for view in views:
@@ -175,21 +183,22 @@ def main(
     if source["input_file"] is None and source["input_id"] is None:
         source["input_id"] = 0
     cli.check_input(**source)
-    with user_errors("--to"):
-        if to is not None:
-            Path(to).open("rb").close()
+    if to is not None:
+        cli.check_is_file("--to", to)
 
     # Load the network, and the label maps that fit it.
     G = cli.load_generator(network, cfg, torch_device, precision)
     cfg = cfg or config_of(G)
     inputs = [cli.read_input(G, cfg, **source)]
-    with user_errors("--to"):
-        if to is not None:
+    if to is not None:
+        with user_errors("--to"):
             inputs.append(cli.Input("to", to_label_map(to, G), None))
 
     # Render frame by frame into all files of a video.
     if poses is None:
         poses = path_poses(path, CAMERAS[cfg], count, **G.orbit)
+
+    # Outputs that no video shows are not rendered.
     outputs = set().union(*(SHOWS[name] for name in show))
     through_all = interpolation_name(seeds, to) if interpolate else None
     sample = "" if source["input_file"] else f"_{inputs[0].name}"

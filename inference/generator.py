@@ -60,6 +60,7 @@ def load_generator(
     # Keep freed memory in the process: getting it anew from the system is slow.
     if device.type == "cpu":
         keep_freed_memory()
+
     G = G.to(device)
     # Published weights hold the resolution of the last training phase, not the one for inference.
     if "training_options" not in data["extra"]:
@@ -79,12 +80,15 @@ def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
         ConfigError: G does not follow `cfg`.
         ValueError: anything else; the message starts with the file.
     """
+    # EG3D's own generators, for example, take no label map.
     if not isinstance(G, TriPlane) or not G.conditional or not G.architecture.labels:
         raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
 
-    # A configuration is accepted if it is detected, or if only the pivot of its cameras differs.
+    # Besides the detected configuration, those with its labels and camera radius are accepted: the pivot may differ.
     detected = config_of(G)
-    allowed = [name for name in CONFIGS if name == detected or _is_published_form(G, name)]
+    labels = (G.data_type, G.semantic_channels)
+    fitting = {name for name, config in CONFIGS.items() if (config.data_type, config.label_channels) == labels}
+    allowed = [name for name in CONFIGS if name == detected or (name in fitting and _has_radius(G, name))]
     if cfg is not None and cfg not in allowed:
         takes = f"{G.semantic_channels} classes" if G.data_type == "seg" else "edges"
         hint = f"{network} takes {takes}, seen from a distance of {G.orbit['radius']}"
@@ -108,6 +112,7 @@ def config_of(G: TriPlane) -> str:
     Raises:
         ConfigError: its cameras are at a distance for which there is no preset.
     """
+    # The preset is enough for rendering; only published data sets and file names need a configuration.
     name = _nearest_config(G)
     config = CONFIGS[name]
     return name if config.data_type == G.data_type else config.camera
@@ -121,7 +126,7 @@ def _nearest_config(G: TriPlane) -> str:
         allowed = f"cameras at a distance of about {' or '.join(map(str, known))}"
         raise ConfigError("network", allowed=allowed, problem=f"its cameras are at {G.orbit['radius']}")
 
-    # The pivot tells cats from faces, whose cameras have the same radius.
+    # The pivot tells cats from faces, whose cameras have the same radius. Some weights do not store it.
     def distance(name: str) -> tuple[float, bool, bool]:
         pivot = G.orbit["pivot"]
         from_pivot = 0.0 if pivot is None else math.dist(pivot, CAMERAS[name].pivot)
@@ -132,12 +137,7 @@ def _nearest_config(G: TriPlane) -> str:
 
 
 def _has_radius(G: TriPlane, name: str) -> bool:
+    # Weights without a stored radius may have any.
     radius = G.orbit["radius"]
     expected = RENDERING[CONFIGS[name].camera]["avg_camera_radius"]
     return radius is None or abs(radius - expected) <= RADIUS_TOLERANCE * expected
-
-
-def _is_published_form(G: TriPlane, name: str) -> bool:
-    """Return whether camera radius, label type and number of classes are those of a configuration."""
-    config = CONFIGS[name]
-    return _has_radius(G, name) and (G.data_type, G.semantic_channels) == (config.data_type, config.label_channels)

@@ -24,6 +24,7 @@ def latent(seed: int, z_dim: int) -> Tensor:
     """
     if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
         raise ConfigError("seed", seed, f"a whole number from 0 to {MAX_SEED}")
+    # Published seeds mean this generator. torch's own gives other numbers on CUDA than on the CPU.
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
 
 
@@ -36,6 +37,7 @@ def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, seeds: Sequence[int]) -
         pose: N,25 or 1,25 poses to condition on.
         seeds: N integers.
     """
+    # The label map is encoded once and shared by all seeds: the encoder takes longer than the mapping.
     z = torch.cat([latent(seed, G.z_dim) for seed in seeds]).to(pose.device)  # N,z_dim
     count = len(z)
     return G.mapping(z, pose.expand(count, -1), encoded=encoded.expand(count, *encoded.shape[1:]))
@@ -47,6 +49,7 @@ def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
     Raises:
         ConfigError: the planes are not finite.
     """
+    # Finite weights can still overflow, in float16 above all. Waits for the device, once per scene.
     planes = G.planes(ws, noise_mode="const")
     if not planes.isfinite().all():
         problem = "makes scenes that are not finite (NaN or infinity)"
@@ -63,7 +66,7 @@ def interpolate_ws(keys: Tensor, time: Tensor) -> Tensor:
     Returns:
         T,num_ws,w_dim.
     """
-    # Interpolate over the seeds.
+    # Interpolate over the seeds, which are evenly spaced in time; at the last moment `before` is the last but one.
     if len(keys) == 1:
         by_map = keys.expand(len(time), -1, -1, -1)
     else:
@@ -71,5 +74,5 @@ def interpolate_ws(keys: Tensor, time: Tensor) -> Tensor:
         before = position.long().clamp(max=len(keys) - 2)
         by_map = torch.lerp(keys[before], keys[before + 1], (position - before).view(-1, 1, 1, 1))  # T,M,num_ws,w_dim
 
-    # Interpolate over the label maps.
+    # Interpolate over the label maps; with a single one, both ends are the same.
     return torch.lerp(by_map[:, 0], by_map[:, -1], time.view(-1, 1, 1))

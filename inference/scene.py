@@ -30,6 +30,7 @@ from training.networks.generator import TriPlane
 # Points of the density grid on a side. This takes seconds on a CPU, the published 512 minutes.
 MESH_RESOLUTION = 256
 
+# Forms that `to_label_map` and `to_pose` accept.
 LabelMap = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
 Pose = Tensor | np.ndarray | Sequence[float]
 
@@ -69,11 +70,14 @@ class Scene:
         cls, G: TriPlane, label_map: LabelMap, seeds: Sequence[int], pose: Pose | None = None, cfg: str | None = None
     ) -> Iterator[Scene]:
         """Make one scene per seed; the label map is encoded once. Arguments as of `from_label_map`."""
+        # Reject swapped arguments and unknown cameras here, where the message can name them.
         if not isinstance(G, TriPlane):
             raise ConfigError("G", type(G).__name__, "a generator", "load_generator loads one from a file")
         cfg = cfg or config_of(G)
         if cfg not in CAMERAS:
             raise ConfigError("cfg", cfg, ", ".join(CAMERAS))
+
+        # The encoder is run once; it takes longer than the mapping of a seed.
         pose = to_pose(pose, G, cfg)
         encoded = G.encode({"mask": to_label_map(label_map, G)})
         for seed in seeds:
@@ -120,10 +124,13 @@ class Scene:
 
     def pose_at(self, yaw: float, pitch: float) -> Tensor:
         """Return the pose (1,25) on the network's own orbit; angles in radians, as of `render`."""
+        # Most angles in degrees are outside these bounds, and so is NaN.
         if not (abs(yaw) <= 2 * math.pi and abs(pitch) <= math.pi / 2):
             allowed = "radians, at most 2 pi and pi/2"
             raise ConfigError("yaw, pitch", f"{yaw:g}, {pitch:g}", allowed, "math.radians converts degrees")
-        polar = (1 - math.sin(pitch)) * math.pi / 2  # `pose_at` has polar angles that are uniform in height
+
+        # `pose_at` has polar angles that are uniform in height.
+        polar = (1 - math.sin(pitch)) * math.pi / 2
         return pose_at(CAMERAS[self.cfg], math.pi / 2 + yaw, polar, **self.G.orbit, device=self.ws.device)
 
     def path(self, name: str = "orbit", frames: int = PATH_FRAMES) -> Tensor:
@@ -164,6 +171,8 @@ class Scene:
         if show not in SHOWS:
             raise ConfigError("show", show, ", ".join(SHOWS))
         poses = self.path(trajectory, frames) if isinstance(trajectory, str) else trajectory
+
+        # Only the outputs that the video shows are rendered, a few frames at a time.
         with open_video(path, fps) as write:
             for view in self.views(poses, SHOWS[show]):
                 write(view.frame(show))
@@ -189,6 +198,7 @@ class Scene:
 
     def mesh_steps(self, *args: Any, **options: Any) -> Generator[float, None, Mesh]:
         """Extract a mesh in short steps that yield the share of the work done; arguments as of `extraction_steps`."""
+        # Colors as seen from the published camera path, the views that the networks were made for.
         cameras = orbit_positions(CAMERAS[self.cfg], **self.G.orbit)
         return extraction_steps(self.G, self.planes, *args, cameras=cameras, **options)
 
@@ -223,11 +233,14 @@ def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
         raise ConfigError("label_map", tuple(label_map.shape), "1,1,R,R")
     if G.data_type == "seg" and label_map.is_floating_point():
         raise ConfigError("label_map", label_map.dtype, "integer class ids")
+
+    # Type and range of the network.
     label_map = label_map.long() if G.data_type == "seg" else label_map.float()
     low, high = (0, G.semantic_channels - 1) if G.data_type == "seg" else (-1, 1)
     if not low <= label_map.min() <= label_map.max() <= high:  # also where there is a NaN
         raise ConfigError("label_map", f"{label_map.min()} to {label_map.max()}", f"{low} to {high}")
 
+    # Resizing is done by numpy, on the CPU.
     resized = resize_label_map(label_map.cpu().view(1, 1, height, width), G.img_resolution)
     return resized.to(next(G.parameters()).device)
 
@@ -243,7 +256,7 @@ def _to_png(image: np.ndarray | Image.Image) -> bytes:
         image.save(file, "png")
         return file.getvalue()
 
-    # Numbers of any type are taken if they fit into 8 bits.
+    # Lists of lists are accepted as arrays, and whole numbers of any type if they fit into 8 bits.
     pixels = np.asarray(image)
     if pixels.dtype.kind not in "buif" or (pixels.ndim != 2 and pixels.shape[2:] != (3,)):
         got = f"{type(image).__name__} of {pixels.dtype} {pixels.shape}"

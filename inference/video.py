@@ -83,10 +83,7 @@ def render_views(
     for start in range(0, len(poses), step):
         part = slice(start, start + step)
         part_ws = ws if len(ws) == 1 else ws[part]
-        part_planes = planes if planes is None or len(planes) == 1 else planes[part]
-        if part_planes is None:
-            part_planes = G.planes(part_ws, noise_mode="const")
-
+        part_planes = G.planes(part_ws, noise_mode="const") if planes is None else planes
         out = G.synthesis(part_ws, poses[part], planes=part_planes, noise_mode="const", jitter=False, outputs=outputs)
         for view in range(len(poses[part])):
             yield {name: values[view : view + 1] for name, values in out.items()}

@@ -49,6 +49,7 @@ class View:
     @property
     def label_map(self) -> np.ndarray:
         """Class ids, R,R uint8; for networks of edges a drawing, R,R uint8 with dark lines on white."""
+        # Logits to ids; `label_image` has the palette's colors of the same ids.
         if self.G.data_type == "seg":
             return self.tensors["semantic"][0].argmax(0).to(torch.uint8).cpu().numpy()
         return self.label_image
@@ -70,6 +71,7 @@ class View:
         Measured along the line through the box's center, so that all frames of all videos have one scale. Pixels of
         the raw resolution are enlarged without blending, since nothing is known between them.
         """
+        # The farthest point of the line through the center, from the camera's position in cam2world.
         box = self.G.rendering_kwargs["box_warp"]
         farthest = self.pose[0, [3, 7, 11]].norm() + box / 2
         brightness = ((farthest - self.tensors["image_depth"]) / box).clamp(0, 1)
@@ -80,6 +82,7 @@ class View:
         """Return a video frame, H,W,3 uint8, of what one of SHOWS names."""
         if show == "side_by_side":
             return np.concatenate([self.frame("color"), self.frame("label")], axis=1)
+        # Videos have three channels; edges and depth are gray.
         attribute = {"color": "image", "label": "label_image", "depth": "depth_image"}[show]
         image = getattr(self, attribute)
         return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
@@ -102,7 +105,7 @@ def interpolate_views(
     # Reject networks whose scenes are not finite.
     scene_planes(G, keys[0, :1])
 
-    # Each view has its own ws.
+    # Each view has its own ws, and so its own planes: a frame takes longer than one of a single scene.
     poses = poses.to(keys.device)
     times = torch.linspace(0, 1, len(poses), device=keys.device)
     for part_poses, part_times in zip(poses.split(WS_AT_ONCE), times.split(WS_AT_ONCE), strict=True):

@@ -55,6 +55,7 @@ def color_chunks(
         if color == "label":
             values = labels_at(field, points, G.semantic_channels)
         else:
+            # Blending happens along a ray: from the usual cameras if they are known, else along the normal.
             if cameras is not None:
                 outwards = _directions_to_cameras(cameras.cpu(), points, outwards)
             values = _blended_features(field, points, outwards, channels)
@@ -63,6 +64,7 @@ def color_chunks(
         if color == "image" or G.data_type == "edge":
             yield to_uint8(values * 2 - 1).expand(-1, 3).numpy()
             continue
+        # Near the cut, the removed class may still have the largest logit.
         if without is not None:
             values[:, without] = -torch.inf
         yield colorize(values.argmax(1).numpy())
@@ -76,15 +78,11 @@ def labels_at(field: TriplaneField, points: Tensor, classes: int) -> Tensor:
 
 def _directions_to_cameras(cameras: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
     """Return unit vectors (K,3) to the camera (of N,3) that each vertex (K,3) faces most directly, else its normal."""
-    best = torch.zeros(len(vertices))
-    outwards = normals.clone()
-    for camera in cameras:
-        direction = F.normalize(camera - vertices, dim=1)
-        cosine = (direction * normals).sum(1)  # K
-        better = cosine > best
-        best[better] = cosine[better]
-        outwards[better] = direction[better]
-    return outwards
+    directions = F.normalize(cameras[:, None] - vertices, dim=2)  # N,K,3
+    cosine, camera = (directions * normals).sum(2).max(0)  # K, K
+
+    # Vertices that face away from all cameras have no positive cosine.
+    return torch.where((cosine > 0)[:, None], directions[camera, torch.arange(len(vertices))], normals)
 
 
 def _blended_features(field: TriplaneField, vertices: Tensor, outwards: Tensor, channels: slice) -> Tensor:

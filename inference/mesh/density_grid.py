@@ -121,6 +121,7 @@ def sum_of_softplus(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     terms = (terms_needed(radius.amax((0, 1))) / TERMS_STEP).ceil().long() * TERMS_STEP  # H
     angle = torch.arccos(((a - center) / radius).clamp(-1, 1))
 
+    # Units with equally many terms are computed together.
     total = a.new_zeros(len(a), a.shape[1], b.shape[1])
     for count in terms.unique().tolist():
         # Chebyshev nodes, and the cosine transform from values at the nodes to coefficients.
@@ -140,6 +141,7 @@ def sum_of_softplus(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 
 def _sum_of_softplus_direct(a: Tensor, b: Tensor, c: Tensor, weight: Tensor, floats: int) -> Tensor:
     """As `sum_of_softplus` with c (Y,Z,H) added inside, which does not separate: every point is evaluated."""
+    # Some rows at a time, so that the hidden values of a chunk fit the cache.
     total = a.new_empty(len(a), a.shape[1], b.shape[1])
     rows = max(1, floats // (4 * b.shape[1] * len(weight)))
     for x in range(len(a)):

@@ -22,20 +22,14 @@ from training.networks.triplane_field import TriplaneField
 DENSITY_SHARE = 0.25
 
 
-def extract_mesh(
-    G: TriPlane,
-    planes: Tensor,
-    resolution: int = 256,
-    threshold: float | str = "auto",
-    color: str | None = "label",
-    **options: Any,
-) -> Mesh:
+def extract_mesh(G: TriPlane, planes: Tensor, *args: Any, **options: Any) -> Mesh:
     """Extract the surface of a scene, planes 1,3,F,P,P, at once; arguments and errors as of `extraction_steps`."""
-    return run_steps(extraction_steps(G, planes, resolution, threshold, color, **options))
+    return run_steps(extraction_steps(G, planes, *args, **options))
 
 
 def run_steps(steps: Generator[float, None, Mesh], progress: Callable[[float], object] = lambda share: None) -> Mesh:
     """Run the steps of an extraction to the end, pass the share of each to `progress`, and return the mesh."""
+    # A generator's return value is the value of StopIteration.
     try:
         while True:
             progress(next(steps))
@@ -90,12 +84,14 @@ def extraction_steps(
     for part, slabs in density_slabs(field, resolution):
         inside[part] = slabs
         yield DENSITY_SHARE * part.stop / resolution
+
+    # The level of the surface; one step of a ray is the box's side divided by the number of coarse samples.
     if threshold == "auto":
         threshold = auto_threshold(inside, field.box_warp / G.ray_options().samples)
     if without is not None:
         _remove_class(inside, field, threshold, G.semantic_channels, without)
 
-    # Surface.
+    # Surface: marching cubes is a single call, without progress.
     mesh = level_set(grid, field.box_warp, threshold, closed)
     del grid, inside  # half a gigabyte at resolution 512
     mesh = clean_up(mesh, largest, smooth)
@@ -103,7 +99,7 @@ def extraction_steps(
     if color is None:
         return mesh
 
-    # Vertex colors.
+    # Vertex colors, chunk by chunk, so that the caller can show progress or stop.
     colors = np.empty(mesh.vertices.shape, np.uint8)
     colored = 0
     for chunk in color_chunks(G, field, mesh.vertices, mesh.normals(), color, without, cameras):
@@ -133,6 +129,7 @@ def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes:
     It becomes the threshold where the class ties with another one, and falls by the grid's whole range for each unit
     of the logits beyond, so that the cut runs between grid points and the rest of the surface stays in its place.
     """
+    # Slab by slab: the logits of all solid points at once would take several times the grid's memory.
     low, high = (bound.item() for bound in grid.aminmax())
     line = torch.linspace(-field.box_warp / 2, field.box_warp / 2, len(grid))
     anything_left = False
@@ -141,7 +138,7 @@ def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes:
         y, z = (slab > threshold).nonzero(as_tuple=True)  # K, K
         logits = labels_at(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)  # K,S
 
-        # How far the best other class is ahead.
+        # How far the best other class is ahead: positive where the point stays, negative where it is removed.
         label_logits = logits[:, label].clone()
         logits[:, label] = -torch.inf
         lead = logits.amax(1) - label_logits  # K

@@ -70,6 +70,7 @@ def orbit_frames(
 
 def fitting_half_width(mesh: Mesh, poses: Tensor) -> float:
     """Return half the width, world units, of the smallest images from poses F,25 that show the whole mesh."""
+    # A sample of the vertices is enough: the margin covers the others.
     cameras = split_pose(poses)[0].cpu().double().numpy()[:, :3, :4]  # columns: right, down, forward, position
     vertices = mesh.vertices[:: max(1, len(mesh.vertices) // SIZING_VERTICES)]
     reach = max(abs((vertices - pose[:, 3]) @ pose[:, :2]).max() for pose in cameras)
@@ -147,6 +148,7 @@ def _render_gl(mesh: Mesh, cam2world: np.ndarray, size: int, half_width: float) 
         # Upload the mesh.
         context.enable(moderngl.DEPTH_TEST)
         program = context.program(VERTEX_SHADER, FRAGMENT_SHADER)
+        # Four bytes for each color: OpenGL prefers attributes that are aligned to four.
         opaque = np.full((len(mesh.vertices), 1), 255, np.uint8)
         colors = np.concatenate([_vertex_colors(mesh), opaque], axis=1)
         content = [

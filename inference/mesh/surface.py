@@ -150,19 +150,17 @@ def _neighbors(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     """Return the adjacency matrix (count,count) of the vertices of faces M,3."""
     from scipy import sparse
 
-    # Edges of all faces, in both directions.
-    start = faces[:, [0, 1, 2]].ravel()
-    end = faces[:, [1, 2, 0]].ravel()
-    ones = np.ones(2 * len(start), np.float32)
-    matrix = sparse.csr_matrix((ones, (np.append(start, end), np.append(end, start))), shape=(count, count))
-    matrix.data[:] = 1  # an edge inside the mesh belongs to two faces
-    return matrix
+    # Booleans, since an edge inside the mesh belongs to two faces but counts once.
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)  # 3M,2
+    directed = sparse.csr_matrix((np.ones(len(edges), bool), edges.T), shape=(count, count))
+    return (directed + directed.T).astype(np.float32)
 
 
 def _in_largest_component(faces: np.ndarray) -> np.ndarray:
     """Return which faces (M bool, of M,3) belong to the connected component with the most."""
     from scipy.sparse.csgraph import connected_components
 
+    # All vertices of a face are in one component, so that the first one decides.
     _, component = connected_components(_neighbors(faces, faces.max() + 1), directed=False)  # by vertex
     by_face = component[faces[:, 0]]
     return by_face == np.bincount(by_face).argmax()

@@ -62,6 +62,7 @@ class Mesh:
     @property
     def volume(self) -> float:
         """Volume in cubic world units, of a closed mesh."""
+        # Sum of the signed tetrahedra between the faces and the origin; float64, since most of it cancels.
         a, b, c = self.vertices[self.faces].astype(np.float64).transpose(1, 0, 2)
         return float((a * np.cross(b, c)).sum() / 6)
 
@@ -79,16 +80,18 @@ class Mesh:
         corners = self.vertices[self.faces]  # M,3,3
         face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # M,3
 
-        # Sum over the faces of each vertex.
+        # Sum over the faces of each vertex. bincount is faster than np.add.at.
         ends = self.faces.ravel()  # 3M
         sums = [np.bincount(ends, np.repeat(face_normals[:, i], 3), minlength=len(self.vertices)) for i in range(3)]
         normals = np.stack(sums, axis=1)  # K,3
 
+        # Vertices without a face, or whose faces cancel, get zero.
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         return (normals / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
 
     def select(self, kept: np.ndarray) -> Mesh:
         """Return the faces for which `kept` (M bool) is true, with their vertices."""
+        # Numbers of the vertices change, their order does not.
         used, numbers = np.unique(self.faces[kept], return_inverse=True)
         colors = None if self.colors is None else self.colors[used]
         return replace(self, vertices=self.vertices[used], faces=numbers.reshape(-1, 3), colors=colors)
@@ -103,6 +106,7 @@ class Mesh:
             ValueError: another suffix.
         """
         path = Path(path)
+        # The suffix decides about the format; the directory is made only for a valid one.
         if path.suffix not in MESH_WRITERS:
             raise ValueError(f"path: got {path}, expected a name that ends in {', '.join(MESH_WRITERS)}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,7 @@ class Mesh:
 def _to_trimesh(mesh: Mesh, colors: np.ndarray | None) -> trimesh.Trimesh:
     import trimesh
 
+    # Processing would merge equal vertices and so renumber them.
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
 
 
@@ -136,6 +141,7 @@ def _obj(mesh: Mesh) -> bytes:
 
 def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
     """Convert sRGB colors (uint8, any shape) to linear light (float32 in [0, 1])."""
+    # A power law, with a straight line near black.
     values = colors.astype(np.float32) / 255
     curved = ((values + SRGB_OFFSET) / (1 + SRGB_OFFSET)) ** SRGB_POWER
     return np.where(values <= SRGB_LINEAR_BELOW, values / 12.92, curved).astype(np.float32)

@@ -165,7 +165,7 @@ REFUSED = {
     "two seeds": ({"random_seed": "0-3"}, "'--random_seed': '0-3' is not a valid integer"),
     "no such network": ({"network": "nowhere.pkl"}, "--network nowhere.pkl: .*No such file"),
     "another kind of network": ({"network": "edge2car"}, "--cfg: got 'seg2cat', expected edge2car"),
-    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: No such file"),
+    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
     "drawing as classes": ({"network": "seg2cat", "input": ASSETS / "car.png"}, "--input .*car.png: got class"),
     "file in the place of outdir": ({"outdir": ASSETS / "cat.png"}, "--outdir .*cat.png: expected a directory"),
 }  # fmt: skip

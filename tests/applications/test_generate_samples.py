@@ -270,8 +270,8 @@ REFUSED = {
     "cars as cats from edges": ({"network": "edge2car", "cfg": "edge2cat", "input": ASSETS / "car.png"},
                                 "--cfg: got 'edge2cat', expected edge2car; .* distance of 1.7"),
     # the label map
-    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: No such file"),
-    "directory as input": ({"input": ASSETS}, f"--input {ASSETS}: Is a directory"),
+    "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
+    "directory as input": ({"input": ASSETS}, f"--input {ASSETS}: no such file"),
     "empty input": ({**CAT, "input": written("a.png", b"")}, "--input .*a.png: not a PNG or JPEG"),
     "text named .png": ({**CAT, "input": written("a.png", b"a cat, please")}, "--input .*a.png: not a PNG or JPEG"),
     "truncated input": ({**CAT, "input": written("a.png", png(NOISE)[:4000])}, "--input .*a.png: damaged"),

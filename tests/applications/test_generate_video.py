@@ -303,7 +303,7 @@ REFUSED = {
                                "--interpolate: 8 seeds need as many frames, got 7"),
     "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed, or --to"),
     "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
-    "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: No such file"),
+    "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
     "second label map of another network": (
         {"interpolate": True, "to": drawn(NINES), "network": "seg2cat"},
         "--to .*other.png: got class 9 .*classes are 0 to 5"),
