@@ -18,7 +18,7 @@ from dnnlib.errors import ConfigError
 SIGNAL_EXIT = 128  # plus the signal's number
 INTERRUPTED = SIGNAL_EXIT + signal.SIGINT
 
-# Option names are compared with underscores, so that dashes may be typed.
+# Option names are compared with underscores, as Python spells parameters, so that dashes may be typed too.
 CONTEXT_SETTINGS = {"token_normalize_func": lambda name: name.replace("-", "_")}
 
 
@@ -31,6 +31,7 @@ class InputError(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str):
+        # Messages of libraries can have several lines; scripts and logs expect one.
         super().__init__(" ".join(message.split()))
 
 
@@ -49,21 +50,34 @@ def user_errors(option: str) -> Iterator[None]:
         # Names its field; `Command` converts it to an option.
         raise
     except OSError as error:
+        # str(error) would begin with "[Errno 2]" and quote the path.
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{option} {where}{error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{option} {error}") from error
 
 
-@contextmanager
-def _usage_errors_in_one_line() -> Iterator[None]:
-    """Replace click's usage errors, which are several lines long."""
-    try:
-        yield
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        raise InputError(error.format_message()) from error
+class _OneLineUsageErrors(click.Command):
+    """Replaces click's usage errors, which are several lines long; mixed into commands and groups."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with self._convert_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # A group parses its subcommand's options here, and a command may raise a usage error when it runs.
+        with self._convert_usage_errors():
+            return super().invoke(ctx)
+
+    @contextmanager
+    def _convert_usage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except click.exceptions.NoArgsIsHelpError:
+            # Not an error of the user: prints the help text.
+            raise
+        except click.UsageError as error:
+            raise InputError(error.format_message()) from error
 
 
 # --------------------------------------------------------------------------- signals
@@ -114,6 +128,7 @@ class ChoiceList(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Split and check the value."""
+        # A dict drops duplicates and keeps the order.
         names = list(dict.fromkeys(value.split(",")))
         for name in names:
             if name not in self.allowed:
@@ -126,21 +141,20 @@ def option_group(title: str, *options: Callable) -> Callable:
 
     Args:
         title: heading of the group in `--help`.
-        options: decorators such as `click.option(...)`, in the order of the help text.
+        options: decorators that add one option each, such as `click.option(...)`, in the order of the help text.
     """
 
     def decorate(function: Callable) -> Callable:
+        # Decorators apply from the bottom up; each appends one option, and click reverses their order.
         for option in reversed(options):
-            already_there = len(getattr(function, "__click_params__", []))
             function = option(function)
-            for param in function.__click_params__[already_there:]:
-                param.group = title
+            function.__click_params__[-1].group = title
         return function
 
     return decorate
 
 
-class Command(click.Command):
+class Command(_OneLineUsageErrors):
     """Command whose errors are one line with exit code 2, and whose options are listed in groups.
 
     Option names may be written with dashes or underscores. A repeatable option takes several values at once:
@@ -165,12 +179,14 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under the titles of their groups, in the order of their declaration."""
+        # Rows of (option, help) by title; dicts keep the order.
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             # None for arguments and hidden options.
             record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -180,13 +196,13 @@ class Command(click.Command):
         name = self.fields.get(field, field)
         for param in self.params:
             if param.name == name and isinstance(param, click.Option):
+                # The long form of an option with a short one.
                 return max(param.opts, key=len)
         return field
 
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
-        with _usage_errors_in_one_line():
-            return super().make_context(info_name, self._expand(args), *rest, **extra)
+        return super().parse_args(ctx, self._expand(args))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; convert its errors and signals to one line and an exit code."""
@@ -227,17 +243,7 @@ class Command(click.Command):
         return expanded
 
 
-class Group(click.Group):
+class Group(_OneLineUsageErrors, click.Group):
     """Group of subcommands of class `Command`."""
 
     command_class = Command
-
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
-        """Parse the command line up to the subcommand."""
-        with _usage_errors_in_one_line():
-            return super().make_context(info_name, args, *rest, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand."""
-        with _usage_errors_in_one_line():
-            return super().invoke(ctx)

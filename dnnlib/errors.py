@@ -30,10 +30,11 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, field: str, got: Any = ..., allowed: str = "", hint: str = "", problem: str = ""):
+        # All of them, because pickle calls the class with `args` to pass an error between processes.
         super().__init__(field, got, allowed, hint, problem)
         self.field = field
-        self.got = None if got is ... else got
 
+        # The message without its field. None and "" are values that can be shown, so a missing one is `...`.
         facts = []
         if problem:
             facts.append(problem)

@@ -33,27 +33,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: cannot be written; names `path`.
     """
     path = Path(path)
-    # In the same directory, because renaming is atomic only within a file system.
+    # Hidden, and in the same directory, because renaming is atomic only within a file system.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("x+b") as file:
             yield file
+
+            # Otherwise a power failure could leave an empty file under the new name.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_directory(path.parent)
-    except OSError as error:
-        # Keep errors of other files and those without a number, whose message is all they have.
-        of_other_file = error.filename is not None and not str(error.filename).endswith(temporary.name)
-        if error.errno is None or of_other_file:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as RuntimeError.
-        cause = error.__context__
-        if isinstance(cause, OSError):
-            raise OSError(cause.errno, cause.strerror, str(path)) from error
-        raise
+        cause = error if isinstance(error, OSError) else error.__context__
+
+        # Not errors of other files, nor those without a number, whose message is all they have.
+        of_this_file = isinstance(cause, OSError) and str(cause.filename or temporary).endswith(temporary.name)
+        if not of_this_file or cause.errno is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -75,7 +74,7 @@ def check_outdir(outdir: Path) -> None:
     Raises:
         OSError: a file is in its place, or there is no permission.
     """
-    # The nearest directory that exists decides.
+    # Missing directories will be created in the nearest one that exists, which decides.
     existing = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing}: expected a directory, got a file")
@@ -86,46 +85,33 @@ def check_outdir(outdir: Path) -> None:
 # --------------------------------------------------------------------------- reading by path or URL
 
 
-def open_url(
-    url: str | os.PathLike[str],
-    cache_dir: str | os.PathLike[str] | None = None,
-    sha256: str | None = None,
-    progress: bool = True,
-) -> BinaryIO:
+def open_url(url: str | os.PathLike[str]) -> BinaryIO:
     """Open a local path, a file:// URL or an http(s):// URL for reading; downloads are cached.
 
     Args:
         url: path or URL; a Windows drive letter is not a scheme.
-        cache_dir: directory of downloads; default see `default_cache_dir`.
-        sha256: expected hexadecimal digest. A cached file with another one is downloaded again.
-        progress: show a progress bar during downloads longer than a second.
     Returns:
         A seekable binary file at its start, to be closed by the caller.
     Raises:
         OSError: no such file; ConnectionError if the download fails.
-        ValueError: unknown scheme, or another digest.
+        ValueError: unknown scheme.
     """
     url = os.fspath(url)
     parts = urllib.parse.urlsplit(url)
 
-    # Downloads.
+    # Downloads: the cached file, whatever the server has by now.
     if parts.scheme in ("http", "https"):
-        path = (Path(cache_dir) if cache_dir else default_cache_dir()) / _cache_name(url)
-        if not _is_cached(path, sha256):
-            _download(url, path, sha256, progress)
+        path = default_cache_dir() / _cache_name(url)
+        if not path.exists():
+            _download(url, path)
         return path.open("rb")
-    if "://" in url and parts.scheme != "file":
-        raise ValueError(f"{url}: cannot open {parts.scheme}:// URLs; use a path, file://, http:// or https://")
 
     # Local files.
-    path = Path(urllib.request.url2pathname(parts.path) if parts.scheme == "file" else url)
-    file = path.open("rb")
-    try:
-        _check_digest(url, file, sha256)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    if parts.scheme == "file":
+        return open(urllib.request.url2pathname(parts.path), "rb")
+    if "://" in url:
+        raise ValueError(f"{url}: cannot open {parts.scheme}:// URLs; use a path, file://, http:// or https://")
+    return open(url, "rb")
 
 
 def default_cache_dir() -> Path:
@@ -135,49 +121,28 @@ def default_cache_dir() -> Path:
 
 def _cache_name(url: str) -> str:
     """Return a unique file name for the URL, ending in the file name in the URL."""
-    # The digest makes it unique, the file name helps people to find it.
+    # The digest makes it unique; the file name helps people to find it.
     file_name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
     readable = "".join(c if c.isalnum() or c in "._-" else "_" for c in file_name)[-80:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
 
 
-def _digest(file: BinaryIO) -> str:
-    """Return the SHA-256 of the whole file, and rewind it."""
-    file.seek(0)
-    sha = hashlib.sha256()
-    while chunk := file.read(CHUNK_BYTES):
-        sha.update(chunk)
-    file.seek(0)
-    return sha.hexdigest()
-
-
-def _check_digest(url: str, file: BinaryIO, expected: str | None) -> None:
-    if expected and _digest(file) != expected.lower():
-        raise ValueError(f"{url}: sha256 is {_digest(file)}, expected {expected.lower()}; damaged or another file")
-
-
-def _is_cached(path: Path, sha256: str | None) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return not sha256 or _digest(file) == sha256.lower()
-
-
-def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
-    """Download to `path`; the file appears only once it is complete and its digest is right."""
+def _download(url: str, path: Path) -> None:
+    """Download to `path`; the file appears only once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    # Connect.
+    # Connect. Servers need not state the length.
     with _connection_errors(url):
         response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
     length = response.headers.get("Content-Length")
-    total = None if length is None else int(length)
+    total = int(length) if length else None
 
     # Receive, with a bar if that takes longer than a second.
-    bar = tqdm(desc=url, total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1, disable=not progress)
+    bar = tqdm(desc=url, total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1)
     with response, bar, atomic_write(path) as file:
         chunk = None
         while chunk != b"":
+            # Errors of the connection only, not of the disk.
             with _connection_errors(url):
                 chunk = response.read(CHUNK_BYTES)
             file.write(chunk)
@@ -185,7 +150,6 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
         # A lost connection can look like the end of the file.
         if total is not None and file.tell() != total:
             raise ConnectionError(f"{url}: connection lost after {file.tell()} of {total} bytes; try again")
-        _check_digest(url, file, sha256)
 
 
 @contextmanager
@@ -194,9 +158,11 @@ def _connection_errors(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
+        # It holds the open connection.
         error.close()
         raise ConnectionError(f"{url}: the server answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
+        # URLError wraps the cause, such as a refused connection.
         raise ConnectionError(f"{url}: {getattr(error, 'reason', error)}") from None
 
 
@@ -206,7 +172,7 @@ def _connection_errors(url: str) -> Iterator[None]:
 @contextmanager
 def log_to_file(path: str | os.PathLike[str]) -> Iterator[None]:
     """Copy all output of the block to stdout and stderr into a file, appending to it."""
-    # Buffered by lines, so that a killed run keeps its log.
+    # Buffered by lines, so that a killed run keeps its log; appended, so that a continued one does too.
     with (
         open(path, "a", encoding="utf-8", buffering=1) as file,
         redirect_stdout(_Tee(sys.stdout, file)),
@@ -236,6 +202,7 @@ class _Tee:
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
+        # For example `isatty` and `encoding`, which tqdm and click ask for.
         return getattr(self._stream, name)
 
 
@@ -244,6 +211,8 @@ def format_time(seconds: float) -> str:
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)
+
+    # From a day on, seconds do not matter.
     if days:
         return f"{days}d {h:02d}h {m:02d}m"
     if hours:
