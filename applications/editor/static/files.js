@@ -12,7 +12,7 @@ export class Files {
     this.sessions = new Map(); // number of changes in each session that the server is writing, by request id
   }
 
-  // Check the connection; tells the user if there is none.
+  // Return whether there is a connection; without one, show an error.
   requireConnection() {
     if (!this.channel.isOpen) this.notify("Not connected to the server. Try again once the connection is back.", true);
     return this.channel.isOpen;
