@@ -1,5 +1,6 @@
 """generate_samples.py: files, rejected input, and the command line that all applications share."""
 
+import os
 import pickle
 import re
 import shlex
@@ -272,6 +273,7 @@ REFUSED = {
     # the label map
     "no such input": ({"input": "nowhere.png"}, "--input nowhere.png: no such file"),
     "directory as input": ({"input": ASSETS}, f"--input {ASSETS}: no such file"),
+    "named pipe as input": ({"input": written("pipe.png", os.mkfifo)}, "--input .*pipe.png: no such file"),
     "empty input": ({**CAT, "input": written("a.png", b"")}, "--input .*a.png: not a PNG or JPEG"),
     "text named .png": ({**CAT, "input": written("a.png", b"a cat, please")}, "--input .*a.png: not a PNG or JPEG"),
     "truncated input": ({**CAT, "input": written("a.png", png(NOISE)[:4000])}, "--input .*a.png: damaged"),
