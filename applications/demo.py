@@ -1,22 +1,30 @@
-"""Run the other applications with the networks of this repository, and arrange the results in an overview image."""
+"""Render images, videos and meshes with the networks of this repository, and arrange them in an overview image."""
 
 from __future__ import annotations
 
-import shlex
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
-from applications import cli, extract_mesh, generate_samples, generate_video
+from applications import cli
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
 from dnnlib.cli import Command, option_group, user_errors
-from dnnlib.util import atomic_write, check_outdir
+from dnnlib.util import atomic_write
+from inference import Scene
+from inference.mesh.rasterize import orbit_frames
 from inference.mesh.triangles import check_libraries
+from inference.scene import to_label_map
+from inference.video import open_video
+from inference.view import write_videos
+from training.data.image_io import write_png
+from training.data.label_maps import draw_label_map
 
 # Short videos, so that the demo takes less than a minute on a CPU.
 FRAMES = 24
@@ -24,6 +32,8 @@ FPS = 12
 MESH_FRAMES = 12
 # Size of an image on the overview, pixels.
 CELL = 160
+# Suffixes of file names, by what a video shows.
+SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side"}
 
 
 @dataclass(frozen=True)
@@ -34,52 +44,83 @@ class Example:
         cfg: configuration of the network.
         network: path of its weights.
         label_map: path of an image file.
-        seeds: of the images, a range; videos and mesh are of seed 0.
-        mesh: options of extract_mesh.py.
+        seeds: one scene for each; videos and mesh show the first.
+        mesh_name: file name of the mesh, without ending.
+        mesh: arguments of `Scene.mesh`.
     """
 
     cfg: str
     network: Path
     label_map: Path
-    seeds: str
+    seeds: tuple[int, ...]
+    mesh_name: str
     mesh: dict[str, Any]
 
-    def run(self, outdir: Path) -> None:
-        """Run the applications; each command line is printed."""
-        # The options of each application besides those that all share.
-        shared = {"network": self.network, "cfg": self.cfg, "input": self.label_map, "outdir": outdir}
-        samples = {"random_seed": self.seeds}
-        videos = {"show": "color,label,side_by_side", "frames": FRAMES, "fps": FPS}
-        mesh = {"threshold": "auto", "format": "ply,glb", "frames": MESH_FRAMES, "fps": FPS, **self.mesh}
-        for application, options in ((generate_samples, samples), (generate_video, videos), (extract_mesh, mesh)):
-            # As typed in a shell; --largest is a flag without a value.
-            words = [str(word) for name, value in (shared | options).items() for word in (f"--{name}", value)]
-            words += ["--largest"] if application is extract_mesh else []
-            click.echo(f"python applications/{Path(application.__file__).name} {shlex.join(words)}")
-            # Errors are raised instead of ending the process, so that the demo's own command prints them.
-            application.main.main(words, standalone_mode=False)
+    def run(self, outdir: Path, device: torch.device) -> None:
+        """Write the label map, images, videos and the mesh."""
+        click.echo(f"Writing to {outdir}")
+        G = cli.load_generator(str(self.network), self.cfg, device, "auto")
+        label_map = to_label_map(self.label_map, G)
+        scenes = list(Scene.from_seeds(G, label_map, self.seeds))
+
+        # Label map, and the front view of each scene.
+        prefix = outdir / f"{self.cfg}_{self.label_map.stem}"
+        for path in (outdir / f"{self.cfg}_input.png", f"{prefix}_input.png"):
+            write_png(path, draw_label_map(label_map, G.data_type)[0])
+        for seed, scene in zip(self.seeds, scenes, strict=True):
+            view = scene.render()
+            write_png(f"{prefix}_{seed}_color.png", view.image)
+            write_png(f"{prefix}_{seed}_label.png", view.label_image)
+
+        # Three videos of the first scene, each view rendered once.
+        first = scenes[0]
+        views = first.views(first.path("orbit", FRAMES), {"image", "semantic"})
+        write_videos(views, {self.video(outdir, show): show for show in SUFFIXES}, FPS)
+
+        # Mesh of the first scene, and its video.
+        mesh = first.mesh(largest=True, **self.mesh)
+        for ending in ("ply", "glb"):
+            mesh.export(outdir / f"{self.mesh_name}.{ending}")
+        images = orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=click.echo)
+        with closing(images), open_video(outdir / "rendered_mesh.gif", FPS) as write:
+            for image in images:
+                write(image)
+
+    def video(self, outdir: Path, show: str) -> Path:
+        """Return the path of a video of the first scene."""
+        return outdir / f"{self.cfg}_{self.seeds[0]}{SUFFIXES[show]}.gif"
 
     def overview(self, outdir: Path, left: int, right: int) -> list[CaptionedImage]:
-        """Return images of seed 0: input, front view, and the two frames of the video that look from both sides."""
-        images = outdir / f"{self.cfg}_{self.label_map.stem}"
-        video = outdir / f"{self.cfg}_0.gif"
+        """Return images of the first seed: input, front view, and the video's frames `left` and `right` from the sides."""
+        prefix = outdir / f"{self.cfg}_{self.label_map.stem}"
+        video = self.video(outdir, "color")
         return [
-            ("given", Image.open(f"{images}_input.png")),
-            ("image", Image.open(f"{images}_0_color.png")),
-            ("its label map", Image.open(f"{images}_0_label.png")),
+            ("given", Image.open(f"{prefix}_input.png")),
+            ("image", Image.open(f"{prefix}_{self.seeds[0]}_color.png")),
+            ("its label map", Image.open(f"{prefix}_{self.seeds[0]}_label.png")),
             ("image, one side", read_frame(video, left)),
             ("image, other side", read_frame(video, right)),
-            ("label map, one side", read_frame(outdir / f"{self.cfg}_0_label.gif", left)),
+            ("label map, one side", read_frame(self.video(outdir, "label"), left)),
         ]
 
 
 # Toy networks model the background as solid, so the cat's mesh leaves out class 0.
-TOY_CAT = cli.ASSETS / "toy_cat.png"
-TOY_CAR = cli.ASSETS / "toy_car.png"
-CAR_NETWORK = cli.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors")
-CATS_MESH = {"resolution": 160, "without": 0, "color": "shown_label"}
-CATS = Example(cli.DEFAULT_CFG, cli.DEFAULT_NETWORK, TOY_CAT, "0-2", CATS_MESH)
-CARS = Example("edge2car", CAR_NETWORK, TOY_CAR, "0", {"resolution": 128, "color": "image"})
+CATS = Example(
+    cli.DEFAULT_CFG,
+    cli.DEFAULT_NETWORK,
+    cli.ASSETS / "toy_cat.png",
+    seeds=(0, 1, 2),
+    mesh_name="semantic_mesh",
+    mesh={"resolution": 160, "without": 0, "color": "shown_label"},
+)
+CARS = Example(
+    "edge2car",
+    cli.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors"),
+    cli.ASSETS / "toy_car.png",
+    seeds=(0,),
+    mesh_name="edge2car_mesh",
+    mesh={"resolution": 128, "color": "image"},
+)
 
 
 def read_frame(path: Path, number: int) -> Image.Image:
@@ -120,19 +161,18 @@ def main(outdir: Path) -> None:
     # Check before the first network is loaded.
     with user_errors("The demo:"):
         check_libraries()
-    with user_errors("--outdir"):
-        check_outdir(outdir)
+    device = cli.check_places(None, outdir)
     cats = outdir / "cats"
     cars = outdir / "cars"
-    CATS.run(cats)
-    CARS.run(cars)
-
-    # The overview shows the files as they were written, colors of the GIFs included.
     with cli.output_errors():
+        CATS.run(cats, device)
+        CARS.run(cars, device)
+
+        # The overview shows the files as they were written, colors of the GIFs included.
         with atomic_write(outdir / "demo.png") as file:
             image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
         with atomic_write(outdir / "demo.gif") as file:
-            file.write((cats / f"{CATS.cfg}_0_side_by_side.gif").read_bytes())
+            file.write(CATS.video(cats, "side_by_side").read_bytes())
     click.echo(f"Look at {outdir}/demo.png first")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_error
 from inference import Scene, View
 from inference.generator import config_of
 from inference.scene import to_label_map
-from inference.video import ENCODERS, FPS, check_video_format, open_video
-from inference.view import SHOWS, interpolate_views
+from inference.video import ENCODERS, FPS, check_video_format
+from inference.view import SHOWS, interpolate_views, write_videos
 from training.data.image_io import write_png
 from training.data.label_maps import draw_label_map
 from training.data.pose_files import read_poses
@@ -107,25 +106,6 @@ def videos(
         yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
 
 
-def write_videos(views: Iterator[View], paths: dict[Path, str], fps: int, bar: tqdm) -> None:
-    """Write several videos of the same views; their files appear together when all is written.
-
-    Args:
-        views: rendered as they are asked for.
-        paths: what each file shows, one of SHOWS.
-        fps: frames per second.
-        bar: progress bar of frames.
-    """
-    # Closing a writer gives its file the final name; after an exception all are removed.
-    with ExitStack() as stack:
-        writers = [(shown, stack.enter_context(open_video(path, fps))) for path, shown in paths.items()]
-        for view in views:
-            frames = {shown: view.frame(shown) for shown in set(paths.values())}  # once for all formats
-            for shown, write in writers:
-                write(frames[shown])
-            bar.update()
-
-
 @click.command(cls=Command, fields=cli.FIELDS)
 @cli.input_options
 @option_group(
@@ -207,7 +187,7 @@ def main(
         with tqdm(total=count * (1 if interpolate else len(seeds)), unit="frame", delay=2, disable=None) as bar:
             for name, views in videos(G, cfg, inputs, seeds, poses, outputs, through_all):
                 paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
-                write_videos(views, paths, fps, bar)
+                write_videos(views, paths, fps, bar.update)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from inference.generator import config_of
 from inference.latents import scene_planes, scene_ws
 from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
-from inference.video import FPS, open_video, render_views
-from inference.view import SHOWS, View
+from inference.video import FPS, render_views
+from inference.view import SHOWS, View, write_videos
 from training.data.image_io import encode_png
 from training.data.label_maps import decode_label_map, read_label_map, resize_label_map
 from training.networks.generator import TriPlane
@@ -173,9 +174,7 @@ class Scene:
         poses = self.path(trajectory, frames) if isinstance(trajectory, str) else trajectory
 
         # Only the outputs that the video shows are rendered, a few frames at a time.
-        with open_video(path, fps) as write:
-            for view in self.views(poses, SHOWS[show]):
-                write(view.frame(show))
+        write_videos(self.views(poses, SHOWS[show]), {Path(path): show}, fps)
 
     def mesh(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inference.latents import interpolate_ws, scene_planes
-from inference.video import render_views
+from inference.video import open_video, render_views
 from training.data.label_maps import draw_image, draw_semantic
 from training.networks.generator import TriPlane
 
@@ -112,3 +114,24 @@ def interpolate_views(
         ws = interpolate_ws(keys, part_times)  # T,num_ws,w_dim
         for pose, tensors in zip(part_poses, render_views(G, ws, None, part_poses, outputs=outputs), strict=True):
             yield View(G, pose[None], tensors)
+
+
+def write_videos(
+    views: Iterable[View], paths: Mapping[Path, str], fps: int, on_frame: Callable[[], object] = lambda: None
+) -> None:
+    """Write several videos of the same views; their files appear together when all is written.
+
+    Args:
+        views: rendered only as far as they are consumed.
+        paths: what each file shows, one of SHOWS.
+        fps: frames per second.
+        on_frame: called after each frame, for a progress bar.
+    """
+    # Closing a writer gives its file the final name; after an exception all are removed.
+    with ExitStack() as stack:
+        writers = [(show, stack.enter_context(open_video(path, fps))) for path, show in paths.items()]
+        for view in views:
+            frames = {show: view.frame(show) for show in set(paths.values())}  # once for all formats
+            for show, write in writers:
+                write(frames[show])
+            on_frame()

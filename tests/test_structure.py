@@ -106,12 +106,10 @@ def test_subpackages_of_training_import_only_those_below_them():
     assert upward == []
 
 
-def test_scripts_in_applications_do_not_import_each_other_except_the_demo_which_runs_them():
+def test_scripts_in_applications_do_not_import_each_other():
     scripts = {module_name(path) for path in (ROOT / "applications").glob("*.py")}
     scripts -= {"applications", "applications.cli"}
-    crossed = [
-        f"{name} imports {target}" for name in scripts - {"applications.demo"} for target in imports()[name] & scripts
-    ]
+    crossed = [f"{name} imports {target}" for name in scripts for target in imports()[name] & scripts]
     assert crossed == []
 
 
