@@ -91,7 +91,7 @@ class Example:
         return outdir / f"{self.cfg}_{self.seeds[0]}{SUFFIXES[show]}.gif"
 
     def overview(self, outdir: Path, left: int, right: int) -> list[CaptionedImage]:
-        """Return images of the first seed: input, front view, and the video's frames `left` and `right` from the sides."""
+        """Return images of the first seed: input, front view, and frames `left` and `right` of the video."""
         prefix = outdir / f"{self.cfg}_{self.label_map.stem}"
         video = self.video(outdir, "color")
         return [
