@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 
-from dnnlib.cli import Group, InputError
+from dnnlib.cli import Group, InputError, user_errors
 from torch_utils.safe_pickle import WeightsError
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.networks.registry import construct
@@ -43,10 +43,10 @@ def convert(source: str, target: Path, only: tuple[str, ...], class_names: str |
     """Convert weights SOURCE (path or URL, any format) to TARGET (.pkl, .pt or .safetensors)."""
     # Check first, because reading may take long.
     _check_target(target)
-    try:
+    with user_errors("SOURCE"):
         data = load_network_pkl(source, only or None)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
+
+    # Metadata and, under all other keys, networks. Building them has checked that names, shapes and arguments fit.
     training_set_kwargs = data.pop("training_set_kwargs")
     extra = data.pop("extra")
     records = {name: n if isinstance(n, NetworkRecord) else record_from_module(n) for name, n in data.items()}
@@ -55,10 +55,8 @@ def convert(source: str, target: Path, only: tuple[str, ...], class_names: str |
     if class_names:
         extra[CLASS_NAMES] = _parse_class_names(class_names, records.values())
     if half:
-        try:
+        with user_errors("--half"):
             records = {name: to_half(record) for name, record in records.items()}
-        except ValueError as error:
-            raise InputError(f"--half: {error}") from error
     _save(target, records, training_set_kwargs, extra)
 
 
@@ -66,10 +64,9 @@ def convert(source: str, target: Path, only: tuple[str, ...], class_names: str |
 @click.argument("source")
 def show(source: str) -> None:
     """Print classes, constructor arguments and tensors of the networks in SOURCE (path or URL, any format)."""
-    try:
+    # Without building the networks, so that it shows files that cannot be built too.
+    with user_errors("SOURCE"):
         contents = read_weights(source)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
 
     # Networks, then metadata.
     for name, record in contents.networks.items():
@@ -90,16 +87,18 @@ def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int)
     """Write an untrained generator (G and G_ema) with a published architecture, for tests and timing."""
     _check_target(target)
 
-    # Published architecture, except for the width.
+    # Published architecture, except for the width: narrow networks make fast tests.
     options = replace(CONFIGS[cfg], channel_base=channel_base, channel_max=channel_max)
 
-    # G and G_ema are equal before training.
+    # Equal options and seed give equal weights.
     torch.manual_seed(seed)
     try:
         generator = construct(options.class_name, options.kwargs())
     except ValueError as error:
         raise InputError(str(error)) from error
     generator.neural_rendering_resolution = RAW_RESOLUTION[cfg]
+
+    # G and G_ema are equal before training. Marked, so that programs can warn.
     record = record_from_module(generator)
     _save(target, {"G": record, "G_ema": record}, None, {UNTRAINED: True, "cfg": cfg, "seed": seed})
 
@@ -108,6 +107,7 @@ def _parse_class_names(class_names: str, records: Iterable[NetworkRecord]) -> li
     """Split comma-separated names; their number must be that of each network's label classes."""
     names = class_names.split(",")
     for record in records:
+        # Discriminators have none.
         classes = record.init_kwargs.get("semantic_channels")
         if classes and classes != len(names):
             raise InputError(f"--class_names: expected {classes} names, one for each class, got {len(names)}")
@@ -122,16 +122,14 @@ def _check_target(target: Path) -> None:
 
 
 def _save(target: Path, records: dict[str, NetworkRecord], training_set_kwargs: dict | None, extra: dict) -> None:
-    try:
+    with user_errors("TARGET"):
         save_snapshot(target, records, training_set_kwargs, extra)
-    except OSError as error:
-        raise InputError(f"{error.filename or target}: cannot be written ({error.strerror})") from error
     click.echo(f"{target}: {', '.join(records)}; {target.stat().st_size / 1e6:,.1f} MB")
 
 
 def _tensor_table(record: NetworkRecord) -> str:
     """List name, shape, type and number of elements of each tensor, and their total."""
-    # One row for each tensor.
+    # One row for each tensor, aligned by the longest name.
     width = max(map(len, record.state), default=0)
     lines = []
     total = 0

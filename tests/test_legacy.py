@@ -207,7 +207,7 @@ def test_a_call_inside_tensor_data_is_rejected(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_lengths_and_inrngs_beyond_the_file_allocate_no_memory():
+def test_lengths_and_indices_beyond_the_file_allocate_no_memory():
     head = b"\x80\x04"
     for body in (
         b"\x8e" + struct.pack("<Q", 2**60) + b"x",  # bytes of 2**60
@@ -302,9 +302,9 @@ def test_wrong_tensor_names_shapes_classes_and_arguments_are_rejected():
         published = public_pickle.network(module, class_name, {**kwargs, **changes})
         rejected(snapshot(G_ema=published), "G_ema", *words)
 
-    attempt("fc0.weight", "(64, 192)", "(64, 96)", z_dim=128)
-    attempt("fc2", num_layers=3)
-    attempt("unknown tensor", "fc1", num_layers=1)
+    attempt("size mismatch for fc0.weight", "[64, 192]", "[64, 96]", z_dim=128)
+    attempt("Missing key", "fc2", num_layers=3)
+    attempt("Unexpected key", "fc1", num_layers=1)
     attempt("NoSuchNetwork", class_name="NoSuchNetwork")
     attempt("color", color="red")
     attempt("more elements than the file holds", w_dim=2**20)

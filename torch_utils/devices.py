@@ -15,11 +15,13 @@ def choose_device(name: str | None) -> torch.device:
     Raises:
         ConfigError: not available; the field is `device`.
     """
+    # Number of devices of each type, the fastest first.
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     available = [kind for kind, count in counts.items() if count]
     if name is None:
         return torch.device(available[0])
 
+    # Unknown names, types that this program does not use, and numbers beyond the last device.
     device = None
     # Raised for unknown names.
     with suppress(RuntimeError):

@@ -38,6 +38,7 @@ def gather_objects(value: Any) -> list[Any]:
     """Return the values of all processes, by rank; any picklable type."""
     if world_size() == 1:
         return [value]
+    # Filled in by PyTorch.
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -54,13 +55,7 @@ def from_rank_0(value: Any) -> Any:
 
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in at least one process."""
-    if world_size() == 1:
-        return flag
-
-    # NCCL takes tensors on the GPU only.
-    count = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    all_reduce(count)
-    return count.item() > 0
+    return any(gather_objects(flag))
 
 
 def copy_from_rank_0(module: nn.Module) -> None:
@@ -68,7 +63,7 @@ def copy_from_rank_0(module: nn.Module) -> None:
     if world_size() == 1:
         return
     for tensor in module.state_dict().values():
-        # As broadcast requires.
+        # As broadcast requires; parameters in channels-last format are not.
         contiguous = tensor.contiguous()
         dist.broadcast(contiguous, src=0)
         tensor.copy_(contiguous)
@@ -85,21 +80,22 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     Returns:
         Number of elements of the mean that were not finite: int64 scalar on the device, to avoid a synchronization.
     """
+    # None in all processes: optimizers skip these parameters, so they must stay None.
     parameters = _with_gradient_in_any_process(list(parameters))
     if not parameters:
         return torch.zeros([], dtype=torch.int64)
 
-    # A single process only replaces values.
+    # A single process only replaces values, in the gradients themselves.
     if world_size() == 1:
         return _make_finite([p.grad for p in parameters])
 
-    # Mean of all gradients as one vector.
+    # Mean of all gradients as one vector: a call for each would cost more in latency than in transfer.
     mean = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     all_reduce(mean)
     mean /= world_size()
     bad = _make_finite([mean])
 
-    # Gradients are views of it.
+    # Gradients are views of it, which saves a copy.
     for p, gradient in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
         p.grad = gradient.view_as(p)
     return bad
@@ -107,6 +103,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 def _make_finite(gradients: list[Tensor]) -> Tensor:
     """Replace values that are not finite in place, and return their number (scalar)."""
+    # Counted on the device, since training does not wait for it.
     bad = torch.stack([gradient.isfinite().logical_not_().sum() for gradient in gradients]).sum()
     for gradient in gradients:
         gradient.nan_to_num_(nan=0.0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT)
@@ -115,12 +112,7 @@ def _make_finite(gradients: list[Tensor]) -> Tensor:
 
 def _with_gradient_in_any_process(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """Select parameters with a gradient; processes differ where a random choice skips a part of the loss."""
-    present = [p.grad is not None for p in parameters]
-
-    # Number of processes with a gradient, by parameter.
-    if world_size() > 1 and parameters:
-        counts = torch.tensor(present, dtype=torch.int32, device=parameters[0].device)
-        all_reduce(counts)
-        # Waits for the device.
-        present = counts.tolist()
+    # One row of flags for each process; a column belongs to a parameter.
+    flags = gather_objects([p.grad is not None for p in parameters])
+    present = [any(column) for column in zip(*flags, strict=True)]
     return [p for p, is_present in zip(parameters, present, strict=True) if is_present]

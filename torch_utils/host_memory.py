@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,28 +11,28 @@ from pathlib import Path
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-# Files with a container's memory limit and use, and the line of its cached files, for control groups version 2 and 1.
+# In a container, /proc/meminfo shows the whole machine. These files have the container's memory limit and use, and the
+# amount of cached files; for control groups version 2 and 1.
 CONTAINER_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Make the C library reuse freed memory instead of returning it to the system, for the whole process.
 
     By default a feature map of 100 MB is mapped anew for every layer, and the system clears each page at its first
-    use, which costs more than the layer's bias and activation. Peak memory grows by fragmentation.
-
-    Returns:
-        Whether the C library supports it (glibc); otherwise nothing is changed.
+    use, which costs more than the layer's bias and activation. Peak memory grows by fragmentation. C libraries other
+    than glibc are left unchanged.
     """
-    if not sys.platform.startswith("linux"):
-        return False
+    # AttributeError: a C library without this function. TypeError: Windows.
+    with suppress(AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
 
-    # No memory maps for single allocations, and no return of the heap's end to the system.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+        # No memory maps for single allocations, and no return of the heap's end to the system.
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -42,7 +42,7 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys
         meminfo: Linux's memory statistics.
         groups: directory of the container's control group.
     """
-    # The smallest of the machine's and the containers' numbers that are known.
+    # The smallest of the machine's and the containers' numbers that are known. MemAvailable includes cached files.
     available = [_number_after(meminfo, "MemAvailable:", unit=1024)]
     available += [_free_in_container(groups, *names) for names in CONTAINER_FILES]
     return min((free for free in available if free is not None), default=None)
@@ -59,9 +59,8 @@ def _free_in_container(groups: Path, limit: str, used: str, statistics: str, cac
 
 def _number_after(file: Path, name: str, unit: int = 1) -> int | None:
     """Return the number in the line that starts with `name`, times `unit`; None if there is no such line."""
+    # On systems other than Linux there is no such file.
     with suppress(OSError):
-        for line in file.read_text().splitlines():
-            words = line.split()
-            if words[:1] == [name]:
-                return int(words[1]) * unit
+        match = re.search(rf"^{name}\s+(\d+)", file.read_text(), re.MULTILINE)
+        return int(match[1]) * unit if match else None
     return None

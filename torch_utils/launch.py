@@ -62,7 +62,7 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
     """
     check_processes(device, processes)
 
-    # One process needs no process group.
+    # One process needs no process group: `torch_utils.distributed` then returns at once.
     if processes == 1:
         function(_device_of(device, 0), *args)
     elif started_by_torchrun():
@@ -78,14 +78,14 @@ def check_processes(device: str, processes: int) -> None:
     Raises:
         ConfigError: there are not; the field is `processes`.
     """
-    # Of torchrun's processes, those on this machine.
+    # Of torchrun's processes, those on this machine. Launchers other than torchrun may leave out LOCAL_WORLD_SIZE.
     on_this_machine = processes
     if started_by_torchrun():
         if os.environ["WORLD_SIZE"] != str(processes):
             raise ConfigError("processes", processes, f"{os.environ['WORLD_SIZE']}, as started by torchrun")
         on_this_machine = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _local_rank() + 1)
 
-    # Devices.
+    # Devices. Each process needs a GPU for itself; a CPU can be shared, which is slow but useful in tests.
     if device == "cpu":
         cores = os.cpu_count() or 1
         available = f"{cores} CPU cores"
@@ -112,10 +112,12 @@ def _device_of(device: str, local_rank: int) -> torch.device:
 @contextmanager
 def _process_group(device: str, local_rank: int, **init_args: Any) -> Iterator[None]:
     """Join the process group; without `init_args`, by torchrun's environment variables."""
+    # Otherwise every process would create a context on the first GPU.
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT, **init_args)
     yield
+
     # Not after an error, when it could wait for the other processes. This process ends anyway.
     dist.destroy_process_group()
 
@@ -154,22 +156,27 @@ def _run(function, args, rank, count, device, port, writer) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
 
     try:
-        # Blocked by `_stop_signals_blocked` in the parent.
+        # Blocked by `_stop_signals_blocked` in the parent. From here on, Ctrl-C raises an exception.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         with _process_group(device, rank, store=store, rank=rank, world_size=count):
             function(_device_of(device, rank), *args)
     except (Exception, KeyboardInterrupt) as error:
+        # The traceback as text, since pickling loses it.
         writer.send(_Failure(rank, time.time(), f"failed:\n{traceback.format_exc()}", _pickle_or_none(error)))
         raise SystemExit(1) from None
 
 
 def _exit_with_parent() -> None:
+    # The sentinel becomes ready when the parent ends, also if it is killed.
     wait([multiprocessing.parent_process().sentinel])
+
+    # Ends all threads, even those that wait in a collective call.
     os._exit(1)
 
 
 def _pickle_or_none(error: BaseException) -> bytes | None:
+    # `Connection.send` would fail, and with it the report of the failure.
     try:
         data = pickle.dumps(error)
         # Fails for some exceptions whose __init__ has several arguments.
@@ -180,13 +187,15 @@ def _pickle_or_none(error: BaseException) -> bytes | None:
 
 
 def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) -> None:
+    # CUDA does not survive a fork. The store lets processes find each other, on a port that the system chooses, so that
+    # runs on one machine do not meet.
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes: list[BaseProcess] = []
     readers: dict[Connection, int] = {}  # rank by pipe
     with _stop_signals_forwarded(processes) as received:
         try:
-            # Start.
+            # Start, each process with a pipe for its failure.
             with _stop_signals_blocked():
                 for rank in range(count):
                     reader, writer = context.Pipe(duplex=False)
@@ -197,15 +206,17 @@ def _spawn(function: Callable[..., None], args: tuple, count: int, device: str) 
                     writer.close()
                     processes.append(process)
                     readers[reader] = rank
-            # Only those started by then were sent the signal.
+
+            # A signal until now has reached only the processes started before it.
             if received:
                 _raise_stop(received[0])
 
-            # Wait.
+            # Wait until all succeed or one fails.
             failures = _wait(processes, readers)
             if failures:
                 _raise_first(failures, count, received)
         finally:
+            # After success all have ended already.
             _terminate(processes)
 
 
@@ -214,6 +225,7 @@ def _wait(processes: list[BaseProcess], readers: dict[Connection, int]) -> list[
     running = dict(readers)
     failures: list[_Failure] = []
     while running:
+        # A pipe is ready when its process reports a failure or ends.
         ready = wait(list(running), FAILURE_SECONDS if failures else None)
         if not ready:
             break
@@ -225,6 +237,8 @@ def _wait(processes: list[BaseProcess], readers: dict[Connection, int]) -> list[
                 # Ended without a report: successfully, killed, or by os._exit in a library.
                 processes[rank].join()
                 exit_code = processes[rank].exitcode
+
+                # Python reports a signal as a negative exit code.
                 if exit_code < 0:
                     message = f"was killed by {signal.Signals(-exit_code).name}"
                     failures.append(_Failure(rank, 0, message, signal=-exit_code))
@@ -236,8 +250,12 @@ def _wait(processes: list[BaseProcess], readers: dict[Connection, int]) -> list[
 def _raise_first(failures: list[_Failure], count: int, received: list[int]) -> NoReturn:
     """Raise the exception of the earliest failure; the others are its consequences."""
     first = min(failures, key=lambda failure: failure.time)
+
+    # Not a failure but the end that a person asked for.
     if first.signal in received:
         _raise_stop(first.signal)
+
+    # The cause carries rank and traceback, the exception itself what callers handle.
     cause = ProcessError(f"process {first.rank} of {count} {first.message}")
     if first.error is None:
         raise cause
@@ -246,6 +264,7 @@ def _raise_first(failures: list[_Failure], count: int, received: list[int]) -> N
 
 def _terminate(processes: list[BaseProcess]) -> None:
     """Send SIGTERM to all processes, and SIGKILL to those that still run after TERMINATE_SECONDS."""
+    # First a signal that the function may handle.
     for process in processes:
         process.terminate()
 
@@ -282,6 +301,7 @@ def _stop_signals_forwarded(processes: list[BaseProcess]) -> Iterator[list[int]]
     """Forward stop signals to the processes, unless they are ignored (nohup); yields the list of those received."""
     received: list[int] = []
 
+    # Recorded too, because a process killed by the same signal has not failed.
     def forward(number: int, _frame: Any) -> None:
         received.append(number)
         for process in processes:

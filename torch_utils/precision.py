@@ -36,6 +36,7 @@ class Precision:
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Return the data type on a device."""
+        # Their range is large enough for any block.
         if self.setting == "fp32":
             return torch.float32
         if self.setting == "bf16":
@@ -58,6 +59,7 @@ def set_precision(module: nn.Module, setting: str) -> None:
     """
     if setting not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {setting!r}")
+    # Blocks of all networks keep it in an attribute of this name.
     for block in module.modules():
         if isinstance(getattr(block, "precision", None), Precision):
             block.precision.setting = setting
@@ -70,6 +72,6 @@ def has_fast(setting: str, device: torch.device) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
 
-    # PyTorch has no public function for this.
+    # Whether oneDNN has instructions for the type; PyTorch has no public function for this.
     query = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[setting]
     return bool(getattr(torch.ops.mkldnn, query)())

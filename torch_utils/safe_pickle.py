@@ -62,7 +62,7 @@ def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], An
     """
     interpreter = _Interpreter(lookup, persistent)
 
-    # `genops` stops after the opcode STOP, or raises an error.
+    # `genops` decodes opcodes and arguments, checks lengths, and stops after the opcode STOP.
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             interpreter.step(opcode.name, argument)
@@ -96,7 +96,7 @@ class _Interpreter:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-        # All other opcodes, as functions of the opcode's argument.
+        # All other opcodes, as functions of the opcode's argument. Arguments of the methods come from the stack.
         self.opcodes: dict[str, Callable[[Any], None]] = {
             "PROTO": self._protocol,
             "MARK": lambda _: self.marks.append(len(self.stack)),
@@ -120,7 +120,7 @@ class _Interpreter:
         }
 
     def step(self, name: str, argument: Any) -> None:
-        # Values.
+        # Values that the opcode itself holds or makes from the topmost ones.
         if name in _PUSH_ARGUMENT:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -144,6 +144,7 @@ class _Interpreter:
     # Stack. Values below the last mark are out of reach.
 
     def _pop(self, count: int) -> list[Any]:
+        # Without this check, a damaged file could take values from below the mark.
         bottom = self.marks[-1] if self.marks else 0
         if len(self.stack) - bottom < count:
             raise WeightsError("damaged pickle: a value is missing")
@@ -154,12 +155,15 @@ class _Interpreter:
     def _pop_to_mark(self) -> list[Any]:
         if not self.marks:
             raise WeightsError("damaged pickle: a mark is missing")
+
+        # Everything above the mark, in the order of the file.
         start = self.marks.pop()
         values = self.stack[start:]
         del self.stack[start:]
         return values
 
     def _top(self, kind: type) -> Any:
+        # Popped and pushed again, which checks that there is one above the mark.
         (value,) = self._pop(1)
         if not isinstance(value, kind):
             raise WeightsError(f"damaged pickle: expected a {kind.__name__}, got {type(value).__name__}")
@@ -188,6 +192,7 @@ class _Interpreter:
     def _set_items(self, items: list[Any]) -> None:
         if len(items) % 2:
             raise WeightsError("damaged pickle: a dict key without a value")
+        # Alternating keys and values.
         self._top(dict).update(zip(map(_check_key, items[::2]), items[1::2], strict=True))
 
     def _add_items(self, values: list[Any]) -> None:
@@ -201,13 +206,16 @@ class _Interpreter:
         self._global(f"{module} {name}")
 
     def _global(self, name: str) -> None:
+        # Never imported: the table of the caller decides.
         meaning = self.lookup(name)
         if meaning is None:
+            # Cut, because the file can make it arbitrarily long.
             dotted = name.replace(" ", ".")
             raise WeightsError(f"refers to {dotted!r:.200}, which is not allowed in weights files")
         self.stack.append(Global(name, meaning))
 
     def _call(self, function: Any, arguments: Any) -> None:
+        # Values from the file are never called: only a Global holds a function of the table.
         if not isinstance(function, Global) or not callable(function.meaning) or not isinstance(arguments, tuple):
             raise WeightsError("damaged pickle: call of something other than a function")
         try:
@@ -219,6 +227,7 @@ class _Interpreter:
             raise WeightsError(f"invalid arguments of {function.name.replace(' ', '.')} ({e})") from None
 
     def _build(self, state: Any) -> None:
+        # Of Records only, which are ours: attributes of other objects could change their behavior.
         self._top(Record).state.update(state if isinstance(state, dict) else {SETSTATE: state})
 
     def _persistent_id(self, value: Any) -> None:

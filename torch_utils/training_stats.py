@@ -26,10 +26,10 @@ class Collector:
 
     def report(self, name: str, value: Tensor | float | Sequence[float]) -> None:
         """Add every element of `value`, of any shape; an empty one adds nothing."""
-        # Number, sum and sum of squares.
+        # Number, sum and sum of squares: three numbers of any number of values, which can be added over processes.
         values = torch.as_tensor(value).detach().to(self.device, self.dtype).flatten()
         moments = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
-        self._moments[name] = self._moments[name] + moments if name in self._moments else moments
+        self._moments[name] = self._moments.get(name, 0) + moments
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """Return num, mean and population standard deviation by name since the last call, over all processes.
@@ -41,12 +41,13 @@ class Collector:
         local = self._moments
         self._moments = {}
 
-        # Processes may have reported different names.
+        # Processes may have reported different names, but must add the same rows.
+        # Sorted, because the order of a set differs between processes.
         names = sorted(set().union(*distributed.gather_objects(list(local))))
         if not names:
             return {}
 
-        # Sums over all processes.
+        # Sums over all processes, in one call.
         zeros = torch.zeros(3, dtype=self.dtype, device=self.device)
         total = torch.stack([local.get(name, zeros) for name in names])  # names,3
         distributed.all_reduce(total)
@@ -59,7 +60,5 @@ def _summary(num: float, total: float, squares: float) -> dict[str, float]:
     mean = total / num
     variance = squares / num - mean * mean
 
-    # Rounding errors can make it negative.
-    if not math.isnan(variance):
-        variance = max(variance, 0.0)
-    return {"num": int(num), "mean": mean, "std": math.sqrt(variance)}
+    # Rounding errors can make it negative. `max` returns its first argument if that is NaN.
+    return {"num": int(num), "mean": mean, "std": math.sqrt(max(variance, 0.0))}

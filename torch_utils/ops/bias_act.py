@@ -29,7 +29,8 @@ class Activation(NamedTuple):
 
 _SQRT2 = 2**0.5
 
-# Same order as enum Activation in bias_act.h.
+# Same order as enum Activation in bias_act.h. Gains as published: sqrt(2) restores the second moment of normal values
+# after relu, and is used for lrelu and swish too.
 ACTIVATIONS = {
     "linear": Activation(lambda x, _: x, 0.0, 1.0, lambda x, _: x),
     "relu": Activation(lambda x, _: F.relu(x), 0.0, _SQRT2, lambda x, _: F.relu_(x)),
@@ -93,7 +94,7 @@ def bias_act(
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp: expected 0 or more, or None, got {clamp}")
 
-    # Defaults.
+    # Defaults of the activation. The bias takes part in arithmetic of the type of x.
     default = ACTIVATIONS[act]
     alpha = default.alpha if alpha is None else alpha
     gain = default.gain if gain is None else gain
@@ -112,12 +113,14 @@ def bias_act(
 def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
     """Reference, with as few passes over memory as PyTorch's operators allow; x of any shape, b C or None."""
     activation = ACTIVATIONS[spec.act]
+    # Shape 1,C,1,1 for N,C,H,W.
     if b is not None:
-        b = b.view([-1 if i == spec.dim else 1 for i in range(x.ndim)])  # broadcasts to x
+        b = b.view([-1 if i == spec.dim else 1 for i in range(x.ndim)])
 
     # Bias, activation and gain.
     if b is not None and spec.piecewise_linear:
-        # Gain and bias in one pass, then in place, since the sum is a new tensor.
+        # act(x + b) * gain = act(x * gain + b * gain): gain and bias in one pass, then the activation in place, since
+        # the sum is a new tensor.
         y = activation.in_place(torch.add(b * spec.gain, x, alpha=spec.gain), spec.alpha)
     else:
         y = activation.function(x if b is None else x + b, spec.alpha)
@@ -137,26 +140,23 @@ def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
 
 def _launch(source, is_output, b, dy, ddx, order, spec: _Spec) -> Tensor:
     """Launch the kernel for a derivative order (see bias_act.h); all tensors get the dense layout of `source`."""
-    if dy is not None:
-        dy = _in_layout_of(source, dy)
-    if ddx is not None:
-        ddx = _in_layout_of(source, ddx)
-
-    # The kernel takes numbers only.
+    # The kernel takes numbers only: the activation's index, and a negative clamp for none.
     act = list(ACTIVATIONS).index(spec.act)
     clamp = -1.0 if spec.clamp is None else spec.clamp
     with torch.cuda.device_of(source):
         return torch.ops.pix2pix3d.bias_act(
-            source, is_output, b, dy, ddx, order, spec.dim, act, spec.alpha, spec.gain, clamp,
-            stream_handle(source.device),
+            source, is_output, b, _in_layout_of(source, dy), _in_layout_of(source, ddx), order,
+            spec.dim, act, spec.alpha, spec.gain, clamp, stream_handle(source.device),
         )  # fmt: skip
 
 
-def _in_layout_of(source: Tensor, t: Tensor) -> Tensor:
-    return t if t.stride() == source.stride() else torch.empty_like(source).copy_(t)
+def _in_layout_of(source: Tensor, t: Tensor | None) -> Tensor | None:
+    # Gradients can have any strides, such as 0 where they come from a sum.
+    return t if t is None or t.stride() == source.stride() else torch.empty_like(source).copy_(t)
 
 
 def _sum_to_bias(t: Tensor, dim: int) -> Tensor:
+    """Sum over all axes but `dim`: the gradient of the bias, shape C."""
     return t.sum([i for i in range(t.ndim) if i != dim])
 
 
@@ -195,6 +195,7 @@ class _BiasActGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, dy, source, b, spec):
+        # `source` is the output or the input, as saved by `_BiasAct`.
         ctx.spec = spec
         ctx.save_for_backward(dy, source, b)
         return _launch(source, spec.piecewise_linear, b, dy, None, 1, spec)
@@ -203,9 +204,12 @@ class _BiasActGradient(torch.autograd.Function):
     def backward(ctx, ddx):
         dy, source, b = ctx.saved_tensors
         ddy = _BiasActGradient.apply(ddx, source, b, ctx.spec) if ctx.needs_input_grad[0] else None
-        # The second derivative is zero or unused.
+
+        # The second derivative of the activation is zero or unused.
         if ctx.spec.piecewise_linear or not any(ctx.needs_input_grad[1:3]):
             return ddy, None, None, None
+
+        # Not differentiable again: third derivatives are not needed.
         d2x = _launch(source, False, b, dy, ddx, 2, ctx.spec)
         d2b = _sum_to_bias(d2x, ctx.spec.dim) if ctx.needs_input_grad[2] else None
         return ddy, d2x, d2b, None

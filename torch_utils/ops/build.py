@@ -30,6 +30,8 @@ def use_kernel(impl: str, device: torch.device) -> bool:
         raise ValueError(f"impl: expected auto, ref or kernel, got {impl!r}")
     if impl == "ref":
         return False
+
+    # Compiles on the first call for a GPU.
     ready = kernels_ready(device)
     if impl == "kernel" and not ready:
         raise ValueError(f"impl: no kernel for {device}; use auto or ref")
@@ -69,12 +71,13 @@ def _load_kernels() -> bool:
 
 def _library_path() -> Path:
     """Return the path of the compiled kernels, which names all that they depend on by a digest."""
-    # Versions, GPU architectures, compiler flags and sources.
+    # Versions, GPU architectures, compiler flags and sources: a change of any compiles anew.
     gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     digest = hashlib.sha256(repr((torch.__version__, torch.version.cuda, gpus, HOST_FLAGS, DEVICE_FLAGS)).encode())
     for source in sorted([*SOURCES, *DIRECTORY.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
 
+    # The directory that PyTorch uses for extensions.
     cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
     return cache / f"{LIBRARY}-{digest.hexdigest()[:16]}.so"
 
@@ -86,6 +89,8 @@ def _compile_and_load(path: Path) -> None:
 
     # Compiling takes long enough for a message, which goes to stderr because stdout may be redirected to a file.
     print(f"Building CUDA kernels (once, about a minute): {path}", file=sys.stderr, flush=True)
+
+    # On the same file system as the result, for an atomic rename.
     path.parent.mkdir(parents=True, exist_ok=True)
     directory = tempfile.mkdtemp(prefix=f"{LIBRARY}-", dir=path.parent)
     try:

@@ -31,7 +31,8 @@ def conv2d_resample(
     Returns:
         N,O,H',W': with padding (k-1)/2 exactly up/down times the size of x.
     Raises:
-        ValueError: wrong shapes, factors below 1, or an empty result.
+        ValueError: wrong shapes, or factors below 1.
+        RuntimeError: the padded image is smaller than the kernel (from PyTorch).
     Gradients of any order reach x and w, none f.
     """
     _check(x, w, up, down, groups)
@@ -44,33 +45,34 @@ def conv2d_resample(
         pad = [a + b for a, b in zip(pad, resample_padding(f, (1, 1), (down, down)), strict=True)]
     pointwise = w.shape[2] == w.shape[3] == 1
 
-    # Upsampling.
-    # A pointwise convolution commutes with it: convolve the smaller image.
+    # Upsampling. A pointwise convolution commutes with it: convolve the smaller image.
     if pointwise and up > 1 and down == 1:
-        return upfirdn2d(_conv(x, w, groups=groups), f, up, padding=pad, flip_filter=flip_filter, gain=up**2)
+        return upfirdn2d(F.conv2d(x, w, groups=groups), f, up, padding=pad, flip_filter=flip_filter, gain=up**2)
     if up > 1:
         if min(pad) >= 0:
             x = _upsampling_conv(x, w, f, up, pad, groups, flip_weight, flip_filter)
         else:  # cropping must come before the convolution, as in the definition
             x = upfirdn2d(x, f, up, padding=pad, flip_filter=flip_filter, gain=up**2)
-            x = _conv(x, w if flip_weight else w.flip([2, 3]), groups=groups)
+            x = F.conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
         return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
 
-    # Downsampling: filter first, then convolve only the pixels that are kept.
+    # Downsampling: filter first, then convolve only the pixels that are kept. A pointwise kernel needs no others, so
+    # the filter can drop them already.
     w = w if flip_weight else w.flip([2, 3])
     if pointwise and down > 1:
-        return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, groups=groups)
+        return F.conv2d(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, groups=groups)
     if down > 1:
-        return _conv(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
+        return F.conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
 
     # No resampling. `conv2d` can pad only symmetrically.
     if pad[0] != pad[1] or pad[2] != pad[3] or min(pad) < 0:
         x = upfirdn2d(x, None, padding=pad)
         pad = [0] * 4
-    return _conv(x, w, padding=(pad[2], pad[0]), groups=groups)
+    return F.conv2d(x, w, padding=(pad[2], pad[0]), groups=groups)
 
 
 def _check(x: Tensor, w: Tensor, up: int, down: int, groups: int) -> None:
+    # PyTorch would take C,H,W for an image without batch axis.
     check_image(x)
     if w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
         raise ValueError(
@@ -81,20 +83,13 @@ def _check(x: Tensor, w: Tensor, up: int, down: int, groups: int) -> None:
         raise ValueError(f"up, down: expected integers of at least 1, got {up}, {down}")
 
 
-def _conv(x: Tensor, w: Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> Tensor:
-    """Convolve x N,C,H,W with w O,C/groups,kh,kw; padding (y, x)."""
-    if x.shape[2] + 2 * padding[0] < w.shape[2] or x.shape[3] + 2 * padding[1] < w.shape[3]:
-        kernel = f"{w.shape[2]} x {w.shape[3]} kernel"
-        raise ValueError(f"x: {tuple(x.shape)} with padding {padding} is smaller than the {kernel}")
-    return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
-
-
 def _upsampling_conv(x, w, f, up, pad, groups, flip_weight, flip_filter):
     """Upsample and convolve: a transposed convolution, which skips the inserted zeros, then the filter.
 
     Measured on a CPU, 0.9 to 1.4 times as fast as four small convolutions, one for each phase of the result, and 1.3
     to 3 times as fast as kernel and filter merged into one (tests/benchmarks/ops.py).
     """
+    # Kernel in the layout of a transposed convolution, which convolves where the other correlates.
     kh, kw = w.shape[2:]
     w = w.flip([2, 3]) if flip_weight else w
     w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # C,O/groups,kh,kw

@@ -48,12 +48,12 @@ def modulated_conv2d(
     if styles.shape != (n, channels):
         raise ValueError(f"styles: expected {n},{channels}, got {tuple(styles.shape)} for x {tuple(x.shape)}")
 
-    # Demodulation factors.
+    # Demodulation factors, from the weights alone, as if all channels of x had unit variance.
     if x.dtype == torch.float16 and demodulate:
         weight, styles = _normalize_for_half(weight, styles)
     demod = _demodulation(weight, styles) if demodulate else None  # N,O
 
-    # Convolution.
+    # Convolution, by the faster of two forms, see `fused_modconv`.
     resample = {"f": resample_filter, "up": up, "down": down, "padding": padding, "flip_weight": flip_weight}
     if fused_modconv and (n == 1 or (x.device.type != "cpu" and x.is_contiguous())):
         x = _scale_kernels(x, weight, styles, demod, resample)
@@ -66,14 +66,18 @@ def modulated_conv2d(
 
 def _scale_kernels(x, weight, styles, demod, resample):
     """Convolve each sample with its own kernel, N samples as N groups of one convolution."""
+    # Kernels, one for each sample.
     n = x.shape[0]
     scale = styles[:, None, :]  # N,1,C
     if demod is not None:
         scale = scale * demod[:, :, None]  # N,O,C
     kernels = (weight * scale[..., None, None]).to(x.dtype)  # N,O,C,kh,kw
-    # Not reshaped, because that would give strides which PyTorch does not recognize as channels-last.
+
+    # A single sample is not reshaped, because PyTorch would not recognize the new strides as channels-last.
     if n == 1:
         return conv2d_resample(x, kernels[0], **resample)
+
+    # Samples as groups of channels.
     x = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), kernels.flatten(0, 1), groups=n, **resample)  # 1,N*O,H',W'
     return x.reshape(n, -1, *x.shape[2:])
 
@@ -91,6 +95,7 @@ def _demodulation(weight: Tensor, styles: Tensor) -> Tensor:
 
 def _normalize_for_half(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
     """Scale weight O,C,kh,kw and styles N,C so that sums do not overflow float16; demodulation cancels the factors."""
+    # The largest weight of a kernel becomes 1/sqrt(fan-in), so that a sum over it stays near the magnitude of x.
     fan_in = weight[0].numel()
     # Keeps channels and samples of zeros at zero.
     tiny = torch.finfo(torch.float32).tiny

@@ -46,7 +46,7 @@ def setup_filter(
     if f.ndim == 0:
         f = f.reshape(1)
 
-    # One or two axes.
+    # One or two axes. Two passes of k taps cost less than one of k^2 if k is large.
     if separable is None:
         separable = f.ndim == 1 and f.numel() >= SEPARABLE_FROM_TAPS
     if separable and f.ndim == 2:
@@ -80,10 +80,10 @@ def parse_padding(padding: Ints) -> tuple[int, int, int, int]:
     return sides
 
 
-def check_image(x: Tensor, name: str = "x") -> None:
+def check_image(x: Tensor) -> None:
     """Raise ValueError unless `x` is N,C,H,W with at least one pixel."""
     if x.ndim != 4 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{name}: expected N,C,H,W with H and W at least 1, got {tuple(x.shape)}")
+        raise ValueError(f"x: expected N,C,H,W with H and W at least 1, got {tuple(x.shape)}")
 
 
 def filter_size(f: Tensor | None) -> tuple[int, int]:
@@ -107,6 +107,8 @@ def resample_padding(f: Tensor | None, up: tuple[int, int], down: tuple[int, int
         up, down: factors (x, y).
     """
     padding = []
+
+    # Where the number of taps leaves a choice, the larger half comes first, as published weights require.
     for taps, axis_up, axis_down in zip(filter_size(f), up, down, strict=True):
         if axis_up > 1:
             padding += [(taps + axis_up - 1) // 2, (taps - axis_up) // 2]
@@ -145,6 +147,7 @@ def upfirdn2d(
         ValueError: wrong shapes, or an empty result.
     Gradients of any order reach x, none f.
     """
+    # Arguments, by axis and by side.
     check_image(x)
     up = parse_pair(up, "up")
     down = parse_pair(down, "down")
@@ -158,12 +161,12 @@ def upfirdn2d(
         if size + before + after < taps or min(before, after) <= -size:
             raise ValueError(f"x: {tuple(x.shape)}, up {up}, padding {padding} is too small for {kh} x {kw} taps")
 
-    # Implementation.
+    # Implementation: kernel, convolution, or the definition on request.
     f = torch.ones(1, 1, device=x.device) if f is None else f.detach()
     without_kernel = _upfirdn2d_ref if impl == "ref" else _upfirdn2d_conv
     run = _Upfirdn2d.apply if use_kernel(impl, x.device) else without_kernel
 
-    # A separable filter is applied along x, then along y.
+    # A kh,kw table takes one pass. A separable filter is applied along x, then along y, with the gain once.
     if f.ndim == 2:
         return run(x, f, up, down, padding, flip_filter, gain)
     x = run(x, f[None, :], (up[0], 1), (down[0], 1), (left, right, 0, 0), flip_filter, 1.0)
@@ -172,28 +175,28 @@ def upfirdn2d(
 
 def filter2d(x: Tensor, f: Tensor | None, padding: Ints = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
     """Filter x N,C,H,W without changing its size; `padding` enlarges the result, negative crops. See `upfirdn2d`."""
-    return _resample(x, f, 1, 1, padding, flip_filter, gain)
+    return _resample(x, f, (1, 1), (1, 1), padding, flip_filter, gain)
 
 
 def upsample2d(
     x: Tensor, f: Tensor | None, up: Ints = 2, padding: Ints = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Upsample x N,C,H,W, keeping its brightness; `padding` is in pixels of the result. See `upfirdn2d`."""
-    up_x, up_y = parse_pair(up, "up")
+    up = parse_pair(up, "up")
     # The gain makes up for the inserted zeros.
-    return _resample(x, f, up, 1, padding, flip_filter, gain * up_x * up_y)
+    return _resample(x, f, up, (1, 1), padding, flip_filter, gain * up[0] * up[1])
 
 
 def downsample2d(
     x: Tensor, f: Tensor | None, down: Ints = 2, padding: Ints = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Downsample x N,C,H,W; `padding` is in pixels of x. See `upfirdn2d`."""
-    return _resample(x, f, 1, down, padding, flip_filter, gain)
+    return _resample(x, f, (1, 1), parse_pair(down, "down"), padding, flip_filter, gain)
 
 
 def _resample(x, f, up, down, padding, flip_filter, gain):
-    """Call `upfirdn2d` with the padding that does not shift the image, plus the caller's."""
-    centered = resample_padding(f, parse_pair(up, "up"), parse_pair(down, "down"))
+    """Call `upfirdn2d` with the padding that does not shift the image, plus the caller's; factors (x, y)."""
+    centered = resample_padding(f, up, down)
     padding = [a + b for a, b in zip(parse_padding(padding), centered, strict=True)]
     return upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
@@ -205,12 +208,12 @@ def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
     """Reference: the definition step by step; x N,C,H,W, f kh,kw."""
     n, c, h, w = x.shape
 
-    # Insert zeros and pad.
+    # Insert zeros and pad; F.pad crops where padding is negative.
     spaced = x.new_zeros(n, c, h, up[1], w, up[0])
     spaced[:, :, :, 0, :, 0] = x
     x = F.pad(spaced.reshape(n, c, h * up[1], w * up[0]), padding)
 
-    # Filter each channel, and drop pixels.
+    # Filter each channel, and drop pixels. `conv2d` correlates, so a convolution needs the filter reversed.
     f = f if flip_filter else f.flip([0, 1])
     x = F.conv2d(x, (f * gain).to(x.dtype).expand(c, 1, *f.shape), groups=c)
     return x[:, :, :: down[1], :: down[0]]
@@ -218,12 +221,13 @@ def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
 
 def _upfirdn2d_conv(x, f, up, down, padding, flip_filter, gain):
     """Compute `_upfirdn2d_ref` as one depthwise convolution, which skips inserted zeros and keeps the memory format."""
+    # Crop first: PyTorch's convolutions take no negative padding.
     x, padding = _crop(x, up, padding)
     left, right, top, bottom = padding
     channels = x.shape[1]
     kh, kw = f.shape
 
-    # Single tap.
+    # Single tap: a multiplication of the pixels that are kept.
     if f.numel() == 1 and up == (1, 1) and not any(padding):
         return x[:, :, :: down[1], :: down[0]] * (f * gain).to(x.dtype)
 
@@ -262,10 +266,12 @@ def _crop(x: Tensor, up: tuple[int, int], padding: Sequence[int]) -> tuple[Tenso
         dim = 3 - axis
         size = x.shape[dim]
         before, after = padding[2 * axis : 2 * axis + 2]
+
         # First pixel that is kept.
         first = -(before // up[axis]) if before < 0 else 0
         # One past the last one.
         last = -((-size * up[axis] - after) // up[axis]) if after < 0 else size
+        # A view; the copy, if one is needed, is made by the convolution.
         if first or last < size:
             x = x.narrow(dim, first, last - first)
         remaining += [before + first * up[axis], after + (size - last) * up[axis]]
@@ -280,6 +286,7 @@ class _Upfirdn2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, f, up, down, padding, flip_filter, gain):
+        # The operator is linear in x, so its gradient needs the shape of x only.
         ctx.save_for_backward(f)
         ctx.call = (x.shape, up, down, padding, flip_filter, gain)
         with torch.cuda.device_of(x):

@@ -21,13 +21,15 @@ from training.weights.record import ATTRIBUTES, NetworkRecord, WeightsFile, argu
 PERSISTENCE_VERSION = 6  # of the format in which published code pickles its networks
 NETWORKS = ("G", "D", "G_ema", "D_semantic", "augment_pipe")
 
-# Limits on a file's structure; in comments, the largest value in a real file.
+# Limits on a file's structure, far above real files and far below what would fill memory; in comments, the largest
+# value in a real file.
 MAX_ENTRIES = 100_000  # submodules and tensors of one network; about 600
 MAX_DEPTH = 32  # nesting of submodules; 6
 MAX_NAME = 100  # characters of a submodule's or tensor's name; 25
 MAX_AXES = 64  # of a tensor, as in PyTorch
 
-# Classes pickled as ordinary objects instead of persistence records.
+# Classes pickled as ordinary objects instead of persistence records. The second form of their modules' names
+# is that under which published code imports embedded source text.
 _ORDINARY_CLASSES = frozenset((
     "OSGDecoder", "OSGDecoder_semantic", "OSGDecoder_semantic_entangle", "OSGDecoder_semantic_lateSeparate",
     "ImportanceRenderer", "ImportanceSemanticRenderer", "MipRayMarcher2", "RaySampler",
@@ -48,7 +50,8 @@ def read_published_pickle(stream: BinaryIO) -> WeightsFile:
     if not isinstance(contents, dict):
         raise WeightsError(f"not a network pickle: expected a dict of networks, got {type(contents).__name__}")
 
-    # Networks and, as their only other content, the arguments of the data set.
+    # Networks and, as the only other content that is read, the arguments of the data set. A run without augmentation
+    # stores None as augment_pipe.
     networks = {name: _network(name, contents[name]) for name in NETWORKS if contents.get(name) is not None}
     if not networks:
         raise WeightsError(f"not a network pickle: has none of {', '.join(NETWORKS)}")
@@ -59,14 +62,14 @@ def _network(name: str, record: Any) -> NetworkRecord:
     if not isinstance(record, Record):
         raise WeightsError(f"{name}: expected a network, got {type(record).__name__}")
 
-    # Constructor arguments.
+    # Constructor arguments, stored by the decorator that makes published classes persistent.
     args = record.state.get("_init_args", ())
     kwargs = record.state.get("_init_kwargs")
     if not isinstance(args, tuple) or not isinstance(kwargs, dict):
         raise WeightsError(f"{name} ({record.class_name!r}): constructor arguments are missing")
     init_kwargs = to_plain_data(arguments_by_name(record.class_name, args, kwargs), f"{name}: arguments")
 
-    # Tensors and attributes.
+    # Tensors and attributes. Other state of a module, such as hooks and flags, is set by its constructor.
     attributes = {key: to_plain_data(record.state[key], key) for key in ATTRIBUTES if record.state.get(key) is not None}
     return NetworkRecord(record.class_name, init_kwargs, dict(_tensors(record)), attributes)
 
@@ -76,6 +79,7 @@ def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
 
     An explicit stack instead of recursion, because submodules in the file may form a cycle.
     """
+    # Modules to visit, with the prefix of their tensors' names.
     pending = [("", network)]
     entries = 0
     while pending:
@@ -83,7 +87,8 @@ def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
         if not isinstance(record, Record) or prefix.count(".") > MAX_DEPTH:
             raise WeightsError(f"{prefix!r:.100}: expected a module at most {MAX_DEPTH} deep")
 
-        # A submodule reachable by several paths is counted each time.
+        # A submodule reachable by several paths is counted each time: n levels of two references to the next one are
+        # 2^n modules.
         parameters = _named_entries(record, "_parameters")
         buffers = _named_entries(record, "_buffers")
         modules = _named_entries(record, "_modules")
@@ -95,11 +100,15 @@ def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
         non_persistent = record.state.get("_non_persistent_buffers_set")
         if isinstance(non_persistent, set):
             buffers = {key: tensor for key, tensor in buffers.items() if key not in non_persistent}
+
+        # Optional parameters, such as an absent bias, are None.
         for key, tensor in (parameters | buffers).items():
             if isinstance(tensor, Tensor):
                 yield prefix + key, tensor
             elif tensor is not None:
                 raise WeightsError(f"{prefix + key!r:.100}: expected a tensor, got {type(tensor).__name__}")
+
+        # Reversed, because the last one is visited first.
         pending += [(f"{prefix}{key}.", child) for key, child in reversed(modules.items()) if child is not None]
 
 
@@ -112,6 +121,7 @@ def _named_entries(record: Record, key: str) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------- tensors
 
+# Element types by the class of storage that the pickle names.
 _STORAGES = {
     "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
     "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
@@ -137,14 +147,14 @@ def read_storage(data: bytes) -> Tensor:
         raise WeightsError(f"tensor data: expected bytes, got {type(data).__name__}")
     stream = io.BytesIO(data)
 
-    # Header.
+    # Header. The machine's description also holds sizes of C types, which do not matter.
     magic, version, machine = (read_pickle(stream, _STORAGES.get) for _ in range(3))
     if magic != _MAGIC or version != _FORMAT_VERSION:
         raise WeightsError("tensor data: not in PyTorch's legacy format")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise WeightsError("tensor data: written on a big-endian machine, only little endian is supported")
 
-    # Type and size.
+    # Type and size. The file would allow several storages, but each is stored by a call.
     dtype, key, count = read_pickle(stream, _STORAGES.get, persistent=_storage_reference)
     if read_pickle(stream, _STORAGES.get) != [key]:
         raise WeightsError("tensor data: expected one storage")
@@ -164,6 +174,7 @@ def read_storage(data: bytes) -> Tensor:
 
 def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
     match reference:
+        # Kind, storage type, key, device, number of values; None, because no part of another storage.
         case ("storage", Global(meaning=torch.dtype() as dtype), str(key), str(), int(count), None) if count >= 0:
             return dtype, key, count
     raise WeightsError("tensor data: not a reference to a whole storage")
@@ -171,24 +182,19 @@ def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_unused: Any) -> Tensor:
     """View a storage as a tensor; gradient flag, hooks and metadata, which follow, are ignored."""
-    # Python integers in a safe range; booleans are rejected too.
+    # Python integers, of which products and sums with strides stay in a safe range; `type` rejects booleans too.
     numbers = (offset, *size, *stride)
     valid = len(size) <= MAX_AXES and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
     if not isinstance(storage, Tensor) or not valid:
         raise WeightsError("tensor: invalid storage, offset, size or stride")
 
-    # The last element must be inside the storage.
+    # The last element must be inside the storage. A stride of 0 could repeat one value without limit, so the number of
+    # elements must not exceed the storage either.
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count > storage.numel() or (count and last >= storage.numel()):
         raise WeightsError(f"tensor: size {size} is beyond its storage of {storage.numel()} values")
     return storage.as_strided(size, stride, offset)
-
-
-def _rebuild_parameter(tensor: Tensor, *_unused: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise WeightsError(f"parameter: expected a tensor, got {type(tensor).__name__}")
-    return tensor
 
 
 # --------------------------------------------------------------------------- other names in the pickle
@@ -199,7 +205,8 @@ def _short(value: Any) -> str:
     return f"{value!r:.50}" if isinstance(value, str | float | bool | None) else f"a {type(value).__name__}"
 
 
-_SCALARS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"}  # for `struct`
+# Codes of `struct` by numpy's type codes.
+_SCALARS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"}
 
 
 def _numpy_dtype(code: str, *_flags: Any) -> Record:
@@ -209,6 +216,8 @@ def _numpy_dtype(code: str, *_flags: Any) -> Record:
 
 
 def _numpy_scalar(dtype: Record, data: bytes) -> float | int | bool:
+    # The state is (version, byte order, ...), set by the opcode BUILD. Errors caused by any other are converted by the
+    # reader.
     byte_order = dtype.state[SETSTATE][1]
     if byte_order not in ("<", "|"):
         raise WeightsError(f"numpy scalar: byte order {_short(byte_order)}, only little endian is supported")
@@ -220,6 +229,8 @@ def _persistent_object(meta: dict[str, Any]) -> Record:
     if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
         got = f"type {_short(meta.get('type'))}, version {_short(meta.get('version'))}"
         raise WeightsError(f"persistent object: expected type 'class', version {PERSISTENCE_VERSION}, got {got}")
+
+    # All else, such as the module's name, is not needed to find our class.
     class_name = meta.get("class_name")
     state = meta.get("state")
     if not isinstance(class_name, str) or not isinstance(state, dict):
@@ -233,6 +244,8 @@ def _set(items: list | tuple = ()) -> set[str]:
     return set(items)
 
 
+# Our replacements by "module name". Whatever is missing here is an error, so this table is the attack surface: each
+# function must accept any arguments, and may return only new plain data, tensors and Records.
 _GLOBALS = {
     "builtins set": _set,  # protocol 3 has no opcode for sets
     "collections OrderedDict": lambda: {},
@@ -240,7 +253,7 @@ _GLOBALS = {
     "numpy dtype": _numpy_dtype,
     "numpy.core.multiarray scalar": _numpy_scalar,
     "numpy._core.multiarray scalar": _numpy_scalar,
-    "torch._utils _rebuild_parameter": _rebuild_parameter,
+    "torch._utils _rebuild_parameter": lambda tensor, *_unused: tensor,
     "torch._utils _rebuild_tensor": _rebuild_tensor,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage _load_from_bytes": read_storage,

@@ -15,7 +15,7 @@ from torch_utils.safe_pickle import WeightsError
 from training.networks import registry
 from training.networks.generator import TriPlane
 
-# Attributes set after construction that are part of the model.
+# Attributes set after construction that are part of the model, with their types.
 ATTRIBUTES = {"neural_rendering_resolution": int, "rendering_kwargs": dict}
 
 # Tensors in published generators that no constructor creates and no code reads.
@@ -77,13 +77,15 @@ def to_plain_data(value: Any, name: str = "value") -> Any:
     Raises:
         WeightsError: any other type, or more than MAX_DEPTH levels or MAX_VALUES values.
     """
+    # Counts values of all levels. Without it a few kilobytes of lists that contain each other twice would be copied
+    # into 2^30 values.
     budget = iter(range(MAX_VALUES))
 
     def convert(item: Any, depth: int) -> Any:
         if depth > MAX_DEPTH or next(budget, None) is None:
             raise WeightsError(f"{name}: more than {MAX_DEPTH} levels or {MAX_VALUES} values")
 
-        # Scalars.
+        # Scalars. A long integer would take quadratic time to print.
         if isinstance(item, np.generic):
             item = item.item()
         if isinstance(item, int) and item.bit_length() > 64:
@@ -91,7 +93,7 @@ def to_plain_data(value: Any, name: str = "value") -> Any:
         if item is None or isinstance(item, bool | int | float | str):
             return item
 
-        # Containers.
+        # Containers, with the types that JSON has.
         if isinstance(item, list | tuple):
             return [convert(element, depth + 1) for element in item]
         if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
@@ -117,11 +119,8 @@ def arguments_by_name(class_name: str, args: tuple, kwargs: Mapping[str, Any]) -
 
     # Names of the positional arguments, by the signature of our class.
     try:
-        network_class = registry.NETWORKS[class_name.rsplit(".", 1)[-1]]
-        parameters = list(inspect.signature(network_class).parameters.values())[: len(args)]
-        if len(parameters) < len(args) or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
-            raise TypeError(f"{len(args)} positional arguments")
-        by_name = {p.name: value for p, value in zip(parameters, args, strict=True)}
+        signature = inspect.signature(registry.NETWORKS[class_name.rsplit(".", 1)[-1]])
+        by_name = signature.bind_partial(*args).arguments
         if repeated := by_name.keys() & kwargs.keys():
             raise TypeError(f"{min(repeated)} passed twice")
     except (LookupError, TypeError) as error:
@@ -142,7 +141,7 @@ def record_from_module(module: nn.Module) -> NetworkRecord:
     class_name, init_kwargs = registry.describe(module)
     init_kwargs = to_plain_data(init_kwargs, f"arguments of {class_name}")
 
-    # Cloned, because saving a view would save its whole storage.
+    # Tensors, cloned because saving a view would save its whole storage.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
@@ -161,7 +160,10 @@ def to_half(record: NetworkRecord) -> NetworkRecord:
     """
     state = {}
     for name, tensor in record.state.items():
+        # float64 tensors and integers, such as counters, stay exact.
         state[name] = tensor.to(torch.float16) if tensor.dtype == torch.float32 else tensor
+
+        # Too large a value becomes infinite without an error.
         if torch.isinf(state[name]).any() and not torch.isinf(tensor).any():
             raise ValueError(f"{name}: {tensor.abs().max():g} is too large for float16")
     return replace(record, state=state)
@@ -178,18 +180,22 @@ def module_from_record(record: NetworkRecord) -> nn.Module:
     """
     network = _construct(record)
 
-    # Tensors.
+    # Tensors. PyTorch checks names and shapes, and converts types (float16 from `to_half`).
     expected = network.state_dict()
     state = {name: tensor for name, tensor in record.state.items() if name in expected or name not in UNUSED_TENSORS}
-    _check_names_and_shapes(record.class_name, expected, state)
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(str(error)) from None
 
-    # Attributes set after construction.
+    # Attributes set after construction. Others in the file are ignored: they could replace methods.
     for name, kind in ATTRIBUTES.items():
         if name in record.attributes:
             if not isinstance(record.attributes[name], kind):
                 raise WeightsError(f"{record.class_name}: {name}: expected {kind.__name__}")
             setattr(network, name, record.attributes[name])
+
+    # Rendering options are used only when rendering, but are checked now, while the file can be named.
     if isinstance(network, TriPlane):
         try:
             network.check_options()
@@ -204,9 +210,9 @@ def _construct(record: NetworkRecord) -> nn.Module:
         allowed = "training/networks/registry.py lists those allowed"
         raise WeightsError(f"unknown class {record.class_name!r:.100}; {allowed}")
 
-    # Arguments.
+    # Arguments. A large number of layers, for example, would keep a constructor busy for hours.
     for number in _numbers(record.init_kwargs):
-        # True for NaN too.
+        # Written so that NaN is an error too.
         if not abs(number) <= MAX_NUMBER:
             raise WeightsError(f"{record.class_name!r}: argument {number} is too large, {MAX_NUMBER} is allowed")
 
@@ -227,10 +233,8 @@ def _numbers(value: Any) -> Iterator[float]:
     """Yield all numbers in nested dicts and lists."""
     if isinstance(value, int | float):
         yield value
-    elif isinstance(value, dict):
-        yield from _numbers(list(value.values()))
-    elif isinstance(value, list):
-        for element in value:
+    elif isinstance(value, dict | list):
+        for element in value.values() if isinstance(value, dict) else value:
             yield from _numbers(element)
 
 
@@ -249,26 +253,11 @@ class _AllocationLimit(TorchFunctionMode):
         self.remaining = elements
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        # Sizes passed as one sequence or as several numbers.
+        # PyTorch calls this instead of each of its functions while the mode is active. Sizes are passed as one sequence
+        # or as several numbers.
         if function in _FACTORIES and args:
             size = args[0] if isinstance(args[0], list | tuple) else args
             self.remaining -= math.prod(size)
             if self.remaining < 0:
                 raise ValueError("its arguments ask for more elements than the file holds")
         return _FACTORIES.get(function, function)(*args, **(kwargs or {}))
-
-
-def _check_names_and_shapes(class_name: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    # Names.
-    missing = expected.keys() - state.keys()
-    unknown = state.keys() - expected.keys()
-    for problem, names in (("missing", missing), ("unknown", unknown)):
-        if names:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise WeightsError(f"{class_name}: {problem} tensor {min(names)!r}{others}")
-
-    # Shapes.
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            raise WeightsError(f"{class_name}: {name}: {shapes}")

@@ -67,7 +67,7 @@ def save_snapshot(
     """
     path = Path(path)
 
-    # Contents, the same in both formats.
+    # Contents, the same in both formats. Plain data only, so that reading them needs no trust in the file.
     records = {
         name: network if isinstance(network, NetworkRecord) else record_from_module(network)
         for name, network in networks.items()
@@ -80,7 +80,7 @@ def save_snapshot(
         "extra": to_plain_data(dict(extra or {}), "extra"),
     }
 
-    # File.
+    # File, in the format that its name asks for.
     if path.suffix == ".safetensors":
         _save_safetensors(path, contents)
     else:
@@ -95,6 +95,8 @@ def _save_safetensors(path: Path, contents: dict[str, Any]) -> None:
         for name, network in contents["networks"].items()
         for key, tensor in network.pop("state").items()
     }
+
+    # A data set's labels, for example, are in .json files too.
     description_path = path.with_suffix(".json")
     if description_path.exists() and not _is_description(description_path):
         raise FileExistsError(errno.EEXIST, "exists and does not describe weights, not replaced", str(description_path))
@@ -131,11 +133,13 @@ def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dic
     """
     contents = read_weights(source)
 
-    # Networks.
+    # Networks. Each takes memory and time to build, so those that are not asked for stay records.
     data: dict[str, Any] = {}
     for name in contents.networks if only is None else only:
         if name not in contents.networks:
             raise WeightsError(f"{_label(source)}: has {', '.join(contents.networks)}, but no {name}")
+
+        # Building checks the record; errors name file and network.
         record = contents.networks[name]
         if name == OPTIONAL_NETWORK and not is_registered(record.class_name):
             data[name] = record
@@ -155,12 +159,13 @@ def read_weights(source: Source) -> WeightsFile:
     """
     is_path = isinstance(source, str | os.PathLike)
     try:
-        # A file that the caller opened stays open.
+        # A file that the caller opened stays open. Formats are detected by looking ahead, so pipes are read whole.
         with open_url(os.fspath(source)) if is_path else nullcontext(source) as file:
             return _read(file if file.seekable() else io.BytesIO(file.read()))
     except WeightsError as error:
         raise WeightsError(f"{_label(source)}: {error}") from None
     except (OSError, ValueError) as error:
+        # ValueError: unknown scheme, or a null character in the path.
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{_label(source)}: cannot be read ({reason})") from error
 
@@ -171,6 +176,7 @@ def _label(source: Source) -> str:
 
 def _read(file: BinaryIO) -> WeightsFile:
     """Detect the format from the first bytes and read the file."""
+    # Just enough for all formats.
     start = file.tell()
     head = file.read(9)
     file.seek(start)
@@ -184,7 +190,7 @@ def _read(file: BinaryIO) -> WeightsFile:
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
         return _load_safetensors(file.read())
 
-    # Anything else is an error.
+    # Anything else is an error. Two common cases are named: an interrupted download and a download page.
     if not head:
         raise WeightsError("empty file")
     if head.lstrip().startswith(b"<"):
@@ -200,11 +206,14 @@ def _map_into_memory(file: BinaryIO) -> BinaryIO:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):  # io.UnsupportedOperation is both: not a file of the operating system
         return io.BytesIO(file.read())
+
+    # The mapping begins with the file, not with its current position.
     mapped.seek(start)
     return mapped
 
 
 def _load_torch(file: BinaryIO) -> Any:
+    # With weights_only, PyTorch calls no functions but those that make tensors.
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -222,7 +231,7 @@ def _load_safetensors(data: bytes) -> WeightsFile:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         contents = json.loads(header["__metadata__"][METADATA_KEY])
 
-        # Tensors go back to their networks, in the order of their names.
+        # Tensors go back to their networks, in the order of their names, since the format does not keep another one.
         for network in contents["networks"].values():
             network["state"] = {}
         for full_name in sorted(tensors):
@@ -242,7 +251,7 @@ def _parse_contents(contents: Any) -> WeightsFile:
         version = to_plain_data(contents.get("version"), "version")
         raise WeightsError(f"snapshot version {version!r:.50}, expected {VERSION}")
 
-    # Structure.
+    # Structure. torch.load returns any nesting of plain data, so types are checked before use.
     networks = contents.get("networks")
     if not isinstance(networks, dict) or not networks or not all(isinstance(name, str) for name in networks):
         raise WeightsError("a snapshot without networks")
@@ -250,7 +259,7 @@ def _parse_contents(contents: Any) -> WeightsFile:
     if not isinstance(extra, dict):
         raise WeightsError(f"extra: expected a dict, got {type(extra).__name__}")
 
-    # Values.
+    # Values. Names and shapes of tensors are checked when the network is built.
     records = {name: _parse_network(name, network) for name, network in networks.items()}
     training_set_kwargs = to_plain_data(contents.get("training_set_kwargs"), "training_set_kwargs")
     return WeightsFile(records, training_set_kwargs, to_plain_data(extra, "extra"))

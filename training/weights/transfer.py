@@ -33,6 +33,7 @@ class CopyReport:
             lines.append(f"{title:18}{len(names):8}{sum(self.sizes[name] for name in names):14,}")
 
         # Modules instead of tensors: up to the component with "_semantic" in its name, or the first three components.
+        # A line per tensor would be hundreds.
         copied_modules = dict.fromkeys(re.match(r".*_semantic[^.]*", name)[0] for name in other_name)
         for module in copied_modules:
             lines.append(f"  {module}: from {module.replace('_semantic', '')}")
@@ -40,7 +41,7 @@ class CopyReport:
         for module in dict.fromkeys(".".join(name.split(".")[:3]) for name in missing):
             lines.append(f"  {module}: {MISSING}")
 
-        # Tensors of another shape.
+        # Tensors of another shape, one by one, since each can be a mistake in the options.
         lines += [f"  {name}: {reason}" for name, reason in self.reasons.items() if reason != MISSING]
         return "\n".join(lines)
 
@@ -52,10 +53,12 @@ def copy_by_name(source: nn.Module, destination: nn.Module) -> CopyReport:
     left unchanged, as are tensors of another shape.
     """
     source_state = source.state_dict()
-    # The module's own tensors, detached: copying into them is enough.
+    # The module's tensors themselves, detached, so that copying into them changes the module without gradients.
     destination_state = destination.state_dict()
     sources: dict[str, str | None] = dict.fromkeys(destination_state)
     reasons = {}
+
+    # pix2pix3D copies EG3D's super-resolution of colors to that of labels too, whose names have "_semantic" added.
     for name, tensor in destination_state.items():
         source_name = name if name in source_state else name.replace("_semantic", "")
         if source_name not in source_state:

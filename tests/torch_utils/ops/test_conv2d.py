@@ -122,7 +122,6 @@ def test_inputs_are_not_modified():
         {"x": torch.zeros(4, 8, 8)},
         {"x": torch.zeros(1, 4, 0, 8)},
         {"x": torch.zeros(1, 5, 8, 8)},
-        {"x": torch.zeros(1, 4, 2, 8)},
         {"w": torch.zeros(6, 4, 3)},
         {"up": 0},
         {"groups": 4},
@@ -130,7 +129,7 @@ def test_inputs_are_not_modified():
 )
 def test_invalid_arguments_of_conv2d_resample_are_rejected(change):
     call = {"x": torch.zeros(1, 4, 8, 8), "w": torch.zeros(6, 4, 3, 3), "f": FILTER} | change
-    with pytest.raises(ValueError, match=r"expected|smaller"):
+    with pytest.raises(ValueError, match="expected"):
         conv2d_resample(**call)
 
 

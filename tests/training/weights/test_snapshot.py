@@ -139,10 +139,10 @@ def test_a_truncated_snapshot_is_rejected(tmp_path, mapping, name):
         (lambda c: c.update(extra=None), "extra: expected a dict, got NoneType"),
         (lambda c: c["networks"].update(G_ema=3), "G_ema: expected class name"),
         (lambda c: c["networks"]["G_ema"]["state"].update(x=3), "G_ema: expected class name"),
-        (lambda c: c["networks"]["G_ema"]["state"].pop("w_avg"), "missing tensor 'w_avg'"),
+        (lambda c: c["networks"]["G_ema"]["state"].pop("w_avg"), r'Missing key.*"w_avg"'),
         (
             lambda c: c["networks"]["G_ema"]["state"].update(w_avg=torch.zeros(3)),
-            r"w_avg: expected \(64,\), got \(3,\)",
+            r"size mismatch for w_avg: .*\[3\].*\[64\]",
         ),
         (lambda c: c["networks"]["G_ema"].update(class_name="None"), "unknown class 'None'"),
         (lambda c: c["networks"]["G_ema"]["attributes"].update(rendering_kwargs=3), "rendering_kwargs: expected dict"),
