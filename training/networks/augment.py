@@ -41,8 +41,10 @@ def adapt_p(p: float, mean_sign: float, target: float, images: int, kimg: float)
     Returns:
         The new probability, at least 0; unchanged if `mean_sign` is NaN.
     """
+    # No real image was evaluated since the last call.
     if math.isnan(mean_sign):
         return p
+
     # Fixed steps, up or down: the size of the difference does not matter.
     direction = (mean_sign > target) - (mean_sign < target)
     return max(0.0, p + direction * images / (kimg * 1000))
@@ -116,6 +118,7 @@ class _RandomParameters:
         """Replace `augmented` (N or N,k) by `identity` in samples that are not selected with this probability."""
         if self.percentile is not None:
             return augmented
+        # A random number is generated at any probability, so that a run's random sequence does not depend on p.
         selected = torch.rand(self.batch, *[1] * (augmented.ndim - 1), device=self.p.device) < probability
         return torch.where(selected, augmented, identity)
 
@@ -171,6 +174,7 @@ class AugmentPipe(nn.Module):
 
     def _change_values(self, images: Tensor, random: _RandomParameters) -> Tensor:
         """The augmentations that do not apply to labels: color, frequency bands, noise. N,C,H,W."""
+        # Noise comes last, so that filters do not smooth it.
         images = self._transform_color(images, random)
         images = self._filter_bands(images, random)
         return self._add_noise(images, random)
@@ -194,9 +198,10 @@ class AugmentPipe(nn.Module):
         to_source = torch.eye(3, device=p.device)
         size = torch.tensor([width, height], device=p.device)
 
-        # Pixel blitting: flips, quarter turns and whole pixels map the pixel grid to itself. Flips and quarter turns are
-        # chosen with the identity among them.
+        # Pixel blitting maps the pixel grid to itself: flips, quarter turns, whole pixels. The identity is among the
+        # flips and quarter turns that are chosen from.
         if opts.xflip > 0:
+            # 1 - 2 flip is -1 for mirrored images.
             flip = random.apply((2 * random.uniform()).floor(), 0, opts.xflip * p)
             to_source = to_source @ _scale(1 - 2 * flip, torch.ones_like(flip))
         if opts.rotate90 > 0:
@@ -210,6 +215,7 @@ class AugmentPipe(nn.Module):
         # after the anisotropic scaling make its direction random; each has the probability for which at least one of
         # them happens with probability rotate * p: 1 - (1 - p_rotate)^2 = rotate p.
         if opts.scale > 0:
+            # An image is enlarged by reading it at coordinates that are closer together.
             factor = random.apply((random.normal() * opts.scale_std).exp2(), 1, opts.scale * p)
             to_source = to_source @ _scale(1 / factor, 1 / factor)
         p_rotate = 1 - (1 - opts.rotate * p).clamp(0, 1).sqrt()
@@ -217,6 +223,7 @@ class AugmentPipe(nn.Module):
             angle_rad = random.apply((2 * random.uniform() - 1) * (math.pi * opts.rotate_max), 0, p_rotate)
             to_source = to_source @ _rotate(angle_rad)
         if opts.aniso > 0:
+            # Opposite factors keep the area.
             factor = random.apply((random.normal() * opts.aniso_std).exp2(), 1, opts.aniso * p)
             to_source = to_source @ _scale(1 / factor, factor)
         # With a percentile, the image is rotated only once.
@@ -251,6 +258,7 @@ class AugmentPipe(nn.Module):
 
     def _color_transform(self, random: _RandomParameters) -> Tensor:
         """N,3,4: a matrix for RGB and, in the last column, an offset. Each augmentation acts on those before it."""
+        # Start from the identity, one matrix per sample.
         opts = self.options
         p = self.p
         identity = torch.eye(3, device=p.device)
@@ -309,7 +317,7 @@ class AugmentPipe(nn.Module):
         opts = self.options
         if not opts.noise:
             return images
-        # Half-normal standard deviation; its quantile function is erfinv up to a factor.
+        # Half-normal standard deviation per sample; its quantile function is erfinv up to a factor.
         if random.percentile is None:
             sigma = random.apply(random.normal().abs() * opts.noise_std, 0, opts.noise * self.p)
         else:
@@ -365,11 +373,13 @@ def _filter_bank() -> Tensor:
 
 
 def _convolve(a: Tensor, b: Tensor) -> Tensor:
+    # F.conv1d is a correlation, so the second operand is mirrored.
     return F.conv1d(a[None, None], b.flip(0)[None, None], padding=len(b) - 1)[0, 0]
 
 
 def _dilate(taps: Sequence[float], step: int) -> Tensor:
     """Insert step - 1 zeros between taps: the same filter at `step` times the resolution."""
+    # The frequency response is compressed by `step`, and repeats at higher frequencies.
     dilated = torch.zeros((len(taps) - 1) * step + 1, dtype=torch.float64)
     dilated[::step] = torch.tensor(taps, dtype=torch.float64)
     return dilated
@@ -384,6 +394,7 @@ def _rotate(angle_rad: Tensor) -> Tensor:
     """N,3,3 from angles N, from x towards y."""
     cos = angle_rad.cos()
     sin = angle_rad.sin()
+    # Row-major, so that angle 90 degrees maps (1, 0) to (0, 1).
     zero = torch.zeros_like(angle_rad)
     one = torch.ones_like(angle_rad)
     return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1).view(-1, 3, 3)
@@ -391,6 +402,7 @@ def _rotate(angle_rad: Tensor) -> Tensor:
 
 def _translate(shift: Tensor) -> Tensor:
     """N,3,3 from shifts N,2 (x, y)."""
+    # The last column holds the shift of homogeneous coordinates.
     matrix = torch.eye(3, device=shift.device).repeat(len(shift), 1, 1)
     matrix[:, :2, 2] = shift
     return matrix
@@ -398,6 +410,7 @@ def _translate(shift: Tensor) -> Tensor:
 
 def _rotate_about_gray(angle_rad: Tensor) -> Tensor:
     """N,3,3 from angles N: rotation of RGB about the gray axis (Rodrigues' formula)."""
+    # cos I + (1 - cos) v v^T + sin [v]_x with v = (1, 1, 1) / sqrt(3), so that all elements of v v^T are 1/3.
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle_rad.device) / math.sqrt(3)
     cos = angle_rad.cos().view(-1, 1, 1)
     sin = angle_rad.sin().view(-1, 1, 1)
@@ -476,6 +489,7 @@ class _GridSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
+        # No gradient for the grid: random transforms are not trained.
         return _GridSampleTransposed.apply(dy, ctx.saved_tensors[0], ctx.shape), None
 
 

@@ -49,7 +49,7 @@ class GeneratorOptions:
     background: bool = False  # separate model of the background
     pose_conditioning: bool = False
     geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS  # style vectors that come from the label map
-    # Sizes.
+    # Sizes. Narrow encoders, planes of 64 pixels and few samples make models that a CPU can train.
     encoder_width: float = 1.0  # of the label-map encoder, relative to the published width
     sr_width: float = 1.0  # of super-resolution, relative to the published width
     plane_resolution: int = PUBLISHED_PLANE_RESOLUTION
@@ -79,6 +79,7 @@ class GeneratorOptions:
     @property
     def label_channels(self) -> int:
         """Channels S of the label map."""
+        # An edge map is one channel of values, whatever number of classes is set.
         return self.semantic_channels if self.data_type == "seg" else 1
 
     @property
@@ -190,7 +191,7 @@ CONFIGS = {
     "edge2car": GeneratorOptions("shapenet", 128, data_type="edge"),
     "edge2cat": GeneratorOptions("afhq", 512, data_type="edge", pose_conditioning=True),
 }
-# Raw rendering resolution r, before super-resolution.
+# Raw rendering resolution r, before super-resolution. It is no constructor argument: training may raise it.
 RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}
 
 

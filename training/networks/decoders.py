@@ -120,7 +120,9 @@ class Decoder(nn.Module):
         for spec in self.specs:
             out = self.get_submodule(spec.name)(features)  # ...,1+output_dim
             outputs.append(_activate(out[..., 1:], spec.logits(self.output_dim, self.semantic_channels)))
-        sigma = out[..., :1]  # of the last head
+
+        # Density comes from the last head; channel 0 of the others is not used.
+        sigma = out[..., :1]
         return torch.cat(outputs, dim=-1), sigma
 
     def heads(self, inputs: slice = slice(None)) -> list[HeadWeights]:
@@ -172,6 +174,7 @@ class DecoderPair:
 
     def heads(self) -> list[HeadWeights]:
         """Fold gains into the weights of both decoders' heads, see `Decoder.heads`."""
+        # Both read the same joined features, of which the labels' are the second half.
         width = self.texture.get_submodule("net")[0].weight.shape[1]
         return [*self.texture.heads(), *self.semantic.heads(slice(width // 2, width))]
 
@@ -253,9 +256,11 @@ def finish_features(heads: Sequence[HeadWeights], composited: Sequence[Tensor], 
     Returns:
         Composited features ...,F.
     """
+    # Heads whose outputs have activations were decoded at every sample, so nothing is left to do for them.
     features = []
     for head, x in zip(heads, composited, strict=True):
-        # sum_t w_t (A h_t + b) = A sum_t w_t h_t + b sum_t w_t
+        # sum_t w_t (A h_t + b) = A sum_t w_t h_t + b sum_t w_t. Where light is left, the sum of weights is below 1 and
+        # scales the bias.
         if head.is_linear:
             x = x @ head.weight1[:, 1:] + weight_sum * head.bias1[1:]
         features.append(x)

@@ -18,7 +18,6 @@ from training.networks.layers import (
     FullyConnectedLayer,
     block_resolutions,
     channels_at,
-    check_architecture,
     runs_in_fp16,
 )
 from training.networks.mapping import MappingNetwork
@@ -56,7 +55,6 @@ class DiscriminatorBlock(nn.Module):
         freeze_layers: int = 0,
     ):
         super().__init__()
-        check_architecture(architecture)
         self.in_channels = in_channels
         self.architecture = architecture
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
@@ -89,6 +87,7 @@ class DiscriminatorBlock(nn.Module):
         Returns:
             Features N,out_channels,H/2,W/2; image N,img_channels,H/2,W/2 for the skip architecture, else None.
         """
+        # Features and image change to the data type and memory format of this block.
         number_format = self.precision.format((img if x is None else x).device)
         if x is not None:
             x = x.to(**number_format)
@@ -184,7 +183,7 @@ class DiscriminatorEpilogue(nn.Module):
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
         """Compute logits N,1 from features (N,C,4,4), the image (skip only) and the mapped condition (N,cmap_dim)."""
-        # The epilogue always runs in float32.
+        # The epilogue always runs in float32: statistics and projection need its precision and cost little at 4x4.
         x = x.to(**working_format(x.device))
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(torch.float32))
@@ -229,7 +228,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.c_dim = c_dim
 
-        # Resolutions of the blocks and widths of the features at each resolution.
+        # Resolutions of the blocks and widths of the features at each resolution: the mirror image of the synthesis
+        # network.
         self.resolutions = block_resolutions(img_resolution, smallest=8)[::-1]
         width = {res: channels_at(res, channel_base, channel_max) for res in [*self.resolutions, 4]}
         common = {"architecture": architecture, "conv_clamp": conv_clamp}
@@ -261,9 +261,12 @@ class Discriminator(nn.Module):
 
     def forward(self, img: Tensor, c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img (N,img_channels,R,R) and c (N,c_dim)."""
+        # Features N,C,res/2,res/2 after each block. Only the skip architecture needs the image after the first.
         x = None
         for res in self.resolutions:
             x, img = getattr(self, f"b{res}")(x, img)
+
+        # Logits, or their projection on the mapped condition.
         cmap = self.mapping(None, c) if self.c_dim > 0 else None  # N,cmap_dim
         return self.b4(x, img, cmap)
 
@@ -322,6 +325,7 @@ class DummyDualDiscriminator(DualDiscriminator):
 
     def forward(self, img: dict[str, Tensor], c: Tensor | None) -> Tensor:
         """Compute logits N,1 as DualDiscriminator does, with a smaller weight of the raw image at every call."""
+        # Every call counts, those of the generator's loss included.
         self.raw_weight = max(0.0, self.raw_weight - 1 / DUMMY_FADE_IMAGES)
         return super().forward(img, c)
 

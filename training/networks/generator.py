@@ -91,6 +91,8 @@ class TriPlane(nn.Module):
         self.img_channels = img_channels
         self.semantic_channels = semantic_channels
         self.data_type = data_type
+
+        # These two are stored with published weights, and scripts change them between calls.
         self.neural_rendering_resolution = INITIAL_RENDERING_RESOLUTION
         self.rendering_kwargs = dict(rendering_kwargs)
 
@@ -146,13 +148,6 @@ class TriPlane(nn.Module):
         return hasattr(self._label_mapping, "encode")
 
     @property
-    def available_outputs(self) -> frozenset[str]:
-        """Names of the outputs that `synthesis` can compute."""
-        # The weight is a by-product of every rendering, so models without a background have it too.
-        labels = {"semantic", "semantic_raw"} if self.architecture.labels else set()
-        return frozenset({"image", "image_raw", "image_depth", "weight"} | labels)
-
-    @property
     def _label_mapping(self) -> nn.Module:
         """The mapping network that takes the label map, if any does."""
         return (self.backbone_semantic if self.architecture.split else self.backbone).mapping
@@ -174,7 +169,7 @@ class TriPlane(nn.Module):
         if options["superresolution_noise_mode"] not in NOISE_MODES:
             raise ValueError(f"superresolution_noise_mode: got {options['superresolution_noise_mode']!r}")
 
-        # Cameras and pose conditioning.
+        # Cameras and pose conditioning. Models without camera options have no usual views, but render any pose.
         x, y, z = options.get("avg_camera_pivot", (0, 0, 0))
         if not all(math.isfinite(number) for number in (x, y, z, options.get("c_scale", 0))):
             raise ValueError("avg_camera_pivot, c_scale: expected finite numbers")
@@ -191,6 +186,7 @@ class TriPlane(nn.Module):
         Returns:
             N,geometry_layer,w_dim or N,w_dim, see `label_encoder.ConditionalMappingNetwork`.
         """
+        # Most of the time of `mapping` on a CPU, so several seeds of one label map should share it.
         return self._label_mapping.encode(batch)
 
     def mapping(
@@ -223,7 +219,7 @@ class TriPlane(nn.Module):
             raise ValueError(f"batch: expected a dict with the label map as mask, or None, got {batch!r}")
         options = (truncation_psi, truncation_cutoff, update_emas)
 
-        # Unconditional generators (EG3D).
+        # Unconditional generators (EG3D). The label map of a batch is ignored.
         if not self.conditional:
             return self.backbone.mapping(z, c, *options)
 
@@ -254,6 +250,7 @@ class TriPlane(nn.Module):
 
     def field(self, planes: Tensor) -> TriplaneField:
         """Build the radiance field of planes N,3,C,P,P."""
+        # The field folds planes and weights, so that one field should serve many points.
         decoder = DecoderPair(self.decoder, self.decoder_semantic) if self.architecture.split else self.decoder
         options = self.ray_options()
         return TriplaneField(planes, decoder, options.box_warp, options.plane_axes)
@@ -268,7 +265,6 @@ class TriPlane(nn.Module):
         noise_mode: str = "random",
         planes: Tensor | None = None,
         jitter: bool = True,
-        rays_per_chunk: int | None = None,
         outputs: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Render images and label maps of the scene.
@@ -279,7 +275,6 @@ class TriPlane(nn.Module):
             neural_rendering_resolution: r, pixels of the raw image; None for the attribute of that name.
             planes: result of `planes` for these ws, to avoid computing them again.
             jitter: random depths along the rays; False makes rendering deterministic.
-            rays_per_chunk: bounds the memory; the result does not depend on it.
             outputs: names of the outputs to return; super-resolution that is not requested is not computed.
                 None: all, but `weight` only for models with a background.
         Returns:
@@ -305,7 +300,7 @@ class TriPlane(nn.Module):
 
         # Render features N,M,F, and blend them with the background's: what light is left passes to it. In the published
         # model its depth is the end of the rays.
-        features, depth, weight = self._render(planes, origins, directions, jitter, rays_per_chunk)
+        features, depth, weight = self._render(planes, origins, directions, jitter)
         if self.architecture.background:
             features = features + (1 - weight) * self._background(ws, directions, noise_mode)
             depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
@@ -333,19 +328,18 @@ class TriPlane(nn.Module):
 
     def _check_outputs(self, outputs: Collection[str] | None) -> Collection[str]:
         """Replace None by the default outputs. Raises ValueError for unknown ones."""
-        # The weight of a scene without background is seldom of use.
+        available = {"image", "image_raw", "image_depth", "weight"}
+        if self.architecture.labels:
+            available |= {"semantic", "semantic_raw"}
+
+        # As in the published code, only models with a background return the weight unless it is requested.
         if outputs is None:
-            return self.available_outputs if self.architecture.background else self.available_outputs - {"weight"}
-        unknown = set(outputs) - self.available_outputs
-        if unknown:
-            raise ValueError(
-                f"outputs: expected some of {', '.join(sorted(self.available_outputs))}, got {', '.join(unknown)}"
-            )
+            return available if self.architecture.background else available - {"weight"}
+        if unknown := set(outputs) - available:
+            raise ValueError(f"outputs: expected some of {', '.join(sorted(available))}, got {', '.join(unknown)}")
         return outputs
 
-    def _render(
-        self, planes: Tensor, origins: Tensor, directions: Tensor, jitter: bool, rays_per_chunk: int | None
-    ) -> Rendering:
+    def _render(self, planes: Tensor, origins: Tensor, directions: Tensor, jitter: bool) -> Rendering:
         """Render rays N,M,3; the planes' batch size is N or 1."""
         views, rays = origins.shape[:2]
         shared_scene = len(planes) == 1 and views > 1
@@ -355,8 +349,7 @@ class TriPlane(nn.Module):
             origins = origins.reshape(1, -1, 3)
             directions = directions.reshape(1, -1, 3)
 
-        field = self.field(planes)
-        out = render(field, origins, directions, self.ray_options(), jitter=jitter, rays_per_chunk=rays_per_chunk)
+        out = render(self.field(planes), origins, directions, self.ray_options(), jitter=jitter)
 
         # Split the rays by camera again, N,M,any.
         if shared_scene:
@@ -469,6 +462,7 @@ class TriPlane(nn.Module):
 
 def _superresolution(class_name: str, **kwargs) -> nn.Module:
     """Build a super-resolution network by the last component of its published class name."""
+    # Published rendering options name the class with its module path.
     build = SUPERRESOLUTIONS.get(class_name.rsplit(".", 1)[-1])
     if build is None:
         raise ValueError(f"super-resolution: expected one of {', '.join(SUPERRESOLUTIONS)}, got {class_name!r}")
@@ -476,6 +470,7 @@ def _superresolution(class_name: str, **kwargs) -> nn.Module:
 
 
 # Architectures of the published classes: EG3D or color alone; pix2pix3D; the same with background; separate backbones.
+# Two published classes are called TriPlaneGenerator, EG3D's and a conditional one; they differ in the mapping only.
 LABELED = Architecture("OSGDecoder_semantic_lateSeparate", labels=True)
 GENERATORS = {
     "TriPlaneGenerator": partial(TriPlane, Architecture("OSGDecoder")),

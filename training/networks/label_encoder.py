@@ -207,8 +207,10 @@ class ConditionalMappingNetwork(MappingNetwork):
         Returns:
             ws N,num_ws,w_dim.
         """
+        # Encoding takes most of the time, so callers may reuse its result for several z and poses.
         if encoded is None:
             encoded = self.encode(batch)
+
         if self.disentangle:
             # Geometry from the label map, texture from z and pose. The first layers of the backbone synthesize low
             # resolutions, which determine shape; the later ones determine appearance.
@@ -227,31 +229,21 @@ class ConditionalMappingNetwork(MappingNetwork):
         return self.truncate(ws, truncation_psi, truncation_cutoff)
 
 
-# The published classes ignore geometry_layer, although the published command for cars sets it to 9; loading their
-# weights requires the same.
-def _published(seg: bool, disentangle: bool) -> Callable[..., ConditionalMappingNetwork]:
-    """Constructor with the arguments of a published class, where geometry_layer has no effect."""
+def _published(**options) -> Callable[..., ConditionalMappingNetwork]:
+    """Constructor of a published class: `options` are its defaults, and geometry_layer has no effect."""
 
+    # The published command for cars sets geometry_layer to 9, but the weights that it trained have 7 geometry vectors.
     def build(*args, geometry_layer: int | None = None, **kwargs) -> ConditionalMappingNetwork:
-        # Reject arguments that the published class does not have.
-        if not seg and "one_hot" in kwargs:
-            raise TypeError("one_hot: edge maps have no classes")
-        if "encoder_width" in kwargs:
-            raise TypeError("encoder_width: published encoders have a fixed width")
-
-        # Only the entangled mapping of edges calls its encoder embed_edge.
-        one_hot = kwargs.pop("one_hot", True) and seg
-        name = "embed_mask" if seg or disentangle else "embed_edge"
-        return ConditionalMappingNetwork(*args, one_hot=one_hot, disentangle=disentangle, encoder_name=name, **kwargs)
+        return ConditionalMappingNetwork(*args, **{**options, **kwargs})
 
     return build
 
 
-# Mapping networks with label maps, by class name. The published classes differ in options and in the encoder's name.
+# Mapping networks with label maps, by class name. Only the entangled one of edges calls its encoder embed_edge.
 MAPPINGS = {
     "ConditionalMappingNetwork": ConditionalMappingNetwork,
-    "MaskMappingNetwork": _published(seg=True, disentangle=False),
-    "MaskMappingNetwork_disentangle": _published(seg=True, disentangle=True),
-    "EdgeMappingNetwork": _published(seg=False, disentangle=False),
-    "EdgeMappingNetwork_disentangle": _published(seg=False, disentangle=True),
+    "MaskMappingNetwork": _published(one_hot=True, disentangle=False),
+    "MaskMappingNetwork_disentangle": _published(one_hot=True, disentangle=True),
+    "EdgeMappingNetwork": _published(one_hot=False, disentangle=False, encoder_name="embed_edge"),
+    "EdgeMappingNetwork_disentangle": _published(one_hot=False, disentangle=True),
 }

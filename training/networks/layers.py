@@ -19,8 +19,8 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
 
 FIR = (1, 3, 3, 1)  # low-pass filter used by every change of resolution
-ARCHITECTURES = ("skip", "resnet", "orig")  # of synthesis and discriminator blocks (Karras et al. 2020, figure 7)
-RESNET_GAIN = math.sqrt(0.5)  # scales both branches of a residual block so that their sum keeps its variance
+# Scales both branches of a residual block: the sum of two independent signals has twice the variance.
+RESNET_GAIN = math.sqrt(0.5)
 
 
 # --------------------------------------------------------------------------- helpers
@@ -63,12 +63,6 @@ def runs_in_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> boo
     """Whether a resolution is among the `num_fp16_res` highest; resolutions below 8 always use float32."""
     # The n highest resolutions are R, R/2, ... down to R / 2^(n-1).
     return resolution >= max(2 * img_resolution >> num_fp16_res, 8)
-
-
-def check_architecture(architecture: str) -> None:
-    """Raise ValueError for a block architecture that is not in ARCHITECTURES."""
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture: expected skip, resnet or orig, got {architecture!r}")
 
 
 # --------------------------------------------------------------------------- layers
@@ -188,4 +182,5 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N,in_channel,H,W) to N,out_channel,H',W'."""
+        # Always float32, and the bias has no gain.
         return F.conv2d(x, self.weight * self.weight_gain, self.bias, stride=self.stride, padding=self.padding)

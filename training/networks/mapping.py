@@ -102,7 +102,7 @@ class MappingNetwork(nn.Module):
                 raise ValueError(f"c: expected N,{self.c_dim}, got {None if c is None else tuple(c.shape)}")
             inputs.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
 
-        # Fully connected layers.
+        # Fully connected layers, each with activation, also the last: w is not centered at 0.
         x = torch.cat(inputs, dim=1)  # N,z_dim+extra_features+embed_features
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
@@ -126,6 +126,7 @@ class MappingNetwork(nn.Module):
         Raises:
             ValueError: psi is not 1 and no average is tracked.
         """
+        # The usual case costs nothing and needs no average.
         if psi == 1:
             return ws
         if not hasattr(self, "w_avg"):

@@ -75,6 +75,7 @@ def describe(module: nn.Module) -> tuple[str, dict]:
     Raises:
         ValueError: the network was not built by `construct`.
     """
+    # Without its arguments, a network could be saved but not built again.
     if not hasattr(module, "built_from"):
         raise ValueError(f"{type(module).__name__}: not built by construct(), so its arguments are not known")
     return module.built_from

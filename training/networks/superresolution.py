@@ -85,6 +85,7 @@ class SuperResolution(nn.Module):
         # The layout's widths, not the backbone's: published super-resolution ignores channel_base and channel_max.
         first_width, second_width = (int(channels * width) for channels in layout.widths)
         self.layout = layout
+        # Antialiasing matters for inputs above the layout's resolution only.
         self.antialias = sr_antialias and layout.antialias
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
@@ -118,6 +119,7 @@ class SuperResolution(nn.Module):
         # Resize to the layout's input resolution: training starts at a lower rendering resolution r, and users may
         # render at any.
         size = self.layout.input
+        # Layouts that do not shrink take larger inputs, and give larger images, as published.
         if x.shape[-1] < size or (x.shape[-1] > size and self.layout.shrinks):
             resizing = {"size": (size, size), "mode": "bilinear", "align_corners": False, "antialias": self.antialias}
             x = F.interpolate(x, **resizing)

@@ -20,7 +20,6 @@ from training.networks.layers import (
     FullyConnectedLayer,
     block_resolutions,
     channels_at,
-    check_architecture,
     runs_in_fp16,
 )
 from training.networks.mapping import MappingNetwork
@@ -131,7 +130,8 @@ class ToRGBLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True) -> Tensor:
         """Map x (N,in_channels,H,W) with styles from w (N,w_dim) to N,out_channels,H,W."""
-        # Without demodulation, the equalized learning rate needs the weight gain; it is applied to the styles.
+        # Demodulation would remove any gain of the weights. Without it, the equalized learning rate needs the gain; it
+        # is applied to the styles, which are fewer.
         styles = self.affine(w) * self.weight_gain  # N,in_channels
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
@@ -171,7 +171,6 @@ class SynthesisBlock(nn.Module):
         **layer_kwargs,
     ):
         super().__init__()
-        check_architecture(architecture)
         self.in_channels = in_channels
         self.up = up
         self.architecture = architecture
@@ -265,7 +264,8 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         self.w_dim = w_dim
 
-        # One block per resolution, of which only the last one's to-RGB layer has its own style vector.
+        # One block per resolution, of which only the last one's to-RGB layer has its own style vector: 14 vectors in
+        # all for 256 pixels.
         self.resolutions = block_resolutions(img_resolution)
         self.num_ws = 0
         in_channels = 0
@@ -289,7 +289,7 @@ class SynthesisNetwork(nn.Module):
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws: expected N,{self.num_ws},{self.w_dim}, got {tuple(ws.shape)}")
 
-        # Features x and image img, from 4x4 upwards.
+        # Features x and image img, from 4x4 upwards. Styles stay in float32; blocks convert their activations only.
         ws = ws.to(torch.float32)
         x = img = None
         first = 0
@@ -338,14 +338,10 @@ class Generator(nn.Module):
             raise ValueError(f"mapping class_name: expected one of {', '.join(mappings)}, got {class_name!r}")
         self.mapping = mappings[class_name](z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
 
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        noise_mode: str = "random",
-    ) -> Tensor:
-        """Generate an image N,img_channels,R,R from z (N,z_dim) and c (N,c_dim), without a label map."""
-        return self.synthesis(self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas), noise_mode)
+    def forward(self, z: Tensor, c: Tensor | None, *, noise_mode: str = "random", **mapping_options) -> Tensor:
+        """Generate an image N,img_channels,R,R from z (N,z_dim) and c (N,c_dim), without a label map.
+
+        Args:
+            mapping_options: truncation_psi, truncation_cutoff and update_emas of the mapping network.
+        """
+        return self.synthesis(self.mapping(z, c, **mapping_options), noise_mode)

@@ -31,6 +31,8 @@ class TriplaneField:
         self.decoder = decoder
         self.box_warp = box_warp
         self.axes = axes
+
+        # Once per field: planes that share axes are added up, gains are multiplied into the weights.
         self.folded = fold_planes(planes, axes)
         self.heads = decoder.heads()
 

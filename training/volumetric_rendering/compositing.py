@@ -48,7 +48,7 @@ def sample_weights(sigma: Tensor, depths: Tensor) -> Tensor:
     Returns:
         N,M,T in the order of the samples.
     """
-    # Weights of the intervals between sorted samples.
+    # Weights of the intervals between sorted samples. `order` has no gradient; gather and scatter pass it through.
     depths, order = depths.sort(dim=-1)
     half = interval_weights(sigma.gather(-1, order), depths) / 2  # N,M,T-1
 

@@ -21,14 +21,10 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     Returns:
         origins N,r*r,3 in world units; directions N,r*r,3 of length 1.
     Raises:
-        ValueError: other shapes, or a resolution below 1.
+        ValueError: a resolution below 1.
     """
     if resolution < 1:
         raise ValueError(f"resolution: expected 1 or more pixels, got {resolution}")
-    batch = cam2world.shape[0]
-    for name, matrix, side in (("cam2world", cam2world, 4), ("intrinsics", intrinsics, 3)):
-        if matrix.shape != (batch, side, side):
-            raise ValueError(f"{name}: expected {batch},{side},{side}, got {tuple(matrix.shape)}")
 
     # Pixel centers in [0, 1]: u along a row, v along a column. The first ray is that of the top left pixel.
     centers = (torch.arange(resolution, dtype=cam2world.dtype, device=cam2world.device) + 0.5) / resolution
@@ -91,7 +87,8 @@ def auto_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tenso
     start, end = box_limits(origins, directions, side)
     hit = end > start
 
-    # Range of starts of the rays that hit, scalars.
+    # Range of starts of the rays that hit, scalars. Rays that miss sample only the zeros outside of the planes, so
+    # their interval hardly matters, but it has to be finite.
     nearest = start.masked_fill(~hit, torch.inf).amin()
     farthest = start.masked_fill(~hit, -torch.inf).amax()
 

@@ -194,16 +194,9 @@ def render(
     Returns:
         Features N,M,F; expected depth N,M,1; sum of weights N,M,1.
     Raises:
-        ValueError: other shapes, rays_per_chunk below 1, or an unknown impl.
+        ValueError: an unknown impl.
     No gradient passes through the choice of depths.
     """
-    # Check the arguments.
-    if origins.ndim != 3 or origins.shape[-1] != 3 or origins.shape != directions.shape:
-        raise ValueError(
-            f"origins, directions: expected N,M,3 twice, got {tuple(origins.shape)}, {tuple(directions.shape)}"
-        )
-    if rays_per_chunk is not None and rays_per_chunk < 1:
-        raise ValueError(f"rays_per_chunk: expected 1 or more, got {rays_per_chunk}")
     if impl not in ("fast", "ref"):
         raise ValueError(f"impl: expected fast or ref, got {impl!r}")
 
@@ -214,7 +207,10 @@ def render(
     # Render in chunks of rays. With gradients, chunks would save nothing: all their intermediates are kept anyway.
     batch, num_rays = origins.shape[:2]
     if rays_per_chunk is None:
-        rays_per_chunk = batch * num_rays if torch.is_grad_enabled() else _default_chunk(origins.device, options)
+        samples = CPU_SAMPLES_PER_CHUNK if origins.device.type == "cpu" else DEVICE_SAMPLES_PER_CHUNK
+        rays_per_chunk = samples // max(options.samples, options.fine_samples)
+        if torch.is_grad_enabled():
+            rays_per_chunk = batch * num_rays
     step = max(1, rays_per_chunk // max(1, batch))
     render_chunk = _render_fast if impl == "fast" else _render_ref
     chunks = [
@@ -222,11 +218,6 @@ def render(
         for first in range(0, num_rays, step)
     ]
     return Rendering(*(torch.cat(tensors, dim=1) for tensors in zip(*chunks, strict=True)))
-
-
-def _default_chunk(device: torch.device, options: RenderOptions) -> int:
-    samples = CPU_SAMPLES_PER_CHUNK if device.type == "cpu" else DEVICE_SAMPLES_PER_CHUNK
-    return samples // max(options.samples, options.fine_samples)
 
 
 def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions, jitter: bool) -> _Rays:
@@ -323,7 +314,8 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
 
 def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
     """Sum over samples of weights N,M,T times x N,M*T,F, as a batched matrix product: N,M,F."""
-    # One matrix product per ray, of a row of weights and a T,F matrix.
+    # One matrix product per ray, of a row of weights and a T,F matrix; the product of all N,M,T,F elements is never
+    # stored.
     rays, samples = weights.flatten(0, 1).shape
     summed = torch.bmm(weights.reshape(rays, 1, samples), x.reshape(rays, samples, -1))  # N*M,1,F
     return summed.view(*weights.shape[:2], -1)

@@ -20,18 +20,14 @@ def stratified_depths(start: float | Tensor, end: float | Tensor, offsets: Tenso
 
     Args:
         start, end: world units, a number or N,M,1 for limits of each ray.
-        offsets: N,M,T,1 in [0, 1), in units of one step: uniform random numbers, or zeros for no jitter.
+        offsets: N,M,T,1 in [0, 1), in units of one step: uniform random numbers, or zeros for no jitter. T is at least
+            2; RenderOptions checks the number of samples.
         disparity: equal steps in 1/depth instead of depth.
     Returns:
         N,M,T,1 ascending; the last depth may exceed `end` by less than one step.
-    Raises:
-        ValueError: T below 2.
     """
-    samples = offsets.shape[2]
-    if samples < 2:
-        raise ValueError(f"offsets: expected N,M,T,1 with T of at least 2, got {tuple(offsets.shape)}")
-
     # T points divide the interval into T - 1 steps.
+    samples = offsets.shape[2]
     steps = torch.arange(samples, dtype=offsets.dtype, device=offsets.device)  # T
     position = (steps + offsets[..., 0]) / (samples - 1)  # N,M,T; 0 at start, 1 at end
 
@@ -50,18 +46,14 @@ def sample_pdf(bins: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
         quantiles: M,K in [0, 1].
     Returns:
         M,K. Gradients are not meant to be used.
-    Raises:
-        ValueError: the edges are not one more than the weights.
     """
-    if bins.shape[-1] != weights.shape[-1] + 1:
-        raise ValueError(f"bins: expected one more than weights {tuple(weights.shape)}, got {tuple(bins.shape)}")
-
-    # Cumulative distribution at the edges.
+    # Cumulative distribution at the edges: 0 at the first, 1 at the last.
     weights = weights + PDF_EPS
     pdf = weights / weights.sum(dim=-1, keepdim=True)
     cdf = F.pad(pdf.cumsum(dim=-1), (1, 0))  # M,T+1
 
-    # Edges on both sides of each quantile; both are the last edge for a quantile of 1.
+    # Edges on both sides of each quantile, by binary search; both are the last edge for a quantile of 1. With NaN
+    # weights, the clamps keep the indices valid.
     index = torch.searchsorted(cdf, quantiles.contiguous(), right=True)  # M,K
     below = (index - 1).clamp_min(0)
     above = index.clamp_max(weights.shape[-1])
@@ -86,11 +78,7 @@ def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Ten
         quantiles: N,M,K in [0, 1].
     Returns:
         N,M,K,1 within the range of `depths`, in the order of the quantiles. No gradient.
-    Raises:
-        ValueError: T below 4.
     """
-    if depths.shape[2] < 4:
-        raise ValueError(f"depths: expected N,M,T,1 with T of at least 4, got {tuple(depths.shape)}")
     depths = depths.detach().flatten(0, 1)[..., 0]  # N*M,T
     weights = weights.detach().flatten(0, 1)[..., 0]  # N*M,T-1
 
@@ -99,7 +87,7 @@ def importance_depths(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Ten
     blurred = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)  # N*M,1,T
     blurred = F.avg_pool1d(blurred, kernel_size=2, stride=1)[:, 0] + WEIGHT_FLOOR  # N*M,T-1
 
-    # Sample, in the published alignment of edges and weights.
+    # Sample, in the published alignment of edges and weights: N*M,T-2 edges and N*M,T-3 weights.
     midpoints = (depths[:, :-1] + depths[:, 1:]) / 2  # N*M,T-1
     samples = sample_pdf(midpoints[:, :-1], blurred[:, 1:-1], quantiles.flatten(0, 1))
     return samples.view_as(quantiles)[..., None]

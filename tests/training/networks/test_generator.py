@@ -106,13 +106,6 @@ def test_views_rendered_together_equal_views_rendered_separately(scene):
             torch.testing.assert_close(together[name][i : i + 1], alone[name], rtol=1e-4, atol=1e-5)
 
 
-def test_chunks_of_rays_give_the_same_images(scene):
-    G, ws, planes, poses = scene
-    whole, chunked = (render_views(G, ws, poses, planes=planes, rays_per_chunk=n) for n in (1000, 37))
-    for name in whole:
-        torch.testing.assert_close(whole[name], chunked[name], rtol=1e-4, atol=1e-5)
-
-
 def test_images_of_a_scene_differ_only_by_jitter(scene):
     G, ws, planes, poses = scene
     with torch.no_grad():
@@ -259,8 +252,6 @@ def test_invalid_arguments_are_rejected(scene):
         G.mapping(torch.zeros(1, 512), poses[:1])
     with pytest.raises(ValueError, match=r"batch: expected a dict .*, got 0\.7"):
         G(torch.zeros(1, 512), poses[:1], 0.7)
-    with pytest.raises(ValueError, match="rays_per_chunk: expected 1 or more, got -5"):
-        G.synthesis(ws, poses[:1], planes=planes, rays_per_chunk=-5)
     with pytest.raises(ValueError, match="resolution: expected 1 or more pixels, got 0"):
         G.synthesis(ws, poses[:1], 0, planes=planes)
     kwargs = {**golden.manifest("gen_edge2car")["init_kwargs"], "semantic_channels": 40}

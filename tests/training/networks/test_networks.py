@@ -108,8 +108,6 @@ def test_invalid_label_maps_are_rejected():
         network(torch.zeros(1, 8), None, {"mask": torch.arange(64).view(1, 1, 8, 8) % 4})
     with pytest.raises(ValueError, match=r"label map: expected N,C,8,8, got \(1, 3, 16, 16\)"):
         network(torch.zeros(1, 8), None, {"mask": torch.zeros(1, 1, 16, 16)})
-    with pytest.raises(ValueError, match="one_hot: edge maps have no classes"):
-        construct("EdgeMappingNetwork", {**kwargs, "one_hot": True})
 
 
 def test_pose_noise_of_the_discriminator_does_not_modify_the_pose_and_is_zero_for_one_sample():

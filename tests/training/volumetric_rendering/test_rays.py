@@ -62,10 +62,3 @@ def test_limits_are_valid_if_every_ray_misses():
     origins = torch.tensor([[[5.0, 0, -3]]])
     start, end = auto_limits(origins, torch.tensor([[[0.0, 0, 1]]]), 1.6)
     assert 0 <= start.item() < end.item() < torch.inf
-
-
-def test_invalid_camera_shapes_are_rejected():
-    with pytest.raises(ValueError, match=r"cam2world: expected 2,4,4, got \(2, 3, 4\)"):
-        sample_rays(torch.zeros(2, 3, 4), torch.zeros(2, 3, 3), 4)
-    with pytest.raises(ValueError, match=r"intrinsics: expected 2,3,3, got \(1, 3, 3\)"):
-        sample_rays(torch.zeros(2, 4, 4), torch.zeros(1, 3, 3), 4)

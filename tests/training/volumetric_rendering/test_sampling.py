@@ -75,12 +75,3 @@ def test_nan_weights_give_a_result_of_the_expected_shape():
     depths = stratified_depths(2.0, 3.0, torch.zeros(1, 1, 8, 1))
     sampled = importance_depths(depths, torch.full((1, 1, 7, 1), torch.nan), torch.rand(1, 1, 4))
     assert sampled.shape == (1, 1, 4, 1)
-
-
-def test_too_few_samples_are_rejected():
-    with pytest.raises(ValueError, match=r"T of at least 2, got \(1, 3, 1, 1\)"):
-        stratified_depths(1.0, 2.0, torch.zeros(1, 3, 1, 1))
-    with pytest.raises(ValueError, match=r"T of at least 4, got \(1, 3, 3, 1\)"):
-        importance_depths(torch.zeros(1, 3, 3, 1), torch.zeros(1, 3, 2, 1), torch.zeros(1, 3, 5))
-    with pytest.raises(ValueError, match=r"expected one more than weights \(2, 4\), got \(2, 4\)"):
-        sample_pdf(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 3))
