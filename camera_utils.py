@@ -18,13 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POLAR_MARGIN_RAD = 1e-5  # keeps cameras off the poles, where "up" is undefined
-PATH_FRAMES = 120  # length of a published video
-PATH_PI = 3.14  # the published video path uses this value; other values would give other poses
-PATH_TILT_RAD = 0.05  # the center of a video path is this much above the horizon
-FOV_DIAGONAL = 1.414  # the published field of view is that of the image's diagonal
+# Keeps cameras off the poles, where "up" is undefined.
+POLAR_MARGIN_RAD = 1e-5
+
+# The published video path: its length, its value of pi (another one would give other poses), and the height of its
+# center above the horizon.
+PATH_FRAMES = 120
+PATH_PI = 3.14
+PATH_TILT_RAD = 0.05
+
+# The published field of view is that of the image's diagonal, this many times as long as a side.
+FOV_DIAGONAL = 1.414
+
+# Number of typical viewpoints.
 ORBIT_POSITIONS = 12
-POSE_TOLERANCE = 1e-3  # poses are often printed with few digits
+
+# Of checks: poses are often printed with few digits.
+POSE_TOLERANCE = 1e-3
 
 Vector3 = tuple[float, float, float]
 Device = torch.device | str
@@ -42,10 +52,12 @@ class CameraPreset:
     full_turn: bool = False  # whether the video path goes all the way around
 
 
+# Radius, pivot and focal length of the published networks. Heads are seen from the front, cars from all sides.
 CATS = CameraPreset(2.7, (0.0, 0.0, -0.06), 4.2647, yaw_rad=0.35, pitch_rad=0.25)
 FACES = CameraPreset(2.7, (0.0, 0.0, 0.2), 4.2647, yaw_rad=0.35, pitch_rad=0.25)
 CARS = CameraPreset(1.7, (0.0, 0.0, 0.0), 1.7074, yaw_rad=math.pi, pitch_rad=math.pi / 2, full_turn=True)
 
+# Preset of each configuration, by the names of weights and of training options.
 CAMERAS = {
     **dict.fromkeys(("seg2cat", "edge2cat", "afhq"), CATS),
     **dict.fromkeys(("seg2face", "celeba", "ffhq"), FACES),
@@ -62,10 +74,14 @@ def create_cam2world_matrix(forward_vector: Tensor, origin: Tensor) -> Tensor:
         forward_vector: N,3 viewing directions of any length, not vertical.
         origin: N,3 camera positions.
     """
+    # The camera's axes in world coordinates (x right, y down, z forward), orthogonal by cross products; right is
+    # horizontal.
     forward = F.normalize(forward_vector, dim=-1)
     up = torch.tensor([0.0, 1.0, 0.0], dtype=forward.dtype, device=forward.device).expand_as(forward)
     right = F.normalize(torch.linalg.cross(forward, up), dim=-1)
     down = torch.linalg.cross(forward, right)
+
+    # The axes and the position are the columns.
     cam2world = torch.eye(4, dtype=forward.dtype, device=forward.device).repeat(len(forward), 1, 1)
     cam2world[:, :3] = torch.stack([right, down, forward, origin.to(forward)], dim=-1)
     return cam2world
@@ -78,6 +94,7 @@ def intrinsics_matrix(focal_norm: float, device: Device = "cpu") -> Tensor:
 
 def FOV_to_intrinsics(fov_degrees: float, device: Device = "cpu") -> Tensor:
     """Build normalized intrinsics 3,3 from the field of view of the image's diagonal."""
+    # Half the diagonal is focal length * tan(fov / 2); lengths are divided by the image's side.
     return intrinsics_matrix(1 / (FOV_DIAGONAL * math.tan(math.radians(float(fov_degrees)) / 2)), device)
 
 
@@ -99,8 +116,11 @@ def split_pose(pose: Tensor) -> tuple[Tensor, Tensor]:
 
 def _position(azimuth: Tensor, polar: Tensor, radius: float) -> Tensor:
     """Convert azimuth N,1 and polar N,1 (rad, see the module) to positions N,3 on a sphere about the origin."""
+    # Height linear in the polar angle: uniform angles give positions uniform on the sphere (Archimedes).
     height = 1 - 2 * polar.clamp(POLAR_MARGIN_RAD, math.pi - POLAR_MARGIN_RAD) / math.pi
-    phi = torch.arccos(height)  # angle to the vertical
+
+    # Spherical coordinates: phi is the angle to the vertical.
+    phi = torch.arccos(height)
     theta = math.pi - azimuth
     return radius * torch.cat([phi.sin() * theta.cos(), phi.cos(), phi.sin() * theta.sin()], dim=1)
 
@@ -141,8 +161,11 @@ class LookAtPoseSampler:
             radius: distance to the origin in world units.
             batch_size: N.
         """
+        # Azimuth first, then polar: the published order of random numbers.
         azimuth = cls.noise((batch_size, 1), device=device) * horizontal_stddev + horizontal_mean
         polar = cls.noise((batch_size, 1), device=device) * vertical_stddev + vertical_mean
+
+        # Look from there at the target.
         position = _position(azimuth, polar, radius)
         target = torch.as_tensor(lookat_position, dtype=position.dtype, device=device)
         return create_cam2world_matrix(target - position, position)
@@ -196,6 +219,8 @@ def orbit_angles(preset: CameraPreset, frame: int, frames: int = PATH_FRAMES) ->
     """Return azimuth and polar angle (rad) of one frame of the published video path."""
     phase = 2 * PATH_PI * frame / frames
     polar_center = PATH_PI / 2 - PATH_TILT_RAD
+
+    # From the front once around, below the object, and back the same way, above it; or an ellipse about the front.
     if preset.full_turn:
         return -PATH_PI / 2 + preset.yaw_rad * math.cos(phase), polar_center + preset.pitch_rad * math.sin(phase)
     return PATH_PI / 2 + preset.yaw_rad * math.sin(phase), polar_center + preset.pitch_rad * math.cos(phase)
@@ -238,11 +263,14 @@ def view_angles(pose: Tensor) -> tuple[Tensor, Tensor]:
 
 def mirror_pose(pose: Tensor) -> Tensor:
     """Return poses N,25 of horizontally mirrored images: the scene mirrored at the plane x = 0."""
+    # With M = diag(-1, 1, 1, 1): M cam2world M mirrors the world, and the camera's x axis, so that it stays a rotation.
     cam2world, intrinsics = split_pose(pose)
     flip = torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=pose.dtype, device=pose.device)
+
+    # Pixel u becomes 1 - u: skew changes its sign, and the principal point moves to the other side.
     mirrored = intrinsics.clone()
-    mirrored[:, 0, 1] = -intrinsics[:, 0, 1]  # skew
-    mirrored[:, 0, 2] = 1 - intrinsics[:, 0, 2]  # principal point
+    mirrored[:, 0, 1] = -intrinsics[:, 0, 1]
+    mirrored[:, 0, 2] = 1 - intrinsics[:, 0, 2]
     return join_pose(cam2world * flip[:, None] * flip, mirrored)
 
 
@@ -256,6 +284,7 @@ opengl_to_opencv = opencv_to_opengl
 
 def z_up_to_y_up(cam2world: Tensor) -> Tensor:
     """Convert cam2world N,4,4 from a world with z up and front -y (Blender, NeRF) to y up and front +z."""
+    # (x, y, z) becomes (x, z, -y).
     rotation = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     return rotation.to(cam2world) @ cam2world
 
@@ -269,15 +298,17 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
     Valid poses are finite, have a rotation and last row 0 0 0 1 in cam2world, a positive focal length, and the origin
     in front of the camera and inside the image.
     """
+    # In double precision, so that rounding does not add to the error of the numbers.
     cam2world, intrinsics = (matrix.double() for matrix in split_pose(poses))
     rotation = cam2world[:, :3, :3]
     position = cam2world[:, :3, 3:]
     identity = torch.eye(4, dtype=torch.float64, device=poses.device)
 
-    # Project the origin into the image.
-    origin = -rotation.mT @ position  # N,3,1 in camera coordinates
-    origin_uv = (intrinsics @ (origin / origin[:, 2:]))[:, :2, 0]  # N,2, the image is [0, 1]
+    # Project the origin, from camera coordinates into the image, which is [0, 1] by [0, 1].
+    origin = -rotation.mT @ position  # N,3,1
+    origin_uv = (intrinsics @ (origin / origin[:, 2:]))[:, :2, 0]  # N,2
 
+    # Deviations from the form of a rigid motion and of a projection.
     last_row_error = (cam2world[:, 3] - identity[3]).abs().amax(1)
     rotation_error = (rotation.mT @ rotation - identity[:3, :3]).abs().amax((1, 2))
     intrinsics_error = (intrinsics[:, 2] - identity[3, 1:]).abs().amax(1)
@@ -291,8 +322,10 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
         "the camera looks away from the scene (origin)": origin[:, 2, 0] <= 0,
         "the scene (origin) is outside the image": (origin_uv - 0.5).abs().amax(1) > 0.5,
     }
+
+    # Keep the first reason of each row: it explains later ones.
     problems: dict[int, str] = {}
     for reason, failed in checks.items():
         for row in failed.nonzero()[:, 0].tolist():
-            problems.setdefault(row, reason)  # the first reason explains later ones
+            problems.setdefault(row, reason)
     return problems

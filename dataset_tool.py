@@ -27,7 +27,9 @@ from training.data.index import build_index
 
 INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
-DEFAULT_SIGMA = 2.0  # pixels
+
+# Blur of the Canny detector in pixels.
+DEFAULT_SIGMA = 2.0
 
 
 class DataGroup(Group):
@@ -51,7 +53,8 @@ def main() -> None:
 
 def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Callable:
     """Declare an option; a default other than None is shown in --help."""
-    if default is not None:  # click takes an explicit None for a value, also of a required option
+    # click takes an explicit None for a value, also of a required option.
+    if default is not None:
         extra.update(default=default, show_default=True)
     return click.option(name, type=kind, help=text, **extra)
 
@@ -127,11 +130,16 @@ def toy(
 
     Example: python dataset_tool.py toy --kind cats --outdir data/toy --number 2000
     """
+    # Objects are rendered whole.
     if number % views:
         raise click.UsageError(f"--number {number}: expected a multiple of --views {views}")
+
+    # Archives for training; held-out objects with depth, for evaluation of their 3D.
     splits = [("", RenderJob(kind, resolution, views, seed), number // views)]
     if held_out:
         splits.append(("_test", RenderJob(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
+
+    # Render one after the other; the progress bar counts objects.
     for suffix, job, objects in splits:
         bar = progress_bar(f"{kind}{suffix}", objects)
         paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{suffix}", workers, bar)
@@ -184,6 +192,7 @@ def pack_command(
 
     Example: python dataset_tool.py pack --images photos --label-maps labels --front --output a.zip --label-output b.zip
     """
+    # Options that contradict each other or have no effect.
     if front == (cameras is not None):
         raise click.UsageError("expected either --cameras FILE or --front")
     if (label_maps is None) != (label_output is None):
@@ -192,9 +201,13 @@ def pack_command(
         raise click.UsageError(f"--output and --label-output are both {output}; use two names")
     if classes and (data_type != "seg" or not label_maps):
         raise click.UsageError("--classes maps class ids: it needs --label-maps and --data_type seg")
+
+    # Open the inputs before anything is written.
     image_archive = Archive(images)
     label_archive = Archive(label_maps) if label_maps else None
     class_table = read_class_table(classes) if classes else None
+
+    # Convert.
     options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table)
     count = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
     click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
@@ -220,10 +233,14 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
     """
     if weights and sigma:
         raise click.UsageError("--sigma is for the Canny detector, --weights for the HED network; give one of them")
+
+    # Errors are a missing package, invalid weights and an invalid device.
     try:
         detect = learned_detector(weights, device) if weights else classical_detector(sigma or DEFAULT_SIGMA)
-    except (ImportError, ValueError, RuntimeError) as error:  # missing package, invalid weights, invalid device
+    except (ImportError, ValueError, RuntimeError) as error:
         raise click.UsageError(str(error)) from error
+
+    # Draw.
     count = draw_edges(Archive(data), output, detect, progress_bar("edges", None))
     click.echo(f"{count} drawings: {output}")
 
@@ -247,12 +264,15 @@ def check(
 
     Example: python dataset_tool.py check --data cats.zip --mask_data cats_label.zip --semantic_channels 6
     """
+    # Decode all files, one step of the progress bar each.
     images = Archive(data)
     label_maps = Archive(mask_data) if mask_data else None
     index = build_index(images, label_maps, use_labels=True)
     bar = progress_bar("check", len(index.images) + len(index.label_maps or []))
     report = check_dataset(images, label_maps, index, data_type, semantic_channels, bar)
     _print_report(report)
+
+    # Plot the cameras that are finite; the others are reported as problems.
     if coverage:
         poses = np.zeros((0, 25), np.float32) if index.poses is None else index.poses
         plot = pose_coverage(poses[np.isfinite(poses).all(1)])
@@ -263,9 +283,12 @@ def check(
 
 
 def _print_report(report: Report) -> None:
+    # Counts, and the share of each class in all pixels.
     click.echo(f"{report.images} images of {report.resolution} pixels, {report.label_maps} label maps")
     for class_id in np.flatnonzero(report.histogram):
         click.echo(f"  class {class_id}: {report.histogram[class_id] / report.histogram.sum():8.3%}")
+
+    # Problems go to the standard error stream, one a line.
     for problem in report.problems:
         click.echo(f"problem: {problem}", err=True)
     click.echo(f"{len(report.problems)} problems" if report.problems else "no problems")
@@ -287,10 +310,13 @@ def show(
 
     Example: python dataset_tool.py show --data cats.zip --mask_data cats_label.zip --output cats.png
     """
+    # Sampled without replacement, or the first ones.
     dataset = PosedImageDataset(data, mask_data, data_type, xflip=xflip)
     order = np.arange(len(dataset)) if seed is None else np.random.default_rng(seed).permutation(len(dataset))
+
+    # Mirrored copies follow after all samples; show each sample beside its copy.
     if xflip and seed is None:
-        order = order.reshape(2, -1).T.ravel()  # each sample beside its mirrored copy
+        order = order.reshape(2, -1).T.ravel()
     write_png(output, np.asarray(contact_sheet(dataset, order[:count].tolist())))
     click.echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
 

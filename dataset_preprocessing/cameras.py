@@ -14,8 +14,12 @@ from training.data.archive import WHOLE, DataError, Problem, data_error
 from training.data.index import stem_of
 from training.data.pose_files import by_name, parse_json, to_float32
 
-DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")  # lens parameters in transforms.json
-MIN_AXIS_SPREAD = 1e-3  # smallest eigenvalue per camera of the least-squares matrix of `normalize_cameras`
+# Lens parameters in transforms.json.
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+# Smallest eigenvalue per camera of the least-squares matrix of `normalize_cameras`: the mean squared sine of the angles
+# between the axes and their common direction, so about 2 degrees.
+MIN_AXIS_SPREAD = 1e-3
 
 
 def read_cameras(path: Path, z_up: bool = True) -> dict[str, np.ndarray]:
@@ -27,6 +31,7 @@ def read_cameras(path: Path, z_up: bool = True) -> dict[str, np.ndarray]:
     Raises:
         DataError: another format; or entries that are incomplete, duplicate or have lens distortion.
     """
+    # Entries by name: lists of 25 numbers, or frames. Names may have the separators of Windows.
     try:
         content = parse_json(path.read_bytes())
         is_eg3d = isinstance(content, dict) and "labels" in content
@@ -35,6 +40,7 @@ def read_cameras(path: Path, z_up: bool = True) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise data_error(path, WHOLE, f"not readable as cameras ({error})") from error
 
+    # Convert one by one, so that each problem names its entry.
     poses = {}
     for name, entry in entries.items():
         try:
@@ -55,6 +61,8 @@ def _nerf_frames(content: object) -> list[list]:
         raise ValueError(
             'expected {"labels": [...]} of EG3D\'s dataset.json or {"frames": [...]} of NeRF\'s transforms.json'
         )
+
+    # Intrinsics may be given once for all frames or in each frame.
     for number, frame in enumerate(content["frames"]):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise ValueError(f"frame {number} has no file_path")
@@ -63,16 +71,19 @@ def _nerf_frames(content: object) -> list[list]:
 
 def _nerf_pose(frame: dict, z_up: bool) -> np.ndarray:
     """Convert a frame to 25 float32; the vertical focal length is NaN if only the field of view is known."""
+    # Parameters that are 0 are as good as missing.
     distortion = [key for key in DISTORTION_KEYS if frame.get(key)]
     if distortion:
         key = distortion[0]
         raise ValueError(f"{key} is {frame[key]}: lens distortion is not supported, undistort the images first")
 
+    # To the camera axes and world axes of this project.
     cam2world = opengl_to_opencv(torch.from_numpy(_numbers(frame, "transform_matrix", 4, 4))[None])
     if z_up:
         cam2world = z_up_to_y_up(cam2world)
 
-    if "fl_x" in frame:  # COLMAP: pixels
+    # Intrinsics of COLMAP, in pixels: the principal point defaults to the center, fl_y to fl_x.
+    if "fl_x" in frame:
         width = _number_between(frame, "w")
         height = _number_between(frame, "h")
         focal_x = _number_between(frame, "fl_x")
@@ -80,9 +91,11 @@ def _nerf_pose(frame: dict, z_up: bool) -> np.ndarray:
         center_x = float(_numbers(frame, "cx")) / width if "cx" in frame else 0.5
         center_y = float(_numbers(frame, "cy")) / height if "cy" in frame else 0.5
         intrinsics = [[focal_x / width, 0, center_x], [0, focal_y / height, center_y], [0, 0, 1]]
-    else:  # Blender: horizontal field of view
+
+    # Of Blender: the horizontal field of view. The image's size is not known here; `crop_intrinsics` replaces the NaN.
+    else:
         focal_norm = 0.5 / math.tan(_number_between(frame, "camera_angle_x", math.pi) / 2)
-        intrinsics = [[focal_norm, 0, 0.5], [0, math.nan, 0.5], [0, 0, 1]]  # `crop_intrinsics` replaces the NaN
+        intrinsics = [[focal_norm, 0, 0.5], [0, math.nan, 0.5], [0, 0, 1]]
     return join_pose(cam2world, torch.tensor(intrinsics)[None])[0].numpy()
 
 
@@ -117,9 +130,13 @@ def crop_intrinsics(pose: np.ndarray, width: int, height: int) -> np.ndarray:
     """Convert a pose (25) of a width x height image to that of its center square."""
     left, top, side = center_square(width, height)
     pose = pose.copy()
-    k = pose[16:].reshape(3, 3)  # a view
+
+    # A view of the copied numbers. Without a vertical focal length, pixels are square.
+    k = pose[16:].reshape(3, 3)
     if np.isnan(k[1, 1]):
-        k[1, 1] = k[0, 0] * width / height  # square pixels
+        k[1, 1] = k[0, 0] * width / height
+
+    # From fractions of the image to fractions of the square, with the origin at the square's corner.
     k[0] *= width / side
     k[1] *= height / side
     k[0, 2] -= left / side
@@ -139,13 +156,15 @@ def normalize_cameras(poses: Tensor, radius: float) -> Tensor:
     position = cam2world[:, :3, 3:].double()  # N,3,1
     forward = cam2world[:, :3, 2:3].double()  # N,3,1
 
-    # The squared distance of x to an axis is |P (x - position)|^2, with P the projection across the axis.
+    # The squared distance of x to an axis with direction d is |P (x - position)|^2, where P = I - d d^T projects across
+    # d. The sum over all axes is least where sum(P) x = sum(P position).
     projection = torch.eye(3, dtype=torch.float64) - forward @ forward.mT  # N,3,3
     total = projection.sum(0)
     if torch.linalg.eigvalsh(total)[0] < MIN_AXIS_SPREAD * len(poses):
         raise ValueError("the cameras look in one direction, which does not determine where the scene is")
     center = torch.linalg.solve(total, (projection @ position).sum(0))  # 3,1
 
+    # Rotations stay; positions are relative to the center, and scaled.
     moved = position - center
     moved = moved * (radius / moved.norm(dim=1).mean())
     cam2world = cam2world.clone()

@@ -13,7 +13,11 @@ from camera_utils import view_angles
 from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize
 
-CELL, CAPTION = 128, 16  # height in pixels of an image and of the caption below
+# Height in pixels of an image and of the caption below.
+CELL = 128
+CAPTION = 16
+
+# Weight of the label colors over the image.
 LABEL_OPACITY = 0.6
 
 CaptionedImage = tuple[str, Image.Image]
@@ -21,6 +25,7 @@ CaptionedImage = tuple[str, Image.Image]
 
 def image_sheet(rows: Sequence[Sequence[CaptionedImage]], size: int = CELL) -> Image.Image:
     """Arrange images in rows, each resized to `size` pixels and above its caption."""
+    # As wide as the longest row; cells without an image stay white.
     height = size + CAPTION
     sheet = Image.new("RGB", (size * max(map(len, rows)), height * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -42,6 +47,7 @@ def contact_sheet(dataset: PosedImageDataset, indices: list[int], columns: int =
 
 def _captioned_images(dataset: PosedImageDataset, index: int) -> list[CaptionedImage]:
     """Return image and label map of a sample."""
+    # Image, with its number and the angles of its pose.
     sample = dataset[index]
     image = sample["image"].transpose(1, 2, 0)  # R,R,3
     caption = f"#{index}"
@@ -50,6 +56,7 @@ def _captioned_images(dataset: PosedImageDataset, index: int) -> list[CaptionedI
         caption += f"  yaw {yaw:+.0f}  pitch {pitch:+.0f}"
     images = [(caption, Image.fromarray(image))]
 
+    # Label map: blended with the image, which shows whether both fit; drawings as they were, dark on white.
     if "mask" in sample:
         mask = sample["mask"][0]  # R,R
         if dataset.data_type == "seg":
@@ -71,7 +78,7 @@ def pose_coverage(poses: np.ndarray, size: tuple[int, int] = (720, 360)) -> Imag
     plot = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(plot)
 
-    # Grid.
+    # Grid lines and labels every 45 degrees.
     for degrees in range(-180, 181, 45):
         x = (degrees + 180) / 360 * (width - 1)
         draw.line([(x, 0), (x, height)], fill="#dddddd")
@@ -81,7 +88,7 @@ def pose_coverage(poses: np.ndarray, size: tuple[int, int] = (720, 360)) -> Imag
         draw.line([(0, y), (width, y)], fill="#dddddd")
         draw.text((2, y + 1), str(degrees), fill="#888888")
 
-    # Cameras.
+    # A dot for each camera; the front (0, 0) is in the middle.
     yaw, pitch = view_angles(torch.from_numpy(poses))
     xs = (yaw / math.pi + 1) / 2 * (width - 1)
     ys = (0.5 - pitch / math.pi) * (height - 1)

@@ -6,21 +6,29 @@ import numpy as np
 
 from dataset_preprocessing.toy.render import Rendering
 
-CREASE_COSINE = 0.80  # a line is drawn where neighboring normals differ more than this
-DEPTH_STEP = 0.03  # and where depth deviates this much (world units) from the line through its two neighbors
+# A line is drawn where the cosine of the angle between neighboring normals is below this.
+CREASE_COSINE = 0.80
+
+# And where depth deviates this much (world units) from the line through its two neighbors.
+DEPTH_STEP = 0.03
 
 
 def edge_drawing(rendering: Rendering) -> np.ndarray:
     """Draw part boundaries, creases and depth steps: uint8 R,R, black lines two pixels wide on white."""
     line = np.zeros(rendering.parts.shape, bool)
-    for axis in (0, 1):  # edges between rows, then between columns
+
+    # Edges between rows, then between columns.
+    for axis in (0, 1):
         parts = rendering.parts.swapaxes(0, axis)
         depth = rendering.depth.swapaxes(0, axis)
         normals = rendering.normals.swapaxes(0, axis)
 
-        inside = (parts[1:] > 0) & (parts[:-1] > 0)  # both neighbors show the object
+        # Boundaries of parts. Geometry counts only where both neighbors show the object: the background has none.
+        inside = (parts[1:] > 0) & (parts[:-1] > 0)
         edge = parts[1:] != parts[:-1]
         edge |= inside & ((normals[1:] * normals[:-1]).sum(-1) < CREASE_COSINE)
+
+        # The second difference of depth is small on slopes, and large where one surface is in front of another.
         step = np.abs(depth[2:] - 2 * depth[1:-1] + depth[:-2]) > DEPTH_STEP
         edge[1:] |= inside[1:] & inside[:-1] & step
 

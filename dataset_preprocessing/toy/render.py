@@ -10,16 +10,27 @@ from dataset_preprocessing.toy.scene import Scene
 from dataset_preprocessing.toy.sdf import Array, length, unit
 
 # Sphere tracing.
-MAX_STEPS = 72  # most rays need 15; rays along an outline need nearly all
-HIT_DISTANCE = 3e-4  # world units; a pixel of a 512-pixel cat is 1.2e-3 wide
-GRAZING_STEPS = 24  # after so many steps, rays that have not hit advance by at least MIN_STRIDE
-MIN_STRIDE = 1.5e-3  # world units
-COMPACT_INTERVAL = 3  # steps between removing finished rays
+# Most rays need 15 steps; rays along an outline need nearly all.
+MAX_STEPS = 72
 
-# Antialiasing.
-SUBPIXELS = 3  # rays per side of a pixel on an edge
-EDGE_CONTRAST = 0.06  # difference between neighbors (display values in [0, 1]) that marks an edge
-START_MARGIN = 0.03  # world units before the depth around a pixel, where its additional rays start
+# A ray has hit at this distance (world units). A pixel of a 512-pixel cat is 1.2e-3 wide.
+HIT_DISTANCE = 3e-4
+
+# After so many steps, rays that have not hit advance by at least MIN_STRIDE (world units).
+GRAZING_STEPS = 24
+MIN_STRIDE = 1.5e-3
+
+# Steps between removing finished rays, which copies the arrays of the others.
+COMPACT_INTERVAL = 3
+
+# Antialiasing: rays per side of a pixel on an edge.
+SUBPIXELS = 3
+
+# Difference between neighbors (display values in [0, 1]) that marks an edge.
+EDGE_CONTRAST = 0.06
+
+# The additional rays of a pixel start this much (world units) before the depth around it.
+START_MARGIN = 0.03
 
 # Shading.
 AMBIENT_LIGHT = 0.42
@@ -64,6 +75,7 @@ def render(scene: Scene, pose: Array, resolution: int) -> Rendering:
     color = hits.color.copy()
 
     # Replace the color of edge pixels by the mean of a grid of rays.
+    # Only these pixels: nine rays for every pixel would take nine times as long.
     edge = np.flatnonzero(_edge_pixels(hits.parts.reshape(1, *size), hits.color.reshape(3, *size)))
     if len(edge):
         grid = (np.indices((SUBPIXELS, SUBPIXELS), np.float32).reshape(2, 1, -1) + 0.5) / SUBPIXELS - 0.5
@@ -81,6 +93,7 @@ def render(scene: Scene, pose: Array, resolution: int) -> Rendering:
 
 def pixel_rays(pose: Array, pixels: Array, resolution: int) -> tuple[Array, Array]:
     """Return the origin 3 and unit directions 3,M of rays through points 2,M of the image (row, column in pixels)."""
+    # Pixels to the camera's plane z = 1, then to the world.
     cam2world = pose[:16].reshape(4, 4)
     intrinsics = pose[16:].reshape(3, 3)
     uv1 = np.concatenate([pixels[::-1] / resolution, np.ones((1, pixels.shape[1]), np.float32)])  # 3,M
@@ -93,11 +106,15 @@ def pixel_rays(pose: Array, pixels: Array, resolution: int) -> tuple[Array, Arra
 def _edge_pixels(parts: Array, color: Array) -> Array:
     """Mark pixels R,R with a 4-neighbor of another part (1,R,R) or a clearly different color (3,R,R)."""
     edge = np.zeros(parts.shape[1:], bool)
-    for axis in (1, 2):  # neighbors in the next row, then in the next column
+
+    # Neighbors in the next row, then in the next column.
+    for axis in (1, 2):
         part_rows = parts.swapaxes(1, axis)
         color_rows = color.swapaxes(1, axis)
         change = (part_rows[:, 1:] != part_rows[:, :-1]).any(0)
         change |= (np.abs(color_rows[:, 1:] - color_rows[:, :-1]) > EDGE_CONTRAST).any(0)
+
+        # Both neighbors are on the edge.
         edge_view = edge.swapaxes(0, axis - 1)
         edge_view[1:] |= change
         edge_view[:-1] |= change
@@ -106,6 +123,7 @@ def _edge_pixels(parts: Array, color: Array) -> Array:
 
 def _start_depth(depth: Array) -> Array:
     """Return a depth R,R shortly before the nearest hit in the 3x3 pixels around each pixel; 0 without a hit."""
+    # Infinity, a neutral element of the minimum, in place of misses and outside the image.
     padded = np.pad(np.where(depth > 0, depth, np.float32(np.inf)), 1, constant_values=np.inf)
     nearest = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min((2, 3))
     return np.where(np.isfinite(nearest), nearest - START_MARGIN, 0)
@@ -116,11 +134,13 @@ def _start_depth(depth: Array) -> Array:
 
 def _trace_and_shade(scene: Scene, origin: Array, directions: Array, start: Array | None = None) -> _RayHits:
     """Trace rays from `origin` 3 along `directions` 3,M."""
+    # Rays that miss show the background.
     depth = trace(scene, origin, directions, start)
     parts = np.zeros(len(depth), np.uint8)
     normals = np.zeros_like(directions)
     linear = scene.background(directions)  # 3,M linear light
 
+    # Rays that hit show the object; K of them.
     hit = np.flatnonzero(depth)
     if len(hit):
         hit_directions = directions.take(hit, axis=1)
@@ -157,6 +177,8 @@ def trace(scene: Scene, origin: Array, directions: Array, start: Array | None = 
     for step in range(1, MAX_STEPS + 1):
         if not len(rays):
             break
+        # No surface is nearer than the distance, so a ray can step by it. Rays that graze a surface would take ever
+        # smaller steps.
         distance = scene.distance(origin[:, None] + t * ray_directions)
         is_grazing = (step > GRAZING_STEPS) & (distance > HIT_DISTANCE)
         t = t + np.where(is_grazing, np.maximum(distance, MIN_STRIDE), distance)
@@ -175,6 +197,8 @@ def trace(scene: Scene, origin: Array, directions: Array, start: Array | None = 
 
 def _box_intersection(half_size: Array, origin: Array, directions: Array) -> tuple[Array, Array]:
     """Return depths M, M at which rays enter and leave the box about the origin; entry >= exit where they miss it."""
+    # A ray crosses the two planes of axis i at depths (-origin_i -+ half_size_i) / direction_i. It is inside the box
+    # while it is between the planes of every axis.
     slope = 1 / np.where(directions == 0, np.float32(1e-20), directions)
     middle = -origin[:, None] * slope
     reach = half_size[:, None] * np.abs(slope)
@@ -183,6 +207,7 @@ def _box_intersection(half_size: Array, origin: Array, directions: Array) -> tup
 
 def _normals(scene: Scene, points: Array, offset: float = 6e-4) -> Array:
     """Return unit gradients 3,M of the distance from the corners of a tetrahedron (Quilez, "Normals for an SDF")."""
+    # The sum of corner * distance over the four corners is proportional to the gradient: four evaluations, not six.
     corners = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], np.float32)
     return unit(sum(corner[:, None] * scene.distance(points + offset * corner[:, None]) for corner in corners))
 
@@ -194,7 +219,7 @@ def _shade(scene: Scene, points: Array, normals: Array, parts: Array, directions
     """Return linear color 3,M: sky with ambient occlusion, a lamp with soft shadow, specular light, velvet."""
     surface = scene.surface(points, normals, parts)
 
-    # Lambertian light of the lamp.
+    # Lambertian light of the lamp; shadow rays start off the surface, which they would hit at once.
     lit = np.maximum(scene.light @ normals, 0)
     facing = np.flatnonzero(lit)
     lit[facing] *= _soft_shadow(scene, (points + 4e-3 * normals).take(facing, axis=1))
@@ -212,6 +237,7 @@ def _shade(scene: Scene, points: Array, normals: Array, parts: Array, directions
 
 def _ambient_occlusion(scene: Scene, points: Array, normals: Array) -> Array:
     """Return M in [0, 1], 1 if unoccluded, from distances along the normal (Evans 2006)."""
+    # In the open, the distance at a point above the surface is its height; less means that something is beside it.
     blocked = np.zeros(points.shape[1], np.float32)
     for reach, weight in ((0.015, 0.9), (0.05, 0.6)):
         distance = scene.distance(points + reach * normals)
@@ -221,6 +247,7 @@ def _ambient_occlusion(scene: Scene, points: Array, normals: Array) -> Array:
 
 def _soft_shadow(scene: Scene, points: Array, steps: int = 7) -> Array:
     """Return M in [0, 1], 1 if fully lit; penumbra from the nearest miss on the way to the lamp (Quilez 2010)."""
+    # distance / t is the angle by which the ray misses an obstacle; a large lamp is partly covered by a near miss.
     visibility = np.ones(points.shape[1], np.float32)
     t = np.full(points.shape[1], 0.012, np.float32)
     for _ in range(steps):

@@ -60,13 +60,15 @@ class Waves:
     """
 
     def __init__(self, rng: np.random.Generator, count: int, low: float, high: float):
+        # Directions uniform on the sphere: normal vectors, normalized.
         directions = unit(rng.standard_normal((count, 3)), axis=1)
         self.frequency = (directions * rng.uniform(low, high, (count, 1))).astype(np.float32)
         self.phase = rng.uniform(0, 2 * np.pi, (count, 1)).astype(np.float32)
 
     def __call__(self, points: Array) -> Array:
         """Return the noise M at points 3,M."""
-        return np.sin(self.frequency @ points + self.phase).mean(axis=0) * 1.6  # sines are seldom all in phase
+        # The mean of sines is seldom near 1, because they are seldom all in phase.
+        return np.sin(self.frequency @ points + self.phase).mean(axis=0) * 1.6
 
 
 def mix(a: Array, b: Array, weight: Array) -> Array:

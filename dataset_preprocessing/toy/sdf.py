@@ -27,6 +27,7 @@ def fold(points: Array) -> Array:
 
 def length(vectors: Array) -> Array:
     """Return the Euclidean length M of vectors 3,M."""
+    # Faster than np.linalg.norm along the first axis.
     x, y, z = vectors
     return np.sqrt(x * x + y * y + z * z)
 
@@ -46,6 +47,7 @@ def sphere(points: Array, center: Array, radius: float) -> Array:
 
 def ellipsoid(points: Array, center: Array, radii: Array) -> Array:
     """Return the first-order distance M of points 3,M to an ellipsoid: implicit function over its gradient's length."""
+    # With q = p / radii: f = |q| - 1, |grad f| = |q / radii| / |q|; f over the gradient is |q| (|q| - 1) / |q / radii|.
     scaled = (points - center[:, None]) / radii[:, None]
     norm = length(scaled)
     return norm * (norm - 1) / np.maximum(length(scaled / radii[:, None]), 1e-9)
@@ -55,12 +57,15 @@ def capsule(points: Array, start: Array, end: Array, radius: float) -> Array:
     """Return the distance M of points 3,M to all points within `radius` of the segment from `start` to `end`."""
     axis = end - start
     offset = points - start[:, None]
-    position = np.clip(axis / axis.dot(axis) @ offset, 0, 1)  # M, 0 at start, 1 at end
+
+    # Nearest point of the segment: 0 at start, 1 at end; M.
+    position = np.clip(axis / axis.dot(axis) @ offset, 0, 1)
     return length(offset - position * axis[:, None]) - radius
 
 
 def cylinder_x(points: Array, center: Array, radius: float, half_width: float) -> Array:
     """Return the distance M of points 3,M to a cylinder with axis x."""
+    # In the plane of radius and axis the cylinder is a rectangle: inside, the nearest side counts; outside, the corner.
     x, y, z = points - center[:, None]
     radial = np.hypot(y, z) - radius
     axial = np.abs(x) - half_width
@@ -76,9 +81,12 @@ def leaf(points: Array, height: float, width: float, flatness: float) -> Array:
         width: half of its extent in x.
         flatness: thickness (z) over width (x).
     """
+    # The outline is an arc through (0, height) and (width, 0), whose center is beyond the y axis by arc_radius - width.
     x, y, z = points
     arc_radius = (width**2 + height**2) / (2 * width)
     radial = np.sqrt(x * x + (z / flatness) ** 2) + (arc_radius - width)
+
+    # Stretching z by 1 / flatness makes distances too long by at most that factor.
     return (np.sqrt(radial * radial + y * y) - arc_radius) * flatness
 
 
@@ -115,12 +123,14 @@ class ConvexSolid:
 
 def smooth_max(distances: Array, rounding: float) -> Array:
     """Return the log-sum-exp maximum M of distances K,M: an intersection with rounded edges."""
-    highest = distances.max(0)  # subtracted before exp, which could overflow
+    # The maximum is subtracted before exp, which could overflow.
+    highest = distances.max(0)
     return highest + rounding * np.log(np.exp((distances - highest) / rounding).sum(0))
 
 
 def smooth_union(a: Array, b: Array, width: float) -> Array:
     """Return the union M of distances M with a quadratic transition of the given width (Quilez, "smooth minimum")."""
+    # Where the distances differ by less than `width`, subtract a parabola: width / 4 where they are equal.
     overlap = np.maximum(width - np.abs(a - b), 0)
     return np.minimum(a, b) - overlap * overlap / (4 * width)
 

@@ -13,12 +13,21 @@ from PIL import ExifTags, Image, ImageOps
 from dnnlib.util import atomic_write
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
-COLOR_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")  # 8 bits; CMYK and 16 bits have no unambiguous conversion
+
+# PIL modes with 8 bits. CMYK and 16 bits have no unambiguous conversion to RGB.
+COLOR_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")
 CLASS_MODES = ("L", "P", "1")
-GRAY_SCALES = {2: 85, 4: 17}  # bits per pixel -> factor by which PIL spreads such gray values over 0..255
-PNG_BIT_DEPTH, PNG_COLOR_TYPE = 24, 25  # byte offsets in a PNG file
-PNG_GRAY = 0  # color type
-EXIF_UPRIGHT = 1  # orientation
+
+# Factor by which PIL spreads gray values of 2 or 4 bits per pixel over 0..255.
+GRAY_SCALES = {2: 85, 4: 17}
+
+# Byte offsets in a PNG file, and its color type gray (PNG specification, IHDR).
+PNG_BIT_DEPTH = 24
+PNG_COLOR_TYPE = 25
+PNG_GRAY = 0
+
+# Orientation of pixels that need no rotation.
+EXIF_UPRIGHT = 1
 
 
 def open_image(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.Image:
@@ -27,6 +36,7 @@ def open_image(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.Im
     Raises:
         ValueError: not a PNG or JPEG, too many pixels, or a PIL mode that is not in `modes`.
     """
+    # PIL only warns about images between one and two times its limit of pixels, which are an attack or a mistake too.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -53,7 +63,8 @@ def _load(image: Image.Image, apply_exif: bool = False) -> Image.Image:
     try:
         image.load()
         return ImageOps.exif_transpose(image) if apply_exif else image
-    except Exception as error:  # decoders and EXIF readers raise errors of many kinds on damaged bytes
+    except Exception as error:
+        # Decoders and EXIF readers raise errors of many kinds on damaged bytes.
         raise ValueError(f"damaged image ({error})") from error
 
 
@@ -61,12 +72,13 @@ def has_exif_rotation(image: Image.Image) -> bool:
     """Return whether the EXIF orientation differs from the stored one; ValueError if EXIF is damaged."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, EXIF_UPRIGHT) != EXIF_UPRIGHT
-    except Exception as error:  # as in _load
+    except Exception as error:
         raise ValueError(f"damaged EXIF ({error})") from error
 
 
 def _to_rgb_on_white(image: Image.Image) -> Image.Image:
     """Convert to RGB and composite transparent pixels on white."""
+    # Gray, RGB and palette images can have one transparent color or index instead of an alpha channel.
     if image.mode in ("RGBA", "LA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -90,6 +102,8 @@ def decode_class_ids(content: bytes, apply_exif: bool = False) -> np.ndarray:
         ValueError: more than one channel, JPEG, or damaged.
     """
     ids = np.array(_load(open_class_map(content), apply_exif)).astype(np.uint8)
+
+    # PIL returns 1-bit gray as 0 and 1, but spreads 2 and 4 bits; palette indices are never changed.
     if content[PNG_COLOR_TYPE] == PNG_GRAY:
         ids //= GRAY_SCALES.get(content[PNG_BIT_DEPTH], 1)
     return ids
@@ -109,6 +123,7 @@ def decode_edges(content: bytes, resolution: int) -> np.ndarray:
     if height != width:
         raise ValueError(f"{width}x{height} pixels, drawings must be square (dataset_tool.py pack)")
 
+    # Box blur in integers: sums of three rows, then of three columns. Adding 4 before the division by 9 rounds.
     padded = np.pad(255 - gray.astype(np.uint16), 1, mode="reflect")  # H+2,W+2
     rows = padded[:-2] + padded[1:-1] + padded[2:]  # H,W+2
     stored = ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4) // 9).astype(np.uint8)  # H,W

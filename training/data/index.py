@@ -47,10 +47,13 @@ def build_index(images: Archive, label_maps: Archive | None, use_labels: bool) -
         label_maps: archive of the label maps, None for no label maps.
         use_labels: read the poses.
     """
+    # Images decide what the data set contains; label maps and poses without an image are ignored.
     problems: list[Problem] = []
     image_by_stem = _images_by_stem(images, problems)
     if not image_by_stem:
         problems.append(Problem(WHOLE, f"contains no images ({', '.join(IMAGE_ENDINGS)})"))
+
+    # Label maps and poses in the order of the images.
     names = list(image_by_stem.values())
     matched = None if label_maps is None else _match_label_maps(image_by_stem, label_maps, problems)
     poses = _read_poses(images, names, problems) if use_labels and names else None
@@ -63,6 +66,8 @@ def _images_by_stem(archive: Archive, problems: list[Problem]) -> dict[str, str]
     for name in archive.names:
         if not name.lower().endswith(IMAGE_ENDINGS):
             continue
+
+        # a.jpg and a.png cannot both belong to label map a.png.
         first = image_by_stem.setdefault(stem_of(name), name)
         if first != name:
             problems.append(Problem(f"{archive.path.name}/{name}", f"same name without extension as {first}"))
@@ -83,6 +88,7 @@ def _match_label_maps(image_by_stem: dict[str, str], label_maps: Archive, proble
                 stem: label_map_by_file[file] for stem, file in file_by_stem.items() if file in label_map_by_file
             }
 
+    # Images without a label map are reported, and missing in the result.
     for stem, name in image_by_stem.items():
         if stem not in label_map_by_stem:
             problems.append(Problem(name, f"no label map of that name in {label_maps.path.name}"))
