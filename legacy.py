@@ -105,6 +105,7 @@ def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int)
 
 def _parse_class_names(class_names: str, records: Iterable[NetworkRecord]) -> list[str]:
     """Split comma-separated names; their number must be that of each network's label classes."""
+    # In the order of the classes' numbers.
     names = class_names.split(",")
     for record in records:
         # Discriminators have none.
@@ -115,6 +116,7 @@ def _parse_class_names(class_names: str, records: Iterable[NetworkRecord]) -> li
 
 
 def _check_target(target: Path) -> None:
+    # The suffix chooses the format; `save_snapshot` would write any other as a PyTorch file.
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target}: expected a name that ends in {', '.join(SUFFIXES)}")
     if not target.parent.is_dir():

@@ -95,6 +95,7 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 def _signals_raise_terminated() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP, unless they are ignored (nohup) or handled already."""
     previous = {}
+
     # Python allows no other thread to set handlers.
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
@@ -193,6 +194,7 @@ class Command(_OneLineUsageErrors):
 
     def option_of(self, field: str) -> str:
         """Return the option that sets a field ("--batch"), or the field's name if no option does."""
+        # Most options have the name of their field.
         name = self.fields.get(field, field)
         for param in self.params:
             if param.name == name and isinstance(param, click.Option):
@@ -221,6 +223,8 @@ class Command(_OneLineUsageErrors):
         """Replace old option names, and repeat the name of a repeatable option before each further value."""
         # Names of the options that may be repeated.
         repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+
+        # The option that the current argument follows, and whether it has a value already.
         expanded = []
         option = ""
         has_value = False

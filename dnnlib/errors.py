@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_REFERENCE = re.compile(r"`(\w+)([^`]*)`")  # `field` or `field=value` in a message
+# `field` or `field=value` in a message.
+_REFERENCE = re.compile(r"`(\w+)([^`]*)`")
 
 
 def show_fields(text: str, show_field: Callable[[str], str] = str) -> str:
@@ -49,4 +50,5 @@ class ConfigError(ValueError):
         return f"{show_field(self.field)}: {show_fields(self._text, show_field)}"
 
     def __str__(self) -> str:
+        # Fields by name: library code does not know options.
         return self.message()

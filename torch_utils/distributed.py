@@ -48,13 +48,14 @@ def from_rank_0(value: Any) -> Any:
     """Return the value of rank 0; any picklable type."""
     if world_size() == 1:
         return value
+    # Replaced in place, except on rank 0.
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether the flag is set in at least one process."""
+    """Return whether the flag is set in at least one process; the answer is the same in all of them."""
     return any(gather_objects(flag))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+# Values of `Precision.setting`.
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
@@ -42,7 +43,8 @@ class Precision:
         if self.setting == "bf16":
             return torch.bfloat16
 
-        # float16 on request wherever it cannot overflow, else where the weights were trained with it.
+        # float16, whose largest number is 65,504: on request wherever it cannot overflow, else where the weights were
+        # trained with it.
         half = self.clamps if self.setting == "fp16" else self.use_fp16 and device.type == "cuda"
         return torch.float16 if half else torch.float32
 

@@ -73,7 +73,8 @@ def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], An
     return interpreter.result()
 
 
-# Opcodes that push their argument, a constant, a new container or a tuple of the topmost values.
+# Opcodes that push their argument, a constant, a new container or a tuple of the topmost values. Those of older
+# protocols, with numbers as text, are left out.
 _PUSH_ARGUMENT = frozenset((
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
     "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
@@ -180,6 +181,7 @@ class _Interpreter:
         self.memo[index] = self._top(object)
 
     def _load(self, index: int) -> None:
+        # A dict, so that a large index takes no memory.
         if index not in self.memo:
             raise WeightsError(f"damaged pickle: value {index} is used before it is stored")
         self.stack.append(self.memo[index])

@@ -28,6 +28,7 @@ def use_kernel(impl: str, device: torch.device) -> bool:
     """
     if impl not in ("auto", "ref", "kernel"):
         raise ValueError(f"impl: expected auto, ref or kernel, got {impl!r}")
+    # Before anything is compiled.
     if impl == "ref":
         return False
 
@@ -58,7 +59,8 @@ def _load_kernels() -> bool:
         else:
             _compile_and_load(path)
     except Exception as error:
-        # Compilers fail in many ways, and the references give the same numbers.
+        # Compilers fail in many ways, and the references give the same numbers. The first line is enough: the rest is
+        # the compiler's output.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
             f"CUDA kernels could not be built ({reason}); using PyTorch operators: same results, slower. "

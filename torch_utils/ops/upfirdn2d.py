@@ -54,7 +54,7 @@ def setup_filter(
     if f.ndim == 1 and not separable:
         f = torch.outer(f, f)
 
-    # Gain; a 1-D filter is applied twice, so it gets the square root.
+    # Gain; a separable filter is applied twice, so it gets the square root.
     if normalize:
         f = f / f.sum()
     if flip_filter:
@@ -73,6 +73,8 @@ def parse_pair(value: Ints, name: str) -> tuple[int, int]:
 def parse_padding(padding: Ints) -> tuple[int, int, int, int]:
     """Return (left, right, top, bottom) for one integer, two (x, y) or four."""
     sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+
+    # As in `conv2d`, but x first.
     if len(sides) == 2:
         sides = (sides[0], sides[0], sides[1], sides[1])
     if len(sides) != 4:
@@ -215,7 +217,7 @@ def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
 
     # Filter each channel, and drop pixels. `conv2d` correlates, so a convolution needs the filter reversed.
     f = f if flip_filter else f.flip([0, 1])
-    x = F.conv2d(x, (f * gain).to(x.dtype).expand(c, 1, *f.shape), groups=c)
+    x = F.conv2d(x, _depthwise(f * gain, x), groups=c)
     return x[:, :, :: down[1], :: down[0]]
 
 
@@ -240,15 +242,15 @@ def _upfirdn2d_conv(x, f, up, down, padding, flip_filter, gain):
             top = 0
         return F.conv2d(x, _depthwise(f * gain, x), stride=down[::-1], padding=(top, left), groups=channels)
 
-    # With upsampling: a transposed convolution. Its result begins with pixels that only the first tap of the filter
-    # reaches; those beyond the padding are cut, as many as on both sides by the convolution itself.
+    # With upsampling: a transposed convolution. Its result has a pixel wherever a tap of the filter meets the image.
+    # Those beyond the padding are cut, equal amounts on both sides by the convolution itself; negative ones are added.
     f = f.flip([0, 1]) if flip_filter else f
     cut = [kw - 1 - left, kw - up[0] - right, kh - 1 - top, kh - up[1] - bottom]
     cut_x = max(0, min(cut[:2]))
     cut_y = max(0, min(cut[2:]))
     x = F.conv_transpose2d(x, _depthwise(f * gain, x), stride=up[::-1], padding=(cut_y, cut_x), groups=channels)
 
-    # Cut the remaining pixels, or add zeros, where one side has more padding.
+    # Cut or add the rest, which differs between the sides.
     remaining = [cut_x - cut[0], cut_x - cut[1], cut_y - cut[2], cut_y - cut[3]]
     x = F.pad(x, remaining) if any(remaining) else x
     return x if down == (1, 1) else x[:, :, :: down[1], :: down[0]]
@@ -271,7 +273,7 @@ def _crop(x: Tensor, up: tuple[int, int], padding: Sequence[int]) -> tuple[Tenso
         first = -(before // up[axis]) if before < 0 else 0
         # One past the last one.
         last = -((-size * up[axis] - after) // up[axis]) if after < 0 else size
-        # A view; the copy, if one is needed, is made by the convolution.
+        # A view; the convolution makes a copy if it needs one.
         if first or last < size:
             x = x.narrow(dim, first, last - first)
         remaining += [before + first * up[axis], after + (size - last) * up[axis]]
