@@ -229,7 +229,7 @@ def test_snapshots_hold_the_weights_and_options_without_local_paths(whole_run, o
 
 
 def test_options_for_publication_name_weights_files_without_directories(options):
-    private = replace(options, resume_pkl="/home/somebody/eg3d.pkl", lpips_weights="/home/somebody/vgg16.pth")
+    private = replace(options, resume_pkl="/private/eg3d.pkl", lpips_weights="/private/vgg16.pth")
     public = private.without_local_paths()
     assert (public.resume_pkl, public.lpips_weights) == ("eg3d.pkl", "vgg16.pth")
 

@@ -119,10 +119,8 @@ class TriPlane(nn.Module):
         }
         self.superresolution = _superresolution(self.rendering_kwargs["superresolution_module"], **sr_kwargs)
         if architecture.labels:
-            class_name = self.rendering_kwargs["superresolution_module_semantic"]
-            self.superresolution_semantic = _superresolution(
-                class_name, semantic_channels=semantic_channels, **sr_kwargs
-            )
+            name = self.rendering_kwargs["superresolution_module_semantic"]
+            self.superresolution_semantic = _superresolution(name, semantic_channels=semantic_channels, **sr_kwargs)
 
         # Decoders of plane features. Density comes from the decoder, or the head, of the labels where there is one.
         decoder_options = {
