@@ -25,7 +25,7 @@ from training.weights.snapshot import CLASS_NAMES, UNTRAINED, load_network_pkl, 
 __all__ = ["WeightsError", "construct", "load_network_pkl"]
 
 SUFFIXES = (".pkl", ".pt", ".safetensors")
-WIDTH = click.IntRange(1, 2**17)  # up to four times the published width
+WIDTH = click.IntRange(1, 2**17)  # up to four times the published channel_base
 
 
 @click.group(cls=Group)
@@ -76,7 +76,7 @@ def show(source: str) -> None:
 
 
 @main.command()
-@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", metavar="TARGET", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="Published architecture to use.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of the weights.")
 @click.option("--channel-base", default=GeneratorOptions.channel_base, show_default=True, type=WIDTH,
@@ -108,7 +108,7 @@ def _parse_class_names(class_names: str, records: Iterable[NetworkRecord]) -> li
     # In the order of the classes' numbers.
     names = class_names.split(",")
     for record in records:
-        # Discriminators have none.
+        # Networks without label channels are skipped.
         classes = record.init_kwargs.get("semantic_channels")
         if classes and classes != len(names):
             raise InputError(f"--class_names: expected {classes} names, one for each class, got {len(names)}")

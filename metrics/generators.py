@@ -40,7 +40,7 @@ class NetworkGenerator:
         return torch.tensor(self.G.rendering_kwargs.get("avg_camera_pivot", (0.0, 0.0, 0.0)), dtype=torch.float32)
 
     def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return ws N,num_ws,w_dim and planes N,3,F,P,P of N seeds; see `SceneGenerator`."""
+        """Return ws N,num_ws,w_dim and planes N,3,C,P,P of N seeds; see `SceneGenerator`."""
         # The encoder runs once per label map: N seeds may share one.
         ws = scene_ws(self.G, self.G.encode({"mask": label_map}), pose, seeds)
         return ws, scene_planes(self.G, ws)
@@ -142,7 +142,7 @@ def fit_mean_baseline(evaluator: Evaluator, members: Sequence[int], pivot: Tenso
     if not depth_images:
         return MeanBaseline(image, semantic, None, torch.ones_like(image[:1]), None, pivot)
 
-    # Mean depth of the objects at each pixel; of all pixels where no member has an object.
+    # Mean object depth at each pixel; where no sample has an object, the mean over all object pixels.
     mean_depth = depth_sum.sum() / object_count.sum()
     depth = torch.where(object_count > 0, depth_sum / object_count.clamp(min=1), mean_depth).to(device)
     weight = (object_count / len(members)).to(device)

@@ -21,7 +21,7 @@ from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
 from metrics.segmentation import EDGE_TOLERANCE, LEVELS, LINE_BELOW, average_precision, mean_iou, pixel_accuracy
 from metrics.views import DEPTH_AGREEMENT, MESH_GRID, OPAQUE, SURFACE_POINTS, TURNS_RAD
 
-# Default numbers of samples: of metrics that render one image for each, and of those that render several.
+# Default number of samples, for metrics that render one image per sample and for those that render several.
 MANY_SAMPLES = 50_000
 FEW_SAMPLES = 200
 # Images of one label map for diversity: 10 pairs.
@@ -111,7 +111,7 @@ class MetricSpec:
         mode: images that it needs.
         description: its definition in one sentence, for the protocol.
         compute: figures by suffix, from accumulated values; None if all figures are means.
-        means: more figures by suffix: means over samples of the columns of accumulated rows, by name of the rows.
+        means: further figures: name of accumulated rows -> suffix of each column; the figure is the mean over samples.
         input: entry of the accumulator that `compute` reads, in mode INPUT_VIEW.
         resources: fields of `Resources` that it uses, if the user provides them.
         max_samples: default number of samples; fewer if the data set has fewer.
@@ -143,7 +143,7 @@ class MetricSpec:
 _input_view = partial(MetricSpec, EvalMode.INPUT_VIEW)
 _DISTRIBUTION = {"input": "features", "resources": ("extractor",), "numbered": True}
 _CLASSES = {"input": "labels", "resources": ("segmenter",), "data_type": "seg"}
-_SEGMENTED = "_segmented: of a segmentation network's labels on the rendered image; higher is better."
+_SEGMENTED = "_segmented: the same for a segmentation network's labels of the rendered image. Higher is better."
 METRICS = {
     # Realism.
     "fid": _input_view(
@@ -157,7 +157,7 @@ METRICS = {
     ),
     "pr": _input_view(
         "Share of generated images within the manifold of real images (precision) and the other way around (recall), "
-        f"each a union of balls to the nearest neighbor {NEIGHBORS}; higher is better.",
+        f"each a union of balls with radius to neighbor {NEIGHBORS}; higher is better.",
         _precision_recall, **_DISTRIBUTION, min_samples=NEIGHBORS + 1, max_real=200_000,
     ),
     "is": _input_view(
@@ -166,12 +166,12 @@ METRICS = {
     ),
     # Agreement with the label map.
     "miou": _input_view(
-        "Intersection over union of rendered and input label maps, all pixels together, mean over the classes of "
-        f"either; {_SEGMENTED}",
+        "Intersection over union of rendered and input label maps over all pixels of all samples, averaged over the "
+        f"classes that occur in either. {_SEGMENTED}",
         partial(_label_score, mean_iou), **_CLASSES,
     ),
     "acc": _input_view(
-        f"Share of pixels whose rendered class is that of the input label map; {_SEGMENTED}",
+        f"Share of pixels whose rendered class is that of the input label map. {_SEGMENTED}",
         partial(_label_score, pixel_accuracy), **_CLASSES,
     ),
     "ap": _input_view(
@@ -188,10 +188,11 @@ METRICS = {
     # Consistency of views, and agreement with known 3D.
     "fvv": MetricSpec(
         EvalMode.TURNED_VIEWS,
-        f"Differences of views turned by {', '.join(map(str, TURNS_RAD))} rad to the input view: color as a share of "
-        "the range, share of pixels of another class (edges: mean difference), distance of embeddings; lower is better."
-        f" Pixels are reprojected by the rendered depth (_unmoved: they are not) where depths agree within "
-        f"{DEPTH_AGREEMENT:.0%} and both views cover more than {OPAQUE:.0%} of a ray (_compared: their share).",
+        f"Differences between the input view and views turned by {', '.join(map(str, TURNS_RAD))} rad, after pixels "
+        "are reprojected with the rendered depth. _color: mean difference as a share of the range. _label: share of "
+        "pixels whose class differs (edges: mean difference). _embedding: distance of embeddings. Pixels count where "
+        f"depths agree within {DEPTH_AGREEMENT:.0%} and both views are more than {OPAQUE:.0%} opaque; _compared is "
+        "their share. _unmoved: without reprojection. Lower is better.",
         means={
             "reprojection": ("_color", "_label", "_color_unmoved", "_label_unmoved", "_compared"),
             "embedding": ("_embedding", "_embedding_cosine"),
@@ -200,7 +201,7 @@ METRICS = {
     ),
     "nvs": MetricSpec(
         EvalMode.NOVEL_VIEWS,
-        "Other views of an object than the input, compared with the data set: labels, PSNR in dB "
+        "Views of an object other than the input view, compared with the images of the data set: labels, PSNR in dB "
         f"({MAX_PSNR:g} at most), SSIM (Gaussian window of {SSIM_WINDOW} pixels, sigma {SSIM_SIGMA}; higher is better),"
         " and error of depth in world units on the object (lower is better).",
         _novel_view_labels, {"novel_views": ("_psnr", "_ssim", "_depth")}, resources=("depth_images",),
@@ -208,16 +209,17 @@ METRICS = {
     ),
     "chamfer": MetricSpec(
         EvalMode.NOVEL_VIEWS,
-        f"Mean distance in world units from {SURFACE_POINTS} points of the mesh (density grid of {MESH_GRID} points "
-        "per axis, automatic threshold) that some view sees to the nearest point of the data set's depth, the other "
-        "way around, and the mean of both, over objects that have both; lower is better.",
+        f"Mean distance in world units from {SURFACE_POINTS} mesh points that are visible in at least one view "
+        f"(density grid of {MESH_GRID} points per axis, automatic threshold) to the nearest point of the data "
+        "set's depth (_to_truth), the reverse (_from_truth), and their mean, over objects that have both; lower is "
+        "better.",
         means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, resources=("depth_images",), max_samples=FEW_SAMPLES,
     ),
 }  # fmt: skip
 
 # --------------------------------------------------------------------------- names
 
-EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer, or with a number fid50k_full, kid5k, pr50k3, is10k"
+EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer; with a number: fid50k_full, kid5k, pr50k3"
 # fid, fid5k, fid50k_full, fid123; pr50k3: the 3 after k is the number of neighbors.
 NAME = re.compile(r"(?P<key>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<neighbors>(?<=k)3)?(?P<full>_full)?)?")
 
@@ -281,13 +283,13 @@ def parse_metrics(names: Sequence[str]) -> list[Metric]:
         ConfigError: unknown name, too many samples, or no name at all.
     """
     if not names:
-        raise ConfigError("metrics", "", f"some of {EXAMPLES}")
+        raise ConfigError("metrics", "", f"one or more of {EXAMPLES}")
     return [_parse(name) for name in dict.fromkeys(names)]
 
 
 def _parse(name: str) -> Metric:
     # Name without a number.
-    unknown = ConfigError("metrics", name, f"some of {EXAMPLES}", problem="no such metric")
+    unknown = ConfigError("metrics", name, f"one or more of {EXAMPLES}", problem="no such metric")
     match = NAME.fullmatch(name)
     if not match or match["key"] not in METRICS:
         raise unknown

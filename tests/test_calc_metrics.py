@@ -259,10 +259,10 @@ INVALID = {
     "unknown configuration": ({"cfg": "seg2dog"}, "'--cfg': 'seg2dog' is not one of"),
     "cats as faces": ({"cfg": "seg2face"}, "--cfg: got 'seg2face', expected seg2cat; .*takes 6 classes"),
     "no metrics": ({"metrics": None}, "Missing option '--metrics'"),
-    "empty metrics": ({"metrics": ","}, "--metrics: got '', expected some of fid, kid"),
+    "empty metrics": ({"metrics": ","}, "--metrics: got '', expected one or more of fid, kid"),
     "unknown metric": (
         {"metrics": "miou,beauty"},
-        "--metrics: no such metric, got 'beauty', expected some of fid, kid",
+        "--metrics: no such metric, got 'beauty', expected one or more of fid, kid",
     ),
     "edges of classes": ({"metrics": "ap"}, "--metrics: ap: is for edge data, this is seg"),
     "no samples": ({"num": 0}, "'--num': 0 is not in the range 1<=x"),

@@ -56,7 +56,12 @@ def from_rank_0(value: Any) -> Any:
 
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in at least one process; the answer is the same in all of them."""
-    return any(gather_objects(flag))
+    if world_size() == 1:
+        return flag
+    # A tensor rather than gather_objects, which pickles: this runs in every iteration.
+    count = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    all_reduce(count)
+    return count.item() > 0
 
 
 def copy_from_rank_0(module: nn.Module) -> None:
@@ -64,7 +69,7 @@ def copy_from_rank_0(module: nn.Module) -> None:
     if world_size() == 1:
         return
     for tensor in module.state_dict().values():
-        # As broadcast requires; parameters in channels-last format are not.
+        # broadcast needs contiguous tensors, and channels-last parameters are not contiguous.
         contiguous = tensor.contiguous()
         dist.broadcast(contiguous, src=0)
         tensor.copy_(contiguous)
@@ -74,12 +79,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Average gradients over all processes in place, with a single all-reduce, and make them finite.
 
     A gradient that only some processes have counts as zero in the others; one that no process has stays None. In the
-    mean, NaN becomes 0 and infinity GRADIENT_LIMIT with its sign. A single process makes no copy.
+    mean, NaN becomes 0 and +-infinity becomes +-GRADIENT_LIMIT. A single process makes no copy.
 
     Args:
         parameters: any shapes, one type and device, the same in all processes.
     Returns:
-        Number of elements of the mean that were not finite: int64 scalar on the device, to avoid a synchronization.
+        Number of elements of the mean that were not finite: int64 scalar on the device.
     """
     # None in all processes: optimizers skip these parameters, so they must stay None.
     parameters = _with_gradient_in_any_process(list(parameters))
@@ -113,7 +118,10 @@ def _make_finite(gradients: list[Tensor]) -> Tensor:
 
 def _with_gradient_in_any_process(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """Select parameters with a gradient; processes differ where a random choice skips a part of the loss."""
-    # One row of flags for each process; a column belongs to a parameter.
-    flags = gather_objects([p.grad is not None for p in parameters])
-    present = [any(column) for column in zip(*flags, strict=True)]
+    # The number of processes with a gradient, for each parameter.
+    present = [p.grad is not None for p in parameters]
+    if world_size() > 1 and parameters:
+        counts = torch.tensor(present, dtype=torch.int32, device=parameters[0].device)
+        all_reduce(counts)
+        present = counts.tolist()  # waits for the device
     return [p for p, is_present in zip(parameters, present, strict=True) if is_present]

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketClose
 # Host names of a server on a loopback address.
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 # Address and port that are assigned to no machine (RFC 5737).
-DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
+UNROUTED_ADDRESS = ("192.0.2.1", 9)
 # The page loads nothing from other hosts, and cannot be embedded in other pages.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -60,7 +60,7 @@ class ServerAddress:
         # The address without an IPv6 zone.
         self.address = ipaddress.ip_address(address.partition("%")[0])
 
-        # A wildcard address is no name: accepting its IP addresses is the task of `accepts`.
+        # A wildcard address is not a usable host name; `accepts` handles IP addresses in that case.
         self.names = set() if self.is_wildcard else {host.lower(), str(self.address)}
         if self.is_wildcard or self.address.is_loopback:
             self.names.update(LOOPBACK_NAMES)
@@ -99,10 +99,10 @@ class ServerAddress:
 
 
 def _network_address() -> list[str]:
-    """Return this machine's address in its network, if it has one."""
+    """Return a list with this machine's address in its network, or an empty list."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
         # Connecting a UDP socket selects a route, but sends nothing.
-        connection.connect(DOCUMENTATION_ADDRESS)
+        connection.connect(UNROUTED_ADDRESS)
         return [connection.getsockname()[0]]
     return []
 

@@ -10,11 +10,11 @@ from dataset_preprocessing.toy.render import Rendering
 CREASE_COSINE = 0.80
 
 # And where depth deviates this much (world units) from the line through its two neighbors.
-DEPTH_STEP = 0.03
+MIN_DEPTH_JUMP = 0.03
 
 
 def edge_drawing(rendering: Rendering) -> np.ndarray:
-    """Draw part boundaries, creases and depth steps: uint8 R,R, black lines two pixels wide on white."""
+    """Draw part boundaries, creases and depth steps: uint8 R,R, black lines two to three pixels wide on white."""
     line = np.zeros(rendering.parts.shape, bool)
 
     # Edges between rows, then between columns.
@@ -29,7 +29,7 @@ def edge_drawing(rendering: Rendering) -> np.ndarray:
         edge |= inside & ((normals[1:] * normals[:-1]).sum(-1) < CREASE_COSINE)
 
         # The second difference of depth is small on slopes, and large where one surface is in front of another.
-        step = np.abs(depth[2:] - 2 * depth[1:-1] + depth[:-2]) > DEPTH_STEP
+        step = np.abs(depth[2:] - 2 * depth[1:-1] + depth[:-2]) > MIN_DEPTH_JUMP
         edge[1:] |= inside[1:] & inside[:-1] & step
 
         # Mark the pixels on both sides of the edge.

@@ -65,7 +65,7 @@ def capsule(points: Array, start: Array, end: Array, radius: float) -> Array:
 
 def cylinder_x(points: Array, center: Array, radius: float, half_width: float) -> Array:
     """Return the distance M of points 3,M to a cylinder with axis x."""
-    # In the plane of radius and axis the cylinder is a rectangle: inside, the nearest side counts; outside, the corner.
+    # In the plane of radius and axis it is a rectangle: the nearest side counts, or outside the nearest corner.
     x, y, z = points - center[:, None]
     radial = np.hypot(y, z) - radius
     axial = np.abs(x) - half_width

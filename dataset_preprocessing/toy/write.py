@@ -29,8 +29,8 @@ from training.data.archive import write_archive
 from training.data.image_io import encode_png
 from training.data.pose_files import POSES_FILE
 
-# World units of one level of the 16-bit depth images, which so reach 6.5; an object is about 1 in size, at 1.7 to 2.7.
-DEPTH_STEP = 1e-4
+# World units of one level of the 16-bit depth images, so 16 bits reach 6.5; objects are 1 in size, 1.7 to 2.7 away.
+DEPTH_UNIT = 1e-4
 DEPTH_FILE = "depth.json"
 
 # Splits: part of the random seed, so that held-out objects never occur in training.
@@ -62,6 +62,7 @@ class ToyKind:
 
 def _sample_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
     """Sample mostly frontal views, as in posed data sets of faces."""
+    # Clipped, because large angles are very rare in such data sets.
     yaw = rng.normal(0, 0.30)
     pitch = rng.normal(0.02, 0.14)
     return float(np.clip(yaw, -0.75, 0.75)), float(np.clip(pitch, -0.35, 0.35))
@@ -69,9 +70,11 @@ def _sample_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
 
 def _sample_car_angles(rng: np.random.Generator) -> tuple[float, float]:
     """Sample uniformly on the sphere between pitch 0 and 50 degrees."""
+    # By Archimedes, the height (sine of the pitch) is uniform.
     return rng.uniform(-math.pi, math.pi), math.asin(rng.uniform(0.0, math.sin(math.radians(50))))
 
 
+# Cats are labeled by their parts, cars by drawings of the boundaries of theirs, as in the published data sets.
 KINDS = {
     "cats": ToyKind(Cat, CATS, "seg", _sample_cat_angles, lambda rendering: rendering.parts),
     "cars": ToyKind(Car, CARS, "edge", _sample_car_angles, edge_drawing),
@@ -133,7 +136,7 @@ def render_object(job: RenderJob, number: int) -> list[View]:
         rendering = render(scene, pose, job.resolution)
 
         # Encoded here, in the worker: compressed images are also cheaper to send.
-        depth = encode_png((rendering.depth / DEPTH_STEP).round().astype(np.uint16)) if job.depth else None
+        depth = encode_png((rendering.depth / DEPTH_UNIT).round().astype(np.uint16)) if job.depth else None
         label_map = encode_png(KINDS[job.kind].label_map(rendering))
         views.append(View([round(float(x), 7) for x in pose], encode_png(rendering.image), label_map, depth))
     return views
@@ -168,23 +171,23 @@ def write_toy(
     labels = []
     with ExitStack() as stack:
         rendered = stack.enter_context(closing(_render_objects(job, objects, workers)))
-        add_image, add_label_map, *add_depths = [stack.enter_context(write_archive(path)) for path in paths]
+        add_to_images, add_to_label_maps, *add_depths = [stack.enter_context(write_archive(path)) for path in paths]
 
         # Images with the same name in all archives.
         for views in progress(rendered):
             for view in views:
                 name = image_name(len(labels))
-                add_image(name, view.image)
-                add_label_map(name, view.label_map)
-                for add_depth in add_depths:
-                    add_depth(name, view.depth)
+                add_to_images(name, view.image)
+                add_to_label_maps(name, view.label_map)
+                for add_to_depths in add_depths:
+                    add_to_depths(name, view.depth)
                 labels.append([name, view.pose])
 
         # Poses, and the unit of depth.
-        add_image(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
-        for add_depth in add_depths:
+        add_to_images(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
+        for add_to_depths in add_depths:
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
-            add_depth(DEPTH_FILE, json.dumps({"world_units_per_level": DEPTH_STEP, "meaning": meaning}))
+            add_to_depths(DEPTH_FILE, json.dumps({"world_units_per_level": DEPTH_UNIT, "meaning": meaning}))
     return paths
 
 
@@ -212,7 +215,7 @@ def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[list
     submit = partial(pool.submit, render_object, job)
     numbers = iter(range(objects))
     try:
-        # Two objects per worker are submitted ahead; the first submission starts the workers.
+        # Two objects per worker are submitted ahead; submitting the first ones starts the workers.
         with _worker_environment():
             pending = deque(map(submit, islice(numbers, 2 * workers)))
         while pending:
@@ -229,7 +232,7 @@ def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[list
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Let processes that are started inside inherit one thread each (they share the cores) and a blocked SIGINT.
+    """Processes started in this block use one thread each (they share the cores) and ignore Ctrl-C.
 
     Ctrl-C reaches all processes of a terminal, and each worker would print a traceback; the parent ends them instead.
     """

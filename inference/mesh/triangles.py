@@ -36,12 +36,12 @@ def check_libraries() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ValueError(f'meshes need {name}, which is not installed; pip install -e ".[mesh]"') from error
+            raise ValueError(f'meshes need {name}, which cannot be imported; pip install -e ".[mesh]"') from error
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangle mesh of a level set of the density, counter-clockwise seen from outside.
+    """Triangle mesh of a level set of the density; faces are counter-clockwise seen from outside.
 
     Args:
         vertices: K,3 float32, world units.
@@ -106,7 +106,7 @@ class Mesh:
             ValueError: another suffix.
         """
         path = Path(path)
-        # The suffix decides about the format; the directory is made only for a valid one.
+        # The suffix determines the format; the directory is created only if it is valid.
         if path.suffix not in MESH_WRITERS:
             raise ValueError(f"path: got {path}, expected a name that ends in {', '.join(MESH_WRITERS)}")
         path.parent.mkdir(parents=True, exist_ok=True)

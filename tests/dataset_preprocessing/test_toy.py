@@ -16,7 +16,7 @@ from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import pixel_rays, render
 from dataset_preprocessing.toy.write import (
     DEPTH_FILE,
-    DEPTH_STEP,
+    DEPTH_UNIT,
     HELD_OUT,
     RenderJob,
     image_name,
@@ -183,9 +183,9 @@ def test_data_set_reads_back_rendered_images_and_depth(tmp_path):
     np.testing.assert_array_equal(dataset[3]["mask"][0], seen.parts)
     np.testing.assert_allclose(dataset[3]["pose"], poses[1], atol=1e-6)  # printed with seven digits
     archive = Archive(depths)
-    assert json.loads(archive.read(DEPTH_FILE))["world_units_per_level"] == DEPTH_STEP
+    assert json.loads(archive.read(DEPTH_FILE))["world_units_per_level"] == DEPTH_UNIT
     levels = np.array(open_image(archive.read(image_name(3)), ("I;16",)))
-    np.testing.assert_allclose(levels * DEPTH_STEP, seen.depth, atol=0.51 * DEPTH_STEP)
+    np.testing.assert_allclose(levels * DEPTH_UNIT, seen.depth, atol=0.51 * DEPTH_UNIT)
 
 
 def test_label_maps_of_cars_are_dark_lines_on_white(tmp_path):

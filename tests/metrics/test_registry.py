@@ -32,7 +32,7 @@ WRONG = ("beauty", "FID", "fid50m", "fid0", "fid50k3", "miou50k", "fid_full", ""
 
 @pytest.mark.parametrize("name", WRONG)
 def test_unknown_names_are_rejected_with_the_allowed_ones(name):
-    with pytest.raises(ValueError, match=f"^metrics: no such metric, got '{name}', expected some of fid, kid"):
+    with pytest.raises(ValueError, match=f"^metrics: no such metric, got '{name}', expected one or more of fid, kid"):
         parse_metrics([name])
 
 

@@ -442,7 +442,7 @@ INVALID = {  # options, or a function from a directory to them; pattern of the e
         {"sr_module": "SuperresolutionHybrid8X"},
         "--sr-module: got .*, expected one for 128 pixels",
     ),
-    "unknown metric": ({"metrics": "beauty"}, "--metrics: no such metric, got 'beauty', expected some of fid"),
+    "unknown metric": ({"metrics": "beauty"}, "--metrics: no such metric, got 'beauty', expected one or more of fid"),
     "evaluation without metrics": (
         {"metrics": "none", "no_eval": False},
         "--no_eval: got False, expected True, as --metrics is none",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
 from torch_utils.precision import Precision, working_format
 from training.networks.layers import (
+    ARCHITECTURES,
     FIR,
     RESNET_GAIN,
     Conv2dLayer,
@@ -56,6 +57,8 @@ class DiscriminatorBlock(nn.Module):
     ):
         super().__init__()
         self.in_channels = in_channels
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture: got {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
         self.architecture = architecture
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)
         self.num_layers = 0

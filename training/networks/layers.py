@@ -18,6 +18,7 @@ from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
 
+ARCHITECTURES = ("skip", "resnet", "orig")  # of blocks (Karras et al. 2020, figure 7)
 FIR = (1, 3, 3, 1)  # low-pass filter used by every change of resolution
 # Scales both branches of a residual block: the sum of two independent signals has twice the variance.
 RESNET_GAIN = math.sqrt(0.5)

@@ -14,6 +14,7 @@ from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
 from torch_utils.precision import Precision
 from training.networks.label_encoder import MAPPINGS
 from training.networks.layers import (
+    ARCHITECTURES,
     FIR,
     RESNET_GAIN,
     Conv2dLayer,
@@ -173,6 +174,8 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.up = up
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture: got {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
         self.architecture = architecture
         self.fused_modconv_default = fused_modconv_default
         self.precision = Precision(use_fp16, clamps=conv_clamp is not None)

@@ -51,7 +51,7 @@ def save_snapshot(
     training_set_kwargs: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save networks as plain data and tensors, in the safetensors format if `path` ends so, else as a PyTorch file.
+    """Save networks as plain data and tensors: as safetensors if `path` ends in .safetensors, else as a PyTorch file.
 
     Files appear under their names only once they are complete and on the disk. Next to a .safetensors file, everything
     but the tensors is written to a .json file of the same name.
@@ -96,12 +96,12 @@ def _save_safetensors(path: Path, contents: dict[str, Any]) -> None:
         for key, tensor in network.pop("state").items()
     }
 
-    # A data set's labels, for example, are in .json files too.
+    # Do not overwrite an unrelated .json file, such as a data set's labels.
     description_path = path.with_suffix(".json")
     if description_path.exists() and not _is_description(description_path):
         raise FileExistsError(errno.EEXIST, "exists and does not describe weights, not replaced", str(description_path))
 
-    # Nested, so that either both files are written or none.
+    # Nested, so that an error while writing the contents leaves neither file.
     with atomic_write(path) as file, atomic_write(description_path) as description:
         file.write(safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(contents)}))
         description.write(json.dumps(contents, indent=1).encode())
@@ -181,14 +181,15 @@ def _read(file: BinaryIO) -> WeightsFile:
     head = file.read(9)
     file.seek(start)
 
-    # Zip archives are PyTorch files, 0x80 and a protocol number start a pickle, safetensors start with the length of
-    # their JSON header in 8 bytes.
+    # Safetensors start with the length of their JSON header in 8 bytes, which may look like another format's start.
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
+        return _load_safetensors(file.read())
+
+    # Zip archives are PyTorch files; 0x80 and a protocol number start a pickle.
     if head.startswith(b"PK"):
         return _parse_contents(_load_torch(file))
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return read_published_pickle(_map_into_memory(file))
-    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
-        return _load_safetensors(file.read())
 
     # Anything else is an error. Two common cases are named: an interrupted download and a download page.
     if not head:
@@ -219,7 +220,7 @@ def _load_torch(file: BinaryIO) -> Any:
     except pickle.UnpicklingError:
         raise WeightsError("a PyTorch file with more than plain data and tensors; expected a snapshot") from None
     except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
-        # The following lines are a C++ stack trace.
+        # Keep the first line; the rest is a C++ stack trace.
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"damaged, truncated, or a zip archive not written by PyTorch ({reason})") from None
 
@@ -231,7 +232,7 @@ def _load_safetensors(data: bytes) -> WeightsFile:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         contents = json.loads(header["__metadata__"][METADATA_KEY])
 
-        # Tensors go back to their networks, in the order of their names, since the format does not keep another one.
+        # Tensors go back to their networks, in the order of their names, since the format keeps no order.
         for network in contents["networks"].values():
             network["state"] = {}
         for full_name in sorted(tensors):
@@ -246,9 +247,9 @@ def _parse_contents(contents: Any) -> WeightsFile:
     """Check and convert the contents of a snapshot; any value may be invalid."""
     # Format.
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise WeightsError(f"a PyTorch file, but not a snapshot ({FORMAT})")
-    if contents.get("version") != VERSION:
-        version = to_plain_data(contents.get("version"), "version")
+        raise WeightsError(f"not a snapshot of this program (format is not {FORMAT})")
+    version = contents.get("version")
+    if not isinstance(version, int) or version != VERSION:
         raise WeightsError(f"snapshot version {version!r:.50}, expected {VERSION}")
 
     # Structure. torch.load returns any nesting of plain data, so types are checked before use.

@@ -166,3 +166,13 @@ def test_describe_returns_the_arguments_of_construct():
     assert describe(construct("training.networks_stylegan2.SynthesisLayer", kwargs)) == ("SynthesisLayer", kwargs)
     with pytest.raises(ValueError, match="not built by construct"):
         describe(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("name", ["SynthesisBlock", "DiscriminatorBlock"])
+def test_an_unknown_block_architecture_is_an_error(name):
+    sizes = {"w_dim": 8, "is_last": True} if name == "SynthesisBlock" else {"tmp_channels": 4, "first_layer_idx": 0}
+    with pytest.raises(ValueError, match="architecture: got 'dense', expected one of skip, resnet, orig"):
+        construct(
+            name,
+            {"in_channels": 4, "out_channels": 4, "resolution": 8, "img_channels": 3, "architecture": "dense", **sizes},
+        )
