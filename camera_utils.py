@@ -231,6 +231,7 @@ def turn_angles(_preset: CameraPreset, frame: int, frames: int = PATH_FRAMES) ->
     return math.pi / 2 + 2 * math.pi * frame / frames, math.pi / 2 - PATH_TILT_RAD
 
 
+# Video paths by the name that users type: functions of preset, frame and number of frames.
 PATHS = {"orbit": orbit_angles, "turn": turn_angles}
 
 

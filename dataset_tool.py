@@ -37,6 +37,7 @@ class DataGroup(Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand."""
+        # Both name their file; other exceptions are bugs and keep their traceback.
         try:
             return super().invoke(ctx)
         except DataError as error:
@@ -61,11 +62,13 @@ def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Calla
 
 def progress_bar(label: str, total: int | None) -> Callable[[Iterable], Iterable]:
     """Return a function that shows a progress bar around a loop, if the output is a terminal."""
+    # disable=None: not in log files.
     return partial(tqdm, desc=label, total=total, disable=None)
 
 
 def not_nan(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
     """Reject NaN, which passes click's range check (a callback of click)."""
+    # Every comparison with NaN is false, so it is neither too small nor too large.
     if value is not None and math.isnan(value):
         raise click.BadParameter("got nan, expected a number")
     return value
@@ -73,6 +76,7 @@ def not_nan(_ctx: click.Context, _param: click.Parameter, value: float | None) -
 
 def power_of_two(_ctx: click.Context, _param: click.Parameter, value: int) -> int:
     """Reject numbers that are not a power of two (a callback of click)."""
+    # A power of two has one bit set, which value - 1 clears.
     if value & (value - 1):
         raise click.BadParameter(f"got {value}, expected a power of two")
     return value
@@ -84,6 +88,7 @@ def resolution_option(default: int) -> Callable:
     return option("--resolution", click.IntRange(16, 1024), default, text, callback=power_of_two)
 
 
+# Options of several commands.
 data_type_option = option("--data_type", click.Choice(DATA_TYPES), "seg",
                           "Content of label maps: class ids (seg) or drawings (edge).")  # fmt: skip
 data_options = option_group(
@@ -231,6 +236,7 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
 
     Example: python dataset_tool.py edges --data photos.zip --output photos_edges.zip
     """
+    # --sigma is None unless given; its default is applied below.
     if weights and sigma:
         raise click.UsageError("--sigma is for the Canny detector, --weights for the HED network; give one of them")
 
@@ -278,6 +284,8 @@ def check(
         plot = pose_coverage(poses[np.isfinite(poses).all(1)])
         write_png(coverage, np.asarray(plot))
         click.echo(f"cameras: {coverage}")
+
+    # Not 2, which means that the check itself failed.
     if report.problems:
         raise SystemExit(1)
 

@@ -14,15 +14,20 @@ from training.data.archive import Archive, DataError, write_archive
 from training.data.image_io import decode_image, encode_png
 from training.data.index import build_index
 
-Detector = Callable[[np.ndarray], np.ndarray]  # uint8 3,H,W to edge strength H,W in [0, 1]
-RGB_TO_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+# Function from an image uint8 3,H,W to its edge strength H,W in [0, 1].
+Detector = Callable[[np.ndarray], np.ndarray]
+
+# Luma of ITU-R BT.601.
+RGB_TO_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class EdgeNetwork(nn.Module):
     """Holistically-nested edge detection, HED (Xie and Tu 2015): VGG-16 stages with fused side outputs."""
 
     STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-    MEAN_BGR = (104.00699, 116.66877, 122.67892)  # of the training images
+
+    # Mean color of the training images.
+    MEAN_BGR = (104.00699, 116.66877, 122.67892)
 
     def __init__(self):
         super().__init__()

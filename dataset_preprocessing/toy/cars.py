@@ -36,21 +36,25 @@ PAINTS = [
 
 # Ranges of the shape parameters: lengths in world units, slopes as tangents; z is 0 in the middle of the car.
 SHAPE_RANGES = {
+    # Body.
     "length": (0.76, 0.86),
     "width": (0.32, 0.37),
     "belt": (0.09, 0.11),  # height of the body's upper edge over the axles
     "clearance": (-0.03, -0.02),  # height of the body's lower edge over the axles
+    # Cabin.
     "roof": (0.088, 0.11),  # height of the cabin over the belt
     "cowl": (0.14, 0.20),  # z of the lower edge of the windscreen
     "tail": (-0.36, -0.30),  # z of the lower edge of the rear window
     "windscreen": (0.9, 1.4),  # slope: run over rise
     "rear_window": (0.5, 1.0),  # slope: run over rise
+    # Slopes and bevels.
     "hood_drop": (0.06, 0.16),  # slope of the hood
     "deck_drop": (0.0, 0.06),  # slope of the trunk lid
     "tumblehome": (0.18, 0.34),  # inward slope of the side windows
     "nose_bevel": (0.3, 0.8),
     "plan_bevel": (0.30, 0.50),  # corners as seen from above
     "rounding": (0.006, 0.013),  # radius of edges
+    # Wheels, and the distances of the axles from the ends of the car.
     "wheel_radius": (0.066, 0.076),
     "wheel_width": (0.022, 0.028),
     "front_overhang": (0.12, 0.15),

@@ -36,25 +36,30 @@ INNER_EARS = [(0.62, 0.32, 0.28), (0.50, 0.26, 0.22)]
 # Ranges of the shape parameters. Lengths are multiples of `size`; the origin is the center of the head.
 SHAPE_RANGES = {
     "size": (1.25, 1.42),  # world units
+    # Head, with cheeks that are this much below its center.
     "head_width": (0.150, 0.176),
     "head_height": (0.134, 0.155),
     "head_depth": (0.130, 0.150),
     "cheek_size": (0.055, 0.085),
     "cheek_drop": (0.030, 0.060),
+    # Ears.
     "ear_height": (0.085, 0.150),
     "ear_width": (0.055, 0.078),
     "ear_spread_rad": (0.62, 0.88),  # position on the head, from the top outwards
     "ear_lean_rad": (0.05, 0.50),  # tilt of the ear itself, outwards
     "ear_turn_rad": (0.0, 0.45),  # opening turned outwards
+    # Eyes: radius, direction from the center of the head, and the opening between the lids.
     "eye_size": (0.037, 0.047),
     "eye_spread_rad": (0.42, 0.52),
     "eye_lift_rad": (0.08, 0.20),
     "eye_slant_rad": (0.05, 0.35),
     "eye_opening": (0.62, 0.95),  # height over width
+    # Muzzle: radius of a whisker pad, and how far it is in front of the head.
     "muzzle_size": (0.036, 0.048),
     "muzzle_length": (0.0, 0.035),
     "nose_size": (0.018, 0.026),
     "chin_size": (0.026, 0.038),
+    # Body: radii.
     "neck_width": (0.095, 0.140),
     "shoulder_width": (0.20, 0.27),
 }

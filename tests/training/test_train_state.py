@@ -18,6 +18,7 @@ from paths import ROOT
 from small_training import small_data
 
 import dnnlib.util
+from train import main
 from training.data.dataset import PosedImageDataset
 from training.data.sampler import BatchStream
 from training.run_dir import STATS_FILE, create_run_dir, lock, truncate_stats
@@ -236,6 +237,7 @@ def test_a_killed_data_loading_worker_is_reported_in_one_line(tmp_path):  # own 
     command = [sys.executable, "-c", LOST_WORKER_SCRIPT, *small_data(tmp_path, size=16).values()]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100).stdout
     assert re.fullmatch(r"workers: a data loading process was killed; .* with run_dir\n", output), output
+    assert [main.option_of(field) for field in ("workers", "run_dir")] == ["--workers", "--continue"]
 
 
 # --------------------------------------------------------------------------- statistics

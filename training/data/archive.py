@@ -47,6 +47,7 @@ class DataError(ValueError):
         super().__init__(self.path, problems)
 
     def __str__(self) -> str:
+        # One line for the first problem; half a million of them would hide it.
         first = self.problems[0]
         text = first.reason if first.file == WHOLE else str(first)
         others = len(self.problems) - 1
@@ -159,6 +160,7 @@ class Archive:
 
     def _list_directory(self) -> dict[str, int]:
         """Return file sizes by name."""
+        # Hidden files are listed too, and left out by the caller.
         sizes: dict[str, int] = {}
         for directory, subdirectories, files in os.walk(self.path, onerror=self._raise_unreadable):
             # os.walk skips linked directories silently; following them could loop.

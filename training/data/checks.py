@@ -69,6 +69,7 @@ def check_dataset(
 
 
 def _check_image(report: Report, content: bytes) -> None:
+    # Set by the first image that can be decoded.
     image = decode_image(content)
     report.resolution = report.resolution or image.shape[2]
     check_image_size(image, report.resolution)
@@ -89,6 +90,8 @@ def _check_label_map(report: Report, data_type: str, semantic_channels: int | No
     counts = np.bincount(ids.ravel(), minlength=256)
     report.histogram += counts
     check_class_ids_size(ids, report.resolution)
+
+    # Before training, an id that is too large costs one line; on a GPU it would be an assertion without a file name.
     if semantic_channels is not None and counts[semantic_channels:].any():
         raise ValueError(f"got class {ids.max()}, expected 0 to {semantic_channels - 1}")
 

@@ -69,6 +69,8 @@ class PosedImageDataset(torch.utils.data.Dataset):
     ):
         if data_type not in DATA_TYPES:
             raise ValueError(f"data_type: got {data_type!r}, allowed are {', '.join(DATA_TYPES)}")
+
+        # Settings that samples depend on.
         self.data_type = data_type
         self.mirror_pose = mirror_pose
 
@@ -114,6 +116,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
 
     def get_conditions(self, idx: int) -> dict[str, np.ndarray | int]:
         """Return a sample without its image, which is not decoded."""
+        # Each sample is decoded when it is read: a data set need not fit in memory.
         sample = {}
         if self.label_maps is not None:
             mask = self.label_maps.decode(self.index.label_maps[self._raw_idx[idx]], self._decode_label_map)  # R,R
@@ -122,8 +125,11 @@ class PosedImageDataset(torch.utils.data.Dataset):
 
     def get_label(self, idx: int) -> np.ndarray:
         """Return the pose of a sample, float32 25 (0 numbers without poses), without decoding its image."""
+        # Without poses, networks get a condition of no numbers.
         if not self.has_labels:
             return np.zeros(0, np.float32)
+
+        # Mirrored with its image: the scene mirrored in x, seen from the mirrored camera.
         pose = self.index.poses[self._raw_idx[idx]]
         if self.mirror_pose and self._xflip[idx]:
             return mirror_pose(torch.from_numpy(pose)[None])[0].numpy()
@@ -155,8 +161,11 @@ class PosedImageDataset(torch.utils.data.Dataset):
 
     def _decode_label_map(self, content: bytes) -> np.ndarray:
         """Decode uint8 R,R; edge maps are resized to the images' size, class ids must have it."""
+        # The published loader resizes drawings, so they may have another size than the images.
         if self.data_type == "edge":
             return decode_edges(content, self.resolution)
+
+        # Resizing class ids would hide that they belong to other images.
         ids = decode_class_ids(content)
         check_class_ids_size(ids, self.resolution)
         return ids

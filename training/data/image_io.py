@@ -133,6 +133,7 @@ def decode_edges(content: bytes, resolution: int) -> np.ndarray:
 def resize_nearest(pixels: np.ndarray, resolution: int) -> np.ndarray:
     """Resize H,W to R,R without blending; output pixel i is input pixel floor(i * size / resolution)."""
     height, width = pixels.shape
+    # Integer arithmetic: PIL's nearest neighbor takes pixel centers, which gives other pixels.
     rows = np.arange(resolution) * height // resolution
     columns = np.arange(resolution) * width // resolution
     return pixels[np.ix_(rows, columns)]

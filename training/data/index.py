@@ -16,6 +16,7 @@ from training.data.pose_files import POSES_FILE, by_name, normalize_name, parse_
 
 def stem_of(name: str) -> str:
     """Return the normalized path without a leading ./ and without an image file's extension."""
+    # Only known endings: "a.1" is a name, not an extension.
     path = PurePosixPath(normalize_name(name))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_ENDINGS else path)
 
@@ -97,6 +98,7 @@ def _match_label_maps(image_by_stem: dict[str, str], label_maps: Archive, proble
 
 def _read_poses(images: Archive, names: list[str], problems: list[Problem]) -> np.ndarray:
     """Return float32 N,25 with NaN in the rows of images whose pose is missing or malformed."""
+    # NaN marks rows that the check of the geometry skips.
     poses = np.full((len(names), 25), np.nan, np.float32)
     labels = _read_labels(images, problems)
     if labels is None:
@@ -124,6 +126,8 @@ def _read_labels(images: Archive, problems: list[Problem]) -> dict[str, object] 
     if POSES_FILE not in images:
         problems.append(Problem(POSES_FILE, "missing; it holds the poses (dataset_tool.py pack writes one)"))
         return None
+
+    # Any other content than expected raises one of these.
     try:
         labels, duplicates = by_name(parse_json(images.read(POSES_FILE))["labels"])
     except (ValueError, KeyError, TypeError) as error:

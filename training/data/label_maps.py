@@ -41,6 +41,7 @@ def colorize(ids: np.ndarray) -> np.ndarray:
 
 def pack_rgb(rgb: np.ndarray) -> np.ndarray:
     """Pack colors ...,3 uint8 into integers 0xRRGGBB of shape ..."""
+    # One integer per color can be sorted and searched.
     return rgb.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 
@@ -85,6 +86,7 @@ def read_label_map(path: str | os.PathLike[str], data_type: str, classes: int, r
         OSError: the file is missing or cannot be read.
         ValueError: any other problem, in one line that starts with the path.
     """
+    # Messages of the system for these two cases do not say what is expected.
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
@@ -107,12 +109,15 @@ def decode_label_map(content: bytes, data_type: str, classes: int) -> Tensor:
     height, width = pixels.shape
     if height != width or not pixels.size:
         raise ValueError(f"{width}x{height} pixels; expected a square image")
+
+    # Class ids stay integers; gray 0 to 255 becomes -1 (line) to 1 (background).
     label_map = torch.from_numpy(pixels)[None, None]
     return label_map.long() if data_type == "seg" else label_map / 127.5 - 1
 
 
 def label_map_from_dataset(mask: np.ndarray | Tensor, data_type: str) -> Tensor:
     """Convert a data set's uint8 N,1,R,R (class ids, or edge maps in stored form) to input of the networks."""
+    # Stored edges are inverted: 0 background to 255 line.
     mask = torch.as_tensor(mask)
     return mask.long() if data_type == "seg" else 1 - mask / 127.5
 

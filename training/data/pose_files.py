@@ -20,6 +20,7 @@ POSES_FILE = "dataset.json"
 
 def parse_json(content: bytes) -> object:
     """Parse JSON; ValueError if it is invalid or nested too deeply."""
+    # json.loads raises ValueError itself for invalid JSON and for text that is not UTF-8.
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -48,6 +49,7 @@ def to_float32(value: object, *shape: int) -> np.ndarray:
 
 
 def _has_shape(value: object, shape: tuple[int, ...]) -> bool:
+    # `type` rather than isinstance, because True is an int too.
     if not shape:
         return type(value) in (int, float)
     return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(item, shape[1:]) for item in value)
@@ -66,6 +68,8 @@ def by_name(pairs: object, normalize: Callable[[str], str] = normalize_name) -> 
     """
     if not isinstance(pairs, list) or not all(_is_named_pair(pair) for pair in pairs):
         raise ValueError("expected pairs of a name and a pose")
+
+    # Keep the first pose of a name.
     poses: dict[str, object] = {}
     problems = []
     for name, pose in pairs:

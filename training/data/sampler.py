@@ -122,6 +122,7 @@ def _collate(samples: list[dict | DataError]) -> dict[str, torch.Tensor] | DataE
 
 def ignore_stop_signals(_worker: int) -> None:
     """Ignore signals that reach all processes of a terminal, in a worker: the main process handles them."""
+    # The worker still ends with the main process, as PyTorch's workers watch their parent.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -189,8 +190,11 @@ class BatchStream:
         return self
 
     def __next__(self) -> dict[str, torch.Tensor]:
+        # Starts the workers.
         if self._batches is None:
             self._batches = iter(self._loader)
+
+        # Wait for the next batch.
         try:
             batch = next(self._batches)
         except (EOFError, ConnectionError) as error:
@@ -211,6 +215,7 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue at the position of `state`; ValueError if it is not a multiple of the number of processes."""
+        # Batches that were read ahead from the old position are dropped, and their workers end.
         self.sampler.start_at(state["position"])
         self.position = self.sampler.start
         self._batches = None

@@ -25,11 +25,13 @@ from small_data import (
 )
 
 from camera_utils import mirror_pose
-from training.data.archive import MAX_MEMBER_BYTES, DataError
+from training.data.archive import MAX_MEMBER_BYTES, Archive, DataError
+from training.data.checks import check_dataset
 from training.data.dataset import (
     PUBLISHED,
     PosedImageDataset,
 )
+from training.data.index import build_index
 from training.data.sampler import RANDOM_BLOCK, BatchStream, InfiniteSampler
 
 VARIANTS = golden.manifest("dataset")["variants"]
@@ -417,6 +419,16 @@ def test_all_problems_are_collected_and_counted_in_the_message(tmp_path):
     with pytest.raises(DataError, match=r"got class 9.*\(and 4 more; ") as caught:
         PosedImageDataset(*paths, semantic_channels=6)
     assert len(caught.value.problems) == COUNT
+
+
+def test_only_images_are_reported_if_none_can_be_read(tmp_path, recwarn):
+    images = {name: b"hello" if name.endswith("png") else content for name, content in image_files().items()}
+    image_archive, label_maps = (Archive(path) for path in make(tmp_path, image_files=images))
+    index = build_index(image_archive, label_maps, use_labels=True)
+    for data_type in ("seg", "edge"):
+        problems = check_dataset(image_archive, label_maps, index, data_type).problems
+        assert [problem.file for problem in problems] == [f"images.zip/{name}" for name in index.images]
+    assert not recwarn.list
 
 
 def test_data_error_in_a_worker_reaches_the_consumer_unchanged(tmp_path):
