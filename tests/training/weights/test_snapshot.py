@@ -134,6 +134,7 @@ def test_a_truncated_snapshot_is_rejected(tmp_path, mapping, name):
     ("change", "message"),
     [
         (lambda c: c.update(version=2), "snapshot version 2"),
+        (lambda c: c.update(version=torch.ones(2)), "snapshot version tensor"),
         (lambda c: c.update(format="other"), "not a snapshot"),
         (lambda c: c.update(networks={}), "without networks"),
         (lambda c: c.update(extra=None), "extra: expected a dict, got NoneType"),
@@ -185,6 +186,14 @@ def test_a_snapshot_cannot_replace_methods_of_a_network(mapping):
     record = record_from_module(mapping)
     changed = NetworkRecord(record.class_name, record.init_kwargs, record.state, {"forward": "nothing"})
     assert callable(module_from_record(changed).forward)
+
+
+@pytest.mark.parametrize("start", [b"\x80\x01", b"PK"])
+def test_a_safetensors_header_length_that_looks_like_another_format_is_read(start):
+    # The header is padded with spaces to the length whose bytes are `start`.
+    header = b"{}".ljust(int.from_bytes(start, "little"))
+    with pytest.raises(WeightsError, match="safetensors file not written by this program"):
+        load_network_pkl(io.BytesIO(start.ljust(8, b"\0") + header))
 
 
 def test_a_safetensors_file_of_another_program_is_rejected():
