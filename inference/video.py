@@ -62,9 +62,9 @@ def render_views(
 
     Args:
         G: the generator.
-        ws: 1,num_ws,w_dim for one scene seen from everywhere, or F,num_ws,w_dim for a different scene in each view.
-        planes: tri-planes of these ws, 1,3,F,P,P; None computes them, once for one scene.
-        poses: F,25.
+        ws: 1,num_ws,w_dim for one scene seen from everywhere, or N,num_ws,w_dim for a different scene in each view.
+        planes: tri-planes of the scene, 1,3,C,P,P; None computes them. Only with one scene.
+        poses: N,25.
         batch: views rendered at a time, None for a number that suits the device. The images do not depend on it.
         outputs: names of the images, see `G.synthesis`.
     Yields:
@@ -114,7 +114,7 @@ def open_video(path: str | os.PathLike[str], fps: int) -> Iterator[Append]:
         Function that encodes a frame, H,W,3 uint8, and raises ValueError for another type, or another shape than that
         of the first frame.
     Raises:
-        ValueError: another suffix, .mp4 without PyAV, or no frame was written.
+        ValueError: another suffix, .mp4 without PyAV, `fps` not positive, or no frame was written.
     """
     # Fail before any frame is rendered.
     path = Path(path)
@@ -165,7 +165,10 @@ def _import_av() -> ModuleType:
 
 
 def gif_delay(frame: int, fps: int) -> int:
-    """Return the delay after a frame in steps of 10 ms, rounded so that the errors do not add up."""
+    """Return the delay after a frame in steps of 10 ms, rounded so that errors do not add up.
+
+    Above 50 frames per second all delays are the minimum, and the GIF plays slower than `fps`.
+    """
     steps = 1000 / GIF_STEP_MS / fps
     return max(GIF_MIN_STEPS, round((frame + 1) * steps) - round(frame * steps))
 

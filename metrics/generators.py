@@ -78,8 +78,8 @@ class MeanBaseline:
 
     Args:
         image: 3,R,R mean image.
-        semantic: S,R,R frequencies of classes (edges: mean drawing); the largest one is the constant label map with the
-            best accuracy.
+        semantic: S,R,R frequency of each class at each pixel (edges: 1,R,R mean drawing). Its argmax over S is the
+            constant label map with the best pixel accuracy.
         depth: 1,R,R mean depth of the object, or None if the data has no depth.
         weight: 1,R,R share of samples with an object at this pixel, 1 if the data has no depth.
         points: K,3 points of all objects together, or None if the data has no depth.

@@ -78,7 +78,7 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
     samples = "".join(f"; {n} of them have {name}" for name, n in result.counted.items())
     settings = {
         "metric": f"{metric.name}. {metric.spec.description}",
-        "images": f"{metric.spec.mode.value}; clipped to [-1, 1]; for networks rounded to uint8",
+        "images": f"{metric.spec.mode.value}; clipped to [-1, 1]; rounded to uint8 before feature networks",
         "samples": f"{result.num_samples}{samples}",
         **run,
         "data set": f"{dataset.name}, {len(dataset)} images of {dataset.resolution} pixels, {dataset.data_type}",

@@ -1,6 +1,7 @@
 """Procedural heads of cat-like animals.
 
-Classes: 0 background, 1 head, 2 ears, 3 eyes, 4 muzzle and nose, 5 body. The left half (x >= 0) defines both.
+Classes: 0 background, 1 head, 2 ears, 3 eyes, 4 muzzle and nose, 5 body (published cats have 3 and 4
+swapped). Only the half x >= 0 (the viewer's right) is modeled; the other half is its mirror image.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class Cat:
 
         # The lamp is in front, above, and up to 50 degrees to one side.
         azimuth = rng.uniform(-0.9, 0.9)
-        elevation = rng.uniform(0.35, 0.95)
-        self.light = sdf.unit(vector([math.sin(azimuth), elevation, math.cos(azimuth)]))
+        height = rng.uniform(0.35, 0.95)  # tangent of the elevation: 19 to 44 degrees
+        self.light = sdf.unit(vector([math.sin(azimuth), height, math.cos(azimuth)]))
 
     # ----------------------------------------------------------------------- anatomy
 
@@ -153,7 +154,7 @@ class Cat:
         base = vector([math.sin(spread) * s.head_width, math.cos(spread) * s.head_height, -0.1 * s.head_depth])
         self.ear_base = base * 0.86
 
-        # Rows: right, up and front of the ear; the front is made orthogonal to up (Gram-Schmidt).
+        # Rows: the ear's axes outwards (+x), up and front; the front is made orthogonal to up (Gram-Schmidt).
         ear_up = sdf.unit(vector([math.sin(s.ear_lean_rad), math.cos(s.ear_lean_rad), -0.12]))
         ear_front = vector([math.sin(s.ear_turn_rad), 0.0, math.cos(s.ear_turn_rad)])
         ear_front = sdf.unit(ear_front - ear_front.dot(ear_up) * ear_up)

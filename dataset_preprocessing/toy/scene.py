@@ -55,7 +55,7 @@ class Waves:
     Args:
         rng: random generator.
         count: number of sines.
-        low: lowest angular frequency, rad per world unit.
+        low: lowest angular frequency, rad per unit of the points.
         high: highest angular frequency.
     """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # an optional dependency: imported where it is used
 
 PUBLISHED_THRESHOLD = 50.0
 HISTOGRAM_BINS = 1024
-# Grid points per axis that enter the histogram; two million are enough for a distribution.
+# Least grid points per axis that enter the histogram (fewer in smaller grids), enough for a distribution.
 POINTS_PER_AXIS = 128
 # Alternating steps that shrink and expand, so that the volume stays (Taubin 1995, A signal processing approach to fair
 # surface design); these keep what is larger than about ten triangles.
@@ -28,7 +28,7 @@ MAX_VOLUME_CHANGE = 0.01
 
 
 class NoSurfaceError(ConfigError):
-    """The density does not cross the threshold anywhere, or all that does belongs to the class to leave out."""
+    """The density does not cross the threshold, or all of the surface belongs to a class that is left out."""
 
 
 # --------------------------------------------------------------------------- threshold
@@ -83,17 +83,17 @@ def level_set(grid: Tensor, box_warp: float, threshold: float, closed: bool = Fa
     """Extract the surface where a density grid crosses a threshold, by marching cubes.
 
     Args:
-        grid: K,K,K float32, axes x, y, z; the first and the last point of an axis lie on the faces of the cube.
+        grid: X,Y,Z float32; the first and the last point of an axis lie on the faces of the cube.
         box_warp: side of the cube, world units.
         threshold: raw density; solid is above it.
         closed: the grid has one more layer of EMPTY all around, which closes the surface along the cube's faces; else
             it is open where the cube cuts the scene.
     Raises:
-        NoSurfaceError: all of the grid lies on one side of the threshold.
+        NoSurfaceError: the grid does not cross the threshold. A closed grid that is solid throughout gives the cube.
     """
     from skimage.measure import marching_cubes
 
-    # Is there a crossing? The layer of EMPTY around a closed grid does not count, but closes what is solid throughout.
+    # A closed grid is tested without its added layer, but may be solid throughout: its surface is then the cube.
     inside = grid[1:-1, 1:-1, 1:-1] if closed else grid
     low, high = (bound.item() for bound in inside.aminmax())
     if not low < threshold < high and not (closed and low >= threshold):
@@ -157,7 +157,7 @@ def _neighbors(faces: np.ndarray, count: int) -> sparse.csr_matrix:
 
 
 def _in_largest_component(faces: np.ndarray) -> np.ndarray:
-    """Return which faces (M bool, of M,3) belong to the connected component with the most."""
+    """Return which faces (M bool, of M,3) belong to the connected component with the most faces."""
     from scipy.sparse.csgraph import connected_components
 
     # All vertices of a face are in one component, so that the first one decides.

@@ -150,7 +150,8 @@ def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
 def _glb(mesh: Mesh) -> bytes:
     from trimesh.exchange.gltf import export_glb
 
-    # glTF's vertex colors are linear, and trimesh writes `vertex_colors` unchanged: pass them as a custom attribute.
+    # glTF's vertex colors are linear, but trimesh would write our sRGB bytes unchanged. Write linear colors as a custom
+    # attribute instead, which is renamed to COLOR_0 below.
     solid = _to_trimesh(mesh, None)
     if mesh.colors is not None:
         solid.vertex_attributes["color"] = np.pad(linear_from_srgb(mesh.colors), ((0, 0), (0, 1)), constant_values=1)

@@ -128,12 +128,12 @@ def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dic
         "training_set_kwargs" (dict or None); "extra" (dict, see `save_snapshot`). An augment_pipe whose class is not
         registered stays a NetworkRecord.
     Raises:
-        WeightsError: cannot be opened, not a weights file, damaged, without a network in `only`, or with an unknown
-            network; the message starts with the source.
+        WeightsError: cannot be opened, not a weights file, damaged, lacks a network that `only` names, or has a
+            network of an unknown class; the message starts with the source.
     """
     contents = read_weights(source)
 
-    # Networks. Each takes memory and time to build, so those that are not asked for stay records.
+    # Networks. Each takes memory and time to build, so those that are not asked for are left out.
     data: dict[str, Any] = {}
     for name in contents.networks if only is None else only:
         if name not in contents.networks:
@@ -259,10 +259,13 @@ def _parse_contents(contents: Any) -> WeightsFile:
     extra = contents.get("extra")
     if not isinstance(extra, dict):
         raise WeightsError(f"extra: expected a dict, got {type(extra).__name__}")
+    training_set_kwargs = contents.get("training_set_kwargs")
+    if not isinstance(training_set_kwargs, dict | None):
+        raise WeightsError(f"training_set_kwargs: expected a dict, got {type(training_set_kwargs).__name__}")
 
     # Values. Names and shapes of tensors are checked when the network is built.
     records = {name: _parse_network(name, network) for name, network in networks.items()}
-    training_set_kwargs = to_plain_data(contents.get("training_set_kwargs"), "training_set_kwargs")
+    training_set_kwargs = to_plain_data(training_set_kwargs, "training_set_kwargs")
     return WeightsFile(records, training_set_kwargs, to_plain_data(extra, "extra"))
 
 
