@@ -77,7 +77,7 @@ def test_output_is_a_table_and_a_json_line_and_a_protocol_for_each_metric(cats, 
     for setting in (*settings, "float32", "torch: ", "seed: 0", "rounded", "divided by N", "lower is better"):
         assert setting in text, setting
     assert "samples: 3" in (directory / "metric-miou-protocol.txt").read_text()
-    assert "higher is better" in line["protocol"]["metric"]
+    assert "higher is better" in line["protocol"]["metric"].lower()
 
     # A second call appends the same figures.
     assert run(**options, extractor=THUMBNAILS).exit_code == 0
