@@ -11,7 +11,7 @@ import click
 import torch
 
 import inference
-from applications.cli import MAX_SEED, Directory, model_options, option
+from applications.cli import MAX_SEED, Directory, check_data_options, model_options, open_dataset, option
 from dnnlib.cli import Command, InputError, option_group, user_errors
 from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
@@ -29,7 +29,6 @@ from torch_utils.distributed import rank
 from torch_utils.launch import ProcessError, check_processes, launch
 from torch_utils.precision import PRECISIONS, set_precision
 from training.data.archive import DataError
-from training.data.dataset import PUBLISHED, PosedImageDataset
 from training.networks.generator import TriPlane
 from training.networks.registry import construct, describe
 
@@ -128,8 +127,7 @@ def main(device: str | None, **values: Any) -> None:
           --metrics miou,acc,nvs --num 100
     """
     # Check everything that is known before the weights are loaded.
-    if (values["data"] is None) != (values["mask_data"] is None) or (values["data"] and values["data_dir"]):
-        raise InputError("--data, --mask_data: expected both, without --data_dir")
+    check_data_options(values["data"], values["mask_data"], values["data_dir"])
     device_type = choose_device(device).type
     check_processes(device_type, values["gpus"])
     values["metrics"] = parse_metrics(values["metrics"])
@@ -161,7 +159,7 @@ def evaluate(device: torch.device, options: Options) -> None:
     cfg = options.cfg or config_of(G)
 
     # Open the data set, and check that all metrics can be computed before anything is rendered.
-    dataset = open_data(options, cfg, G.data_type)
+    dataset = open_dataset(options.data, options.mask_data, options.data_dir, cfg, G.data_type)
     check_metrics(options.metrics, dataset, options.resources, options.sampling.num)
     if dataset.resolution != G.img_resolution:
         problem = f"{dataset.images.path}: has {dataset.resolution} pixels, the network makes {G.img_resolution}"
@@ -188,23 +186,6 @@ def evaluate(device: torch.device, options: Options) -> None:
         rows.sort(key=lambda row: options.metrics.index(row[0].metric))
         click.echo(table(dict(zip(generators, zip(*rows, strict=True), strict=True))))
         click.echo(f"Wrote {options.outdir}/metric-*")
-
-
-def open_data(options: Options, cfg: str, data_type: str) -> PosedImageDataset:
-    """Open the data set of --data and --mask_data, by default the published one of a configuration.
-
-    Raises:
-        InputError: it cannot be opened, or there is none for this configuration.
-    """
-    # Only the four published configurations have a data set.
-    if not options.data and cfg not in PUBLISHED:
-        raise InputError("--data: no published data set fits this network; give --data and --mask_data")
-
-    # Errors name the option that says where the data is.
-    with user_errors("--data" if options.data else "--data_dir"):
-        if options.data:
-            return PosedImageDataset(options.data, options.mask_data, data_type)
-        return PUBLISHED[cfg].open(options.data_dir or "data")
 
 
 def make_generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:

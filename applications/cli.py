@@ -149,6 +149,33 @@ def check_is_file(option: str, path: str) -> None:
         raise InputError(f"{option} {path}: no such file")
 
 
+def check_data_options(data: str | None, mask_data: str | None, data_dir: str | None) -> None:
+    """Check that the options that name a data set go together.
+
+    Raises:
+        InputError: they do not.
+    """
+    if (data is None) != (mask_data is None) or (data and data_dir):
+        raise InputError("--data, --mask_data: expected both, without --data_dir")
+
+
+def open_dataset(
+    data: str | None, mask_data: str | None, data_dir: str | None, cfg: str, data_type: str
+) -> PosedImageDataset:
+    """Open the data set of --data and --mask_data, by default the published one of a configuration.
+
+    Raises:
+        InputError: it cannot be opened, or there is none for this configuration.
+    """
+    # Networks with other classes or cameras than the published ones have no published data set.
+    if not data and cfg not in PUBLISHED:
+        raise InputError("--data: no published data set fits this network; give --data and --mask_data")
+
+    # Errors name the option that says where the data is.
+    with user_errors("--data" if data else "--data_dir"):
+        return PosedImageDataset(data, mask_data, data_type) if data else PUBLISHED[cfg].open(data_dir or "data")
+
+
 def check_input(
     input_file: str | None, input_id: int | None, data_dir: str | None, data: str | None, mask_data: str | None
 ) -> None:
@@ -162,8 +189,7 @@ def check_input(
         raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
 
     # Options that would have no effect are rejected.
-    if (data is None) != (mask_data is None) or (data and data_dir):
-        raise InputError("--data, --mask_data: expected both, without --data_dir")
+    check_data_options(data, mask_data, data_dir)
     if input_file is not None:
         if data or data_dir:
             raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
@@ -189,11 +215,8 @@ def read_input(
         with user_errors("--input"):
             return Input(Path(input_file).stem, to_label_map(input_file, G), None)
 
-    # Open the data set; networks with other classes or cameras have no published one.
-    if not data and cfg not in PUBLISHED:
-        raise InputError("--input_id: no published data set fits this network; give --data and --mask_data")
-    with user_errors("--data" if data else "--data_dir"):
-        dataset = PosedImageDataset(data, mask_data, G.data_type) if data else PUBLISHED[cfg].open(data_dir or "data")
+    # Open the data set.
+    dataset = open_dataset(data, mask_data, data_dir, cfg, G.data_type)
     if input_id >= len(dataset):
         raise InputError(f"--input_id {input_id}: {dataset.name} has samples 0 to {len(dataset) - 1}")
 

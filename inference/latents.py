@@ -44,7 +44,7 @@ def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, seeds: Sequence[int]) -
 
 
 def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:
-    """Compute the tri-planes (N,3,F,P,P) of ws (N,num_ws,w_dim) with constant noise.
+    """Compute the tri-planes (N,3,C,P,P) of ws (N,num_ws,w_dim) with constant noise.
 
     Raises:
         ConfigError: the planes are not finite.

@@ -86,7 +86,7 @@ class Scene:
 
     @cached_property
     def planes(self) -> Tensor:
-        """Tri-planes, 1,3,F,P,P.
+        """Tri-planes, 1,3,C,P,P.
 
         Raises:
             ConfigError: they are not finite.

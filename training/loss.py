@@ -34,11 +34,8 @@ PHASES = {
     for kind in ("main", "reg", "both")
 }
 SILHOUETTE_WEIGHT = 10  # as published
-GENERATOR_TERMS = (
-    "img_reconstruction",
-    "semantic_reconstruction",
-    "silhouette",
-)  # in the order in which they are added
+# Reconstruction terms of Gmain, in the order in which they are added.
+GENERATOR_TERMS = ("img_reconstruction", "semantic_reconstruction", "silhouette")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Microbatch:
     """Samples of one accumulation step, and the values of all schedules at that time."""
 
     batch: Mapping[str, Tensor]  # real samples: image N,3,R,R in [-1, 1], pose N,25, mask N,1,R,R (if G is conditional)
-    z: Tensor  # N,Z latent codes
+    z: Tensor  # N,z_dim latent codes
     random_pose: Tensor  # N,25 poses of other samples of the data set
     gain: float  # factor of every loss
     blur_sigma: float  # blur of discriminator inputs, pixels
@@ -121,7 +118,7 @@ class Loss:
             phase: a key of PHASES.
             batch: real samples: image N,3,R,R in [-1, 1], pose N,25 and, if G is conditional, mask N,1,R,R (class ids,
                 or edges as floats from 1, background, to -1, line).
-            gen_z: N,Z latent codes.
+            gen_z: N,z_dim latent codes.
             gen_c: N,25 random poses of the data set.
             gain: factor of the loss.
             cur_nimg: images shown so far.
@@ -163,8 +160,8 @@ class Loss:
         # pix2pix3D does not apply EG3D's swapping of its input poses.
         own_pose = self._sample_own_pose()
         pose = microbatch.pose if own_pose else microbatch.random_pose
-        ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)  # N,L,512
-        planes = self.G.planes(ws)  # N,3,F,P,P
+        ws = self.G.mapping(microbatch.z, microbatch.pose, microbatch.batch)  # N,num_ws,w_dim
+        planes = self.G.planes(ws)  # N,3,C,P,P
         rendered = self.G.synthesis(ws, pose, microbatch.rendering_resolution, planes=planes)
 
         # Adversarial loss of one or both discriminators.
@@ -258,8 +255,8 @@ class Loss:
 
         Args:
             microbatch: the samples.
-            ws: N,L,512 of the samples, detached.
-            planes: N,3,F,P,P of the samples, detached.
+            ws: N,num_ws,w_dim of the samples, detached.
+            planes: N,3,C,P,P of the samples, detached.
             rendered: outputs of Gmain from one of the two poses; those from the other pose are rendered here.
             own_pose: whether Gmain rendered from the samples' own poses rather than from the random ones.
         Returns:

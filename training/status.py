@@ -44,9 +44,10 @@ class TickStats:
         self._losses = Collector(self.device)
         self._spans: dict[str, list[tuple]] = {}
 
-        # For each optimizer step of this tick, whether its gradients had non-finite elements: a scalar on the device,
-        # as reading it would wait for the step.
-        self._bad_steps: list[Tensor] = []
+        # Optimizer steps of this tick, and how many of them had non-finite gradients: counted on the device, as reading
+        # the number would wait for the step.
+        self._steps = 0
+        self._bad_steps = torch.zeros([], dtype=torch.int64, device=self.device)
 
         # Steps of the window over which check_divergence counts; it spans ticks that are shorter.
         self._window_steps = 0
@@ -70,7 +71,8 @@ class TickStats:
 
     def count_step(self, bad_gradients: Tensor) -> None:
         """Count an optimizer step; `bad_gradients` is the scalar number of its non-finite gradient elements."""
-        self._bad_steps.append(bad_gradients > 0)
+        self._steps += 1
+        self._bad_steps += (bad_gradients > 0).to(self.device)
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -87,9 +89,10 @@ class TickStats:
         """
         # Losses of all processes, and the phases' times of this one. Waits for the device.
         stats = {**self._losses.as_dict(), **self._phase_times()}
-        steps = len(self._bad_steps)
-        bad_steps = sum(map(bool, self._bad_steps))
-        self._bad_steps = []
+        steps = self._steps
+        bad_steps = int(self._bad_steps)
+        self._steps = 0
+        self._bad_steps.zero_()
 
         # Time of the tick, and of images and snapshots before it.
         maintenance = self._start_time - self._end_time

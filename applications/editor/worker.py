@@ -55,7 +55,7 @@ class Task:
 
     @property
     def is_replaceable(self) -> bool:
-        """Whether only the newest request of this priority matters; files are all made."""
+        """Whether a newer request of this priority replaces it: true for scenes and views, false for files."""
         return self.priority in (Priority.SCENE, Priority.VIEW)
 
 

@@ -14,7 +14,6 @@ from dataset_preprocessing.toy import sdf
 from dataset_preprocessing.toy.scene import Surface, Waves, mix, sample_shape, smooth_step
 from dataset_preprocessing.toy.sdf import Array, vector
 
-CLASSES = ("background", "head", "ears", "eyes", "muzzle and nose", "body")
 HEAD, EARS, EYES, MUZZLE, BODY = range(1, 6)
 
 # Albedo in linear light: base, light fur (muzzle, chest), dark marks.

@@ -16,7 +16,7 @@ MAX_STEPS = 72
 # A ray has hit at this distance (world units). A pixel of a 512-pixel cat is 1.2e-3 wide.
 HIT_DISTANCE = 3e-4
 
-# After so many steps, rays that have not hit advance by at least MIN_STRIDE (world units).
+# After this many steps, rays without a hit advance by at least MIN_STRIDE (world units).
 GRAZING_STEPS = 24
 MIN_STRIDE = 1.5e-3
 

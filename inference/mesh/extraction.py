@@ -23,7 +23,7 @@ DENSITY_SHARE = 0.25
 
 
 def extract_mesh(G: TriPlane, planes: Tensor, *args: Any, **options: Any) -> Mesh:
-    """Extract the surface of a scene, planes 1,3,F,P,P, at once; arguments and errors as of `extraction_steps`."""
+    """Extract the surface of a scene, planes 1,3,C,P,P, at once; arguments and errors as of `extraction_steps`."""
     return run_steps(extraction_steps(G, planes, *args, **options))
 
 
@@ -54,7 +54,7 @@ def extraction_steps(
 
     Args:
         G: the generator.
-        planes: 1,3,F,P,P of `G.planes`.
+        planes: 1,3,C,P,P of `G.planes`.
         resolution: points of the density grid on a side, 2 or more.
         threshold: raw density of the surface, or "auto": see `auto_threshold`.
         color: of the vertices: "label" (palette color of the largest label channel at that very point, gray for

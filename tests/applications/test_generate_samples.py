@@ -167,7 +167,7 @@ def test_a_network_with_its_own_number_of_classes_uses_the_preset_of_its_cameras
 def test_a_network_without_published_data_needs_its_data_set_named(tmp_path):
     result = run(network=own_classes(tmp_path, 8, "shapenet"), outdir=tmp_path / "out", input_id=0)
     assert result.exit_code == 2
-    assert result.output.startswith("Error: --input_id: no published data set fits this network; give --data and")
+    assert result.output.startswith("Error: --data: no published data set fits this network; give --data and")
 
 
 # --------------------------------------------------------------------------- rejected input

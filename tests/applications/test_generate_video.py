@@ -70,7 +70,7 @@ def frames(path):
 
 
 def close(a, b):
-    """Whether two color frames of gifs are equal up to the palette, which a difference of one level can change."""
+    """Return whether two frames of GIFs are equal up to the palette, which a difference of one level can change."""
     return np.abs(a.astype(int) - b).mean() < 2
 
 

@@ -11,7 +11,7 @@ import torch
 
 from camera_utils import CARS, CATS, mirror_pose, pose_at
 from dataset_preprocessing.toy.cars import PARTS, Car
-from dataset_preprocessing.toy.cats import CLASSES, Cat
+from dataset_preprocessing.toy.cats import BODY, Cat
 from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import pixel_rays, render
 from dataset_preprocessing.toy.write import (
@@ -115,7 +115,7 @@ def test_depth_is_the_distance_to_the_surface():
 
 def test_color_is_antialiased_and_label_maps_are_not_blended():
     seen, _ = view("cats", 1, 0)
-    assert set(np.unique(seen.parts)) <= set(range(len(CLASSES)))
+    assert set(np.unique(seen.parts)) <= set(range(BODY + 1))
     fine = render(Cat(np.random.default_rng(1)), pose_of(CATS, 0.25, 0.05), RESOLUTION * 4)
     reference = fine.image.reshape(RESOLUTION, 4, RESOLUTION, 4, 3).mean((1, 3))
     edge = ~inner(seen.parts)

@@ -4,7 +4,7 @@ Values from the published training command and its three runs (pix2pix3D, Deng e
 EG3D (Chan et al. 2022).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from training.networks.generator import PUBLISHED_PLANE_RESOLUTION
@@ -193,14 +193,3 @@ CONFIGS = {
 }
 # Raw rendering resolution r, before super-resolution. It is no constructor argument: training may raise it.
 RAW_RESOLUTION = {"seg2cat": 128, "seg2face": 128, "edge2car": 64, "edge2cat": 128}
-
-
-def generator_kwargs(cfg: str, **changes: Any) -> dict[str, Any]:
-    """Build constructor arguments of a published application's generator; `changes` are fields of GeneratorOptions.
-
-    Raises:
-        ValueError: a cfg that is not in CONFIGS.
-    """
-    if cfg not in CONFIGS:
-        raise ValueError(f"cfg: expected {', '.join(CONFIGS)}, got {cfg!r}")
-    return replace(CONFIGS[cfg], **changes).kwargs()

@@ -1,6 +1,7 @@
 """Complete generators: golden arrays, and invariances of rendering."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from golden_cases import build as build_case
 
 from camera_utils import CAMERAS, front_pose
 from torch_utils.precision import Precision, has_fast, set_precision
-from training.networks.configs import CONFIGS, generator_kwargs
+from training.networks.configs import CONFIGS
 from training.networks.registry import construct
 from training.networks.synthesis import count_ws
 from training.volumetric_rendering.planes import sample_planes
@@ -264,7 +265,7 @@ def test_invalid_arguments_are_rejected(scene):
 def test_small_planes_and_narrow_super_resolution_are_recorded_only_if_not_published_values():
     changes = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 32}
     small = {"plane_resolution": 32, "sr_width": 1 / 16, "depth_resolution": 6}
-    kwargs = generator_kwargs("edge2car", **changes, **small)
+    kwargs = replace(CONFIGS["edge2car"], **changes, **small).kwargs()
     G = construct(CONFIGS["edge2car"].class_name, kwargs).eval()
     options = G.ray_options()
     assert (options.samples, options.fine_samples) == (6, 6)
@@ -275,6 +276,6 @@ def test_small_planes_and_narrow_super_resolution_are_recorded_only_if_not_publi
     again = module_from_record(record_from_module(G))
     same = {"noise_mode": "const", "jitter": False, "neural_rendering_resolution": 8}
     assert torch.equal(again.synthesis(ws, pose, **same)["semantic"], G.synthesis(ws, pose, **same)["semantic"])
-    published = generator_kwargs("edge2car", **changes)
+    published = replace(CONFIGS["edge2car"], **changes).kwargs()
     assert "plane_resolution" not in published and "width" not in published["sr_kwargs"]
     assert published["rendering_kwargs"]["depth_resolution"] == 64

@@ -16,7 +16,7 @@ from torch import nn
 
 from torch_utils.safe_pickle import WeightsError
 from training.networks import registry
-from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions, generator_kwargs
+from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.weights.record import NetworkRecord, module_from_record, record_from_module, to_plain_data
 from training.weights.snapshot import FORMAT, VERSION, load_network_pkl, save_snapshot
 from training.weights.transfer import copy_by_name
@@ -259,11 +259,12 @@ def test_generator_arguments_equal_the_published_ones(cfg, case):
     widths = {key: published[key] for key in ("channel_base", "channel_max")}
     if cfg == "edge2car":  # the golden file has 9, but published weights have 7 and published classes ignore it
         published["mapping_kwargs"]["geometry_layer"] = 7
-    assert generator_kwargs(cfg, **widths) == published
+    assert replace(CONFIGS[cfg], **widths).kwargs() == published
 
 
 def test_edge2cat_has_the_camera_of_seg2cat_and_one_channel():
-    cat, edge = generator_kwargs("seg2cat"), generator_kwargs("edge2cat")
+    cat = CONFIGS["seg2cat"].kwargs()
+    edge = CONFIGS["edge2cat"].kwargs()
     assert edge["rendering_kwargs"] == cat["rendering_kwargs"]
     assert (edge["semantic_channels"], edge["data_type"], edge["img_resolution"]) == (1, "edge", 512)
     assert edge["mapping_kwargs"]["in_channels"] == 1
@@ -278,14 +279,12 @@ def test_geometry_layer_other_than_7_uses_a_mapping_class_that_honors_it():
     assert registry.construct(mapping_kwargs["class_name"], {**sizes, **arguments}).geometry_layer == 9
 
 
-def test_unknown_cfg_and_resolution_are_rejected():
-    with pytest.raises(ValueError, match="cfg: expected seg2cat, seg2face, edge2car, edge2cat, got 'seg2dog'"):
-        generator_kwargs("seg2dog")
+def test_an_unknown_resolution_is_rejected():
     with pytest.raises(ValueError, match="resolution: expected 512, 256, 128, got 64"):
-        generator_kwargs("seg2cat", resolution=64)
+        replace(CONFIGS["seg2cat"], resolution=64)
 
 
-def test_generator_kwargs_returns_a_new_dict_each_time():
-    first = generator_kwargs("seg2cat")
+def test_options_return_new_constructor_arguments_each_time():
+    first = CONFIGS["seg2cat"].kwargs()
     first["rendering_kwargs"]["avg_camera_pivot"][2] = 5
-    assert generator_kwargs("seg2cat")["rendering_kwargs"]["avg_camera_pivot"] == [0, 0, -0.06]
+    assert CONFIGS["seg2cat"].kwargs()["rendering_kwargs"]["avg_camera_pivot"] == [0, 0, -0.06]
