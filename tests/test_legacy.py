@@ -9,6 +9,7 @@ import shlex
 import struct
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import legacy
 from legacy import WeightsError, load_network_pkl
 from torch_utils.safe_pickle import read_pickle
 from training.networks.augment import AugmentPipe
-from training.networks.configs import generator_kwargs
+from training.networks.configs import CONFIGS
 from training.weights import published_pickle
 from training.weights.record import NetworkRecord
 from training.weights.snapshot import save_snapshot
@@ -452,7 +453,7 @@ def test_init_writes_a_generator_marked_as_untrained(tmp_path):
     assert data["extra"] == {"untrained": True, "cfg": "edge2car", "seed": 3}
     assert data["G_ema"].neural_rendering_resolution == 64
     torch.manual_seed(3)
-    kwargs = generator_kwargs("edge2car", channel_base=1024, channel_max=16)
+    kwargs = replace(CONFIGS["edge2car"], channel_base=1024, channel_max=16).kwargs()
     expected = legacy.construct("TriPlaneSemanticEntangleGenerator", kwargs)
     assert_same_state(data["G"], expected)
     assert_same_state(data["G_ema"], expected)

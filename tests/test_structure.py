@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -163,3 +164,15 @@ def test_docstrings_of_functions_on_tensors_state_shapes():
 def test_packages_say_what_they_hold(name):
     docstrings = {p: ast.get_docstring(ast.parse(p.read_text())) for p in (ROOT / name).rglob("__init__.py")}
     assert docstrings and all(docstrings.values()), [str(path) for path, text in docstrings.items() if not text]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_names_that_exist(path):
+    # No test runs the benchmarks, which take minutes.
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in LAYER_OF:
+            module = importlib.import_module(node.module)
+            names = [alias.name for alias in node.names if f"{node.module}.{alias.name}" not in trees()]
+            missing += [f"{node.module}.{name}" for name in names if not hasattr(module, name)]
+    assert missing == []

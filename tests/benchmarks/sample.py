@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from camera_utils import CAMERAS, front_pose
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, set_precision
-from training.networks.configs import generator_kwargs
+from training.networks.configs import CONFIGS
 from training.networks.registry import construct
 
 
@@ -51,7 +51,7 @@ def stages(G, label_map: torch.Tensor, pose: torch.Tensor, r: int, clock) -> dic
 @click.option("--repeat", default=3, help="Number of runs; the fastest is printed.")
 def main(cfg: str, precision: str, cpu_time: bool, repeat: int) -> None:
     """Print seconds per stage and in all."""
-    kwargs = generator_kwargs(cfg)
+    kwargs = CONFIGS[cfg].kwargs()
     G = construct("TriPlaneSemanticEntangleGenerator", kwargs).eval()
     set_precision(G, precision)
     size = kwargs["mapping_kwargs"]["in_resolution"]

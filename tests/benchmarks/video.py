@@ -20,7 +20,7 @@ from camera_utils import CAMERAS, front_pose, path_poses
 from inference.video import ENCODERS, open_video, render_views
 from inference.view import View
 from torch_utils.host_memory import keep_freed_memory
-from training.networks.configs import RAW_RESOLUTION, generator_kwargs
+from training.networks.configs import CONFIGS, RAW_RESOLUTION
 from training.networks.registry import construct
 
 ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a video goes through once
@@ -34,7 +34,7 @@ ONCE = ("label-map encoder", "mapping", "backbone to planes")  # stages that a v
 @click.option("--repeat", default=2, help="Number of runs; the fastest is printed.")
 def main(cfg: str, frames: int, ending: str, cpu_time: bool, repeat: int) -> None:
     """Print both times, and the share of drawing and encoding."""
-    kwargs, r, preset = generator_kwargs(cfg), RAW_RESOLUTION[cfg], CAMERAS[cfg]
+    kwargs, r, preset = CONFIGS[cfg].kwargs(), RAW_RESOLUTION[cfg], CAMERAS[cfg]
     G = construct("TriPlaneSemanticEntangleGenerator", kwargs).eval()
     G.neural_rendering_resolution = r
     size = kwargs["mapping_kwargs"]["in_resolution"]
