@@ -2,133 +2,61 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dnnlib.errors import ConfigError
 from inference.mesh.triangles import check_libraries
 from metrics.image_features import INCEPTION, Extractor, load_extractor
 from metrics.image_similarity import ImageDistance, load_distance
 from metrics.registry import EvalMode, Metric
-from training.data.archive import Archive, DataError, data_error
+from training.data.archive import WHOLE, DataError, data_error
 from training.data.dataset import PosedImageDataset
-from training.data.image_io import open_image
-from training.data.pose_files import POSES_FILE, parse_json
+from training.data.depth_maps import DepthImages, find_depth
+from training.data.pose_files import POSES_FILE
 
-# File with the scale of depth images, and its key.
-DEPTH_FILE = "depth.json"
-DEPTH_SCALE = "world_units_per_level"
-# Names of 16-bit gray images in different versions of PIL.
-DEPTH_MODES = ("I;16", "I;16B", "I")
-
-
-# --------------------------------------------------------------------------- data with known 3D
-
-
-class DepthImages:
-    """16-bit images of the distance along the ray of each pixel, with the names of a data set's images.
-
-    Args:
-        path: zip or directory with DEPTH_FILE.
-    Raises:
-        DataError: missing or damaged, or without the scale.
-    """
-
-    def __init__(self, path: str | Path):
-        # `parse_json` raises DataError itself; anything else in the file is reported as what is expected.
-        self.archive = Archive(path)
-        try:
-            self.scale = float(parse_json(self.archive.read(DEPTH_FILE))[DEPTH_SCALE])
-        except DataError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise data_error(path, DEPTH_FILE, f'expected {{"{DEPTH_SCALE}": number}}') from error
-
-    @property
-    def description(self) -> str:
-        """Path of the archive."""
-        return str(self.archive.path)
-
-    def read(self, dataset: PosedImageDataset, member: int) -> Tensor:
-        """Return the depth (1,R,R, world units, 0 where there is no object) of a member of the data set.
-
-        Raises:
-            DataError: no such image, not a depth image, or of another size than the color image.
-        """
-        # Decode the image of the same name.
-        details = dataset.get_details(member)
-        content = self.archive.read(details.name)
-        try:
-            levels = np.array(open_image(content, DEPTH_MODES)).astype(np.float32)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise data_error(self.archive.path, details.name, f"not a depth image ({error})") from error
-
-        # It must fit the color image, also if that one is mirrored.
-        if levels.shape != (dataset.resolution, dataset.resolution):
-            sizes = f"{levels.shape[1]}x{levels.shape[0]} pixels, but its color image has {dataset.resolution}"
-            raise data_error(self.archive.path, details.name, f"{sizes}; is it the depth of another data set?")
-        if details.xflip:
-            levels = np.ascontiguousarray(levels[:, ::-1])
-        return torch.from_numpy(levels)[None] * self.scale  # 1,R,R
-
-
-def find_depth(dataset: PosedImageDataset, path: str | None) -> DepthImages | None:
-    """Open the depth images of a data set: those at `path`, by default DATA_depth.zip next to it, None if missing.
-
-    Raises:
-        ConfigError: not usable, or of images of another size.
-    """
-    # The depth next to the data set is optional, a path from the user is not.
-    images = dataset.images.path
-    default_path = images.with_name(f"{images.stem}_depth.zip")
-    if not path and not default_path.is_file():
-        return None
-
-    # Reading one image finds depth of another data set before anything is rendered.
-    try:
-        depth_images = DepthImages(path or default_path)
-        depth_images.read(dataset, 0)  # checks the size
-    except DataError as error:
-        raise ConfigError("depth_data", problem=str(error)) from error
-    return depth_images
+# --------------------------------------------------------------------------- views of an object
 
 
 class MultiViewObjects:
     """Groups of samples of a data set that show the same object.
 
     Args:
-        dataset: a whole data set with all views of an object in a row, not mirrored.
+        dataset: a data set with the same number of views of each object, not mirrored.
     Attributes:
         views: number of views of each object.
         count: number of objects.
     Raises:
-        DataError: the data set has one view of each object or does not state their number, or is mirrored or a subset.
+        DataError: one view of each object, different numbers of views, or mirrored copies.
     """
 
     def __init__(self, dataset: PosedImageDataset):
-        # The data set states the number of views in the file of its poses.
-        self.views = json.loads(dataset.images.read(POSES_FILE)).get("views", 1)
-        grouped = isinstance(self.views, int) and self.views > 1 and len(dataset.index.images) % self.views == 0
-        if not grouped:
-            problem = f'"views": got {self.views!r}, expected 2 or more consecutive images of each object'
+        # Mirrored copies follow after all others; their poses may be those of the originals.
+        if dataset.get_details(len(dataset) - 1).xflip:
+            raise data_error(dataset.images.path, WHOLE, "expected no mirrored copies of the images")
+
+        # The metrics average over objects, so each must have as many views as the others.
+        views = np.bincount(dataset.objects)
+        if views.min() != views.max():
+            problem = (
+                f'"objects": got {views.min()} to {views.max()} images of an object, expected the same number of each'
+            )
+            raise data_error(dataset.images.path, POSES_FILE, problem)
+        if views.max() == 1:
+            problem = '"objects": got 1 image of each object, expected 2 or more'
             raise data_error(dataset.images.path, POSES_FILE, problem)
 
-        # Views of an object are found by their position, which mirroring and subsets change.
-        if any(dataset.get_details(i).raw_idx != i for i in range(len(dataset))):
-            raise data_error(dataset.images.path, POSES_FILE, "expected all images in order, none of them mirrored")
+        # Samples of each object, in the order of the data set.
+        self.views = int(views[0])
+        self.count = len(views)
+        self._members = np.argsort(dataset.objects, kind="stable").reshape(self.count, self.views)
 
-        # Objects without a remainder, as checked above.
-        self.count = len(dataset) // self.views
-
-    def members(self, number: int) -> range:
+    def members(self, number: int) -> list[int]:
         """Return the samples of an object in the data set."""
-        return range(number * self.views, (number + 1) * self.views)
+        return self._members[number].tolist()
 
 
 # --------------------------------------------------------------------------- networks and data of metrics

@@ -290,7 +290,7 @@ INVALID = {
     "unknown classes": (more_classes, "its label map has class [678], the network knows 0 to 5"),
     "one view of each object": (
         one_view,
-        '--metrics: nvs, chamfer: .*dataset.json: "views": got 1, expected 2 or more',
+        '--metrics: nvs, chamfer: .*dataset.json: "objects": got 1 image of each object, expected 2 or more',
     ),
     "no such depth": ({"metrics": "nvs", "depth_data": "none.zip"}, "--depth_data: none.zip: .*no such file"),
     "depth without scale": (depth_without_scale, "--depth_data: .*depth.json: expected .*world_units_per_level"),

@@ -26,12 +26,12 @@ from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import Rendering, render
 from dataset_preprocessing.toy.scene import Scene
 from training.data.archive import write_archive
+from training.data.depth_maps import DEPTH_FILE, DEPTH_SCALE
 from training.data.image_io import encode_png
 from training.data.pose_files import POSES_FILE
 
 # World units of one level of the 16-bit depth images, so 16 bits reach 6.5; objects are 1 in size, 1.7 to 2.7 away.
 DEPTH_UNIT = 1e-4
-DEPTH_FILE = "depth.json"
 
 # Splits: part of the random seed, so that held-out objects never occur in training.
 TRAIN = 0
@@ -187,7 +187,7 @@ def write_toy(
         add_to_images(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
         for add_to_depths in add_depths:
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
-            add_to_depths(DEPTH_FILE, json.dumps({"world_units_per_level": DEPTH_UNIT, "meaning": meaning}))
+            add_to_depths(DEPTH_FILE, json.dumps({DEPTH_SCALE: DEPTH_UNIT, "meaning": meaning}))
     return paths
 
 

@@ -7,8 +7,9 @@ from metric_data import Thumbnails, tiny_network, toy
 from metrics.evaluation import Evaluator, SamplingOptions
 from metrics.image_features import Extractor
 from metrics.image_similarity import ImageDistance
-from metrics.resources import DepthImages, Resources
+from metrics.resources import Resources
 from training.data.dataset import PosedImageDataset
+from training.data.depth_maps import DepthImages
 from training.weights.snapshot import load_network_pkl
 
 

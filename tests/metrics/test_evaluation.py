@@ -13,9 +13,10 @@ from metrics.evaluation import Evaluator, SamplingOptions, sample_order
 from metrics.generators import NetworkGenerator, fit_mean_baseline
 from metrics.image_features import Extractor, to_uint8
 from metrics.registry import Metric, parse_metrics
-from metrics.resources import DepthImages, MultiViewObjects, ResourceOptions, Resources, load_resources
+from metrics.resources import MultiViewObjects, ResourceOptions, Resources, load_resources
 from training.data.archive import DataError
 from training.data.dataset import PosedImageDataset
+from training.data.depth_maps import DepthImages
 
 CPU = torch.device("cpu")
 ALL = OBJECTS * VIEWS
@@ -109,11 +110,13 @@ def test_uint8_images_are_restored_exactly_and_other_values_clipped():
     assert to_uint8(torch.tensor([-3.0, -1, 1, 3])).tolist() == [0, 0, 255, 255]
 
 
-def test_subsets_and_mirrored_data_have_no_multi_view_objects(files):
+def test_multi_view_objects_need_as_many_views_of_each_and_no_mirrored_copies(files):
     mirrored = PosedImageDataset(files["data"], files["mask_data"], xflip=True)
-    for changed in (mirrored, PosedImageDataset(files["data"], files["mask_data"], max_size=4)):
-        with pytest.raises(DataError, match="expected all images in order"):
-            MultiViewObjects(changed)
+    with pytest.raises(DataError, match="expected no mirrored copies"):
+        MultiViewObjects(mirrored)
+    subset = PosedImageDataset(files["data"], files["mask_data"], max_size=OBJECTS * VIEWS - 1)
+    with pytest.raises(DataError, match='"objects": got 1 to 2 images of an object, expected the same number of each'):
+        MultiViewObjects(subset)
 
 
 def test_depth_is_mirrored_with_its_image_and_must_have_its_size(files, tmp_path):

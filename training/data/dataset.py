@@ -36,13 +36,14 @@ class PosedImageDataset(torch.utils.data.Dataset):
         pose: float32 25 (cam2world, intrinsics); no numbers without `use_labels`.
         idx: index of the sample.
     Samples are sorted by the path of their image; with `xflip`, the mirrored copies follow after all others.
+    Attribute `objects` is the number of the object of each sample, from 0; mirrored copies show other objects.
 
     Args:
         path: archive of images and dataset.json.
         mask_path: archive of label maps.
         data_type: "seg" (class ids) or "edge" (drawings with dark lines on white).
         resolution: required size of the images; None accepts any.
-        use_labels: read the poses.
+        use_labels: read the poses, and which images show the same object.
         max_size: use a random subset of this many images.
         xflip: add a mirrored copy of every sample.
         mirror_pose: mirror the poses of mirrored copies too; the published training does not (False).
@@ -97,6 +98,12 @@ class PosedImageDataset(torch.utils.data.Dataset):
             self._xflip = np.repeat([False, True], len(self._raw_idx))
             self._raw_idx = np.tile(self._raw_idx, 2)
 
+        # Samples sorted by object, and where the samples of each object begin. Mirrored copies show mirrored objects.
+        keys = 2 * self.index.objects[self._raw_idx] + self._xflip
+        self.objects = np.unique(keys, return_inverse=True)[1]
+        self._by_object = np.argsort(self.objects, kind="stable")
+        self._starts = np.append(0, np.cumsum(np.bincount(self.objects)))
+
     @property
     def name(self) -> str:
         """File name of the image archive without extension."""
@@ -141,6 +148,11 @@ class PosedImageDataset(torch.utils.data.Dataset):
         """Return the origin of a sample."""
         raw_idx = int(self._raw_idx[idx])
         return Details(raw_idx, bool(self._xflip[idx]), self.index.images[raw_idx])
+
+    def views_of(self, idx: int) -> np.ndarray:
+        """Return all samples of the same object as a sample, itself included, ascending; mirrored if that one is."""
+        number = self.objects[idx]
+        return self._by_object[self._starts[number] : self._starts[number + 1]]
 
     def get_label_std(self) -> np.ndarray:
         """Return the population standard deviation of all stored poses: 25 numbers, or 0 without poses."""

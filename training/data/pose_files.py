@@ -83,6 +83,13 @@ def _is_named_pair(pair: object) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
 
 
+def is_list_of_groups(value: object) -> bool:
+    """Return whether parsed JSON is a list of lists of strings."""
+    if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
+        return False
+    return all(isinstance(name, str) for group in value for name in group)
+
+
 def read_poses(path: str | os.PathLike[str]) -> Tensor:
     """Read poses F,25 from JSON: a list of lists of 25 numbers, or a data set's dataset.json.
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +23,27 @@ SIGCHLD_DELAY_SECONDS = 2
 RANDOM_BLOCK = 1 << 14
 
 
+class Draw(NamedTuple):
+    """Index of a sample, and the position in the endless stream (of all processes together) at which it is drawn."""
+
+    index: int
+    position: int
+
+
+class DrawnDataset(Dataset):
+    """Data set whose samples depend on their position in the stream too: its indices are of type Draw."""
+
+
 def _lost_worker() -> ConfigError:
     hint = "if memory ran out, use fewer; training resumes from its last state with `run_dir`"
     return ConfigError("workers", problem="a data loading process was killed", hint=hint)
 
 
-class InfiniteSampler(Sampler[int]):
+class InfiniteSampler(Sampler[int | Draw]):
     """Endless indices: cycle through a shuffled list and swap each visited entry with one shortly before it.
 
     Args:
-        dataset: only its length is used.
+        dataset: its length is used, and whether it is a DrawnDataset, for which Draw are sampled instead of int.
         rank: number of this process.
         num_replicas: number of processes; of the positions 0, 1, 2, ... each takes rank, rank + num_replicas, ...
         shuffle: False cycles in order.
@@ -56,6 +68,7 @@ class InfiniteSampler(Sampler[int]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank: got {rank}, allowed 0 to {num_replicas - 1}")
         self.count = len(dataset)
+        self.with_position = isinstance(dataset, DrawnDataset)
         self.rank = rank
         self.num_replicas = num_replicas
         self.shuffle = shuffle
@@ -71,7 +84,7 @@ class InfiniteSampler(Sampler[int]):
             raise ValueError(f"start: got {position}, expected 0 or a multiple of the {self.num_replicas} processes")
         self.start = position
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | Draw]:
         """Iterate from `start`; earlier positions are replayed, about 2 s for ten million."""
         rng = np.random.RandomState(self.seed)
         order = np.arange(self.count)
@@ -89,7 +102,7 @@ class InfiniteSampler(Sampler[int]):
             for step in range(RANDOM_BLOCK):
                 i = position % self.count
                 if position >= self.start and position % self.num_replicas == self.rank:
-                    yield order[i]
+                    yield Draw(order[i], position) if self.with_position else order[i]
 
                 # The entry just visited moves back, so it comes at another place in the next cycle.
                 if offsets:
@@ -107,7 +120,7 @@ class _ErrorsAsSamples(Dataset):
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
-    def __getitem__(self, idx: int) -> dict | DataError:
+    def __getitem__(self, idx: int | Draw) -> dict | DataError:
         try:
             return self.dataset[idx]
         except DataError as error:
