@@ -108,10 +108,13 @@ data_options = option_group(
     resolution_option(128),
     option("--number", click.IntRange(1), 2000, "Number of training images, a multiple of --views."),
     option("--views", click.IntRange(1), 1, "Number of images of each training object."),
+    option("--wide-views", click.IntRange(0), 0, "How many of these images have a yaw uniform in +-43 degrees; "
+           "the others are mostly frontal. Cats only."),
+    click.option("--depth", is_flag=True, help="Write the depth of the training images too."),
     option("--held-out", click.IntRange(0), 50, "Number of objects kept for evaluation."),
     option("--held-out-views", click.IntRange(1), 8, "Number of images of each object kept for evaluation."),
     option("--seed", click.IntRange(0), 0, "Random seed of objects and poses."),
-)
+)  # fmt: skip
 @option_group(
     "Output",
     option("--outdir", click.Path(path_type=Path, file_okay=False), None, "Directory to write to.", required=True),
@@ -123,6 +126,8 @@ def toy(
     resolution: int,
     number: int,
     views: int,
+    wide_views: int,
+    depth: bool,
     held_out: int,
     held_out_views: int,
     seed: int,
@@ -130,8 +135,8 @@ def toy(
 ) -> None:
     """Render procedural cats (6 classes) or cars (edge drawings) with known 3D.
 
-    Writes KIND_RESOLUTION.zip (images) and KIND_RESOLUTION_label.zip (label maps) for training. The held-out objects
-    go to the same names with _test, and KIND_RESOLUTION_test_depth.zip holds their depth.
+    Writes KIND_RESOLUTION.zip (images) and KIND_RESOLUTION_label.zip (label maps) for training, with --depth also
+    KIND_RESOLUTION_depth.zip. The held-out objects go to the same names with _test, always with their depth.
 
     Example: python dataset_tool.py toy --kind cats --outdir data/toy --number 2000
     """
@@ -140,7 +145,8 @@ def toy(
         raise click.UsageError(f"--number {number}: expected a multiple of --views {views}")
 
     # Archives for training; held-out objects with depth, for evaluation of their 3D.
-    splits = [("", RenderJob(kind, resolution, views, seed), number // views)]
+    training = RenderJob(kind, resolution, views, seed, depth=depth, wide_views=wide_views)
+    splits = [("", training, number // views)]
     if held_out:
         splits.append(("_test", RenderJob(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
 

@@ -22,6 +22,7 @@ from small_data import COUNT, SIZE, good_poses, image_files, label_files, name_o
 from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose_problems, split_pose
 from dataset_tool import main
 from training.data.dataset import PosedImageDataset
+from training.data.depth_maps import find_depth
 
 STOPPED = "Stopped: complete files are kept, incomplete ones were removed."
 
@@ -62,6 +63,15 @@ def test_toy_data_is_written_checked_and_shown(tmp_path):
     assert sheet.shape == (144, 3 * 256, 3)
     plain, mirrored = sheet[:128, :128], sheet[:128, 256:384]  # a sample beside its mirrored copy
     assert np.abs(plain.astype(int) - mirrored[:, ::-1]).mean() < 1  # resizing rounds differently from the other side
+
+
+def test_toy_data_for_training_on_several_views_has_depth(tmp_path):
+    run("toy", "--kind", "cats", "--outdir", tmp_path, "--number", 4, "--views", 2, "--wide-views", 1, "--depth",
+        "--resolution", 16, "--held-out", 0, "--workers", 0)  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {f"cats_16{ending}.zip" for ending in ("", "_label", "_depth")}
+    dataset = PosedImageDataset(tmp_path / "cats_16.zip", tmp_path / "cats_16_label.zip")
+    depth = find_depth(dataset, None).read(dataset, 3)
+    assert np.array_equal(depth[0] > 0, dataset[3]["mask"][0] > 0) and dataset.views_of(3).tolist() == [2, 3]
 
 
 def test_coverage_plot_has_a_dot_for_each_camera(tmp_path, small):
@@ -367,6 +377,8 @@ WRONG = {  # arguments -> error message; {t} is a directory with images.zip and 
     "toy --kind dogs --outdir {t}/o": "'dogs' is not one of",
     "toy --kind cats --outdir {t}/o --resolution 100": "got 100, expected a power of two",
     "toy --kind cats --outdir {t}/o --number 3 --views 2": "--number 3: expected a multiple of --views 2",
+    "toy --kind cars --outdir {t}/o --wide-views 1": "--wide-views: got 1, expected 0; all views of cars are wide",
+    "toy --kind cats --outdir {t}/o --wide-views 2": "--wide-views: got 2, expected 0 to 1, the number of views",
     "check --data {t}/nothing.zip": "nothing.zip: no such file or directory",
     "check --data {t}/text.zip": "text.zip: not a complete zip",
     "check": "Missing option '--data'",

@@ -25,6 +25,7 @@ from dataset_preprocessing.toy.cats import Cat
 from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import Rendering, render
 from dataset_preprocessing.toy.scene import Scene
+from dnnlib.errors import ConfigError
 from training.data.archive import write_archive
 from training.data.depth_maps import DEPTH_FILE, DEPTH_SCALE
 from training.data.image_io import encode_png
@@ -32,6 +33,10 @@ from training.data.pose_files import POSES_FILE
 
 # World units of one level of the 16-bit depth images, so 16 bits reach 6.5; objects are 1 in size, 1.7 to 2.7 away.
 DEPTH_UNIT = 1e-4
+
+# Largest angles of cats in rad.
+MAX_CAT_YAW = 0.75
+MAX_CAT_PITCH = 0.35
 
 # Splits: part of the random seed, so that held-out objects never occur in training.
 TRAIN = 0
@@ -51,6 +56,7 @@ class ToyKind:
         data_type: "seg" or "edge".
         sample_angles: samples yaw and pitch in rad.
         label_map: converts a rendering to a label map, uint8 R,R.
+        sample_wide_angles: like `sample_angles`, for wide views; None if all views are wide.
     """
 
     scene: type
@@ -58,6 +64,7 @@ class ToyKind:
     data_type: str
     sample_angles: Callable[[np.random.Generator], tuple[float, float]]
     label_map: Callable[[Rendering], np.ndarray]
+    sample_wide_angles: Callable[[np.random.Generator], tuple[float, float]] | None = None
 
 
 def _sample_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
@@ -65,7 +72,14 @@ def _sample_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
     # Clipped, because large angles are very rare in such data sets.
     yaw = rng.normal(0, 0.30)
     pitch = rng.normal(0.02, 0.14)
-    return float(np.clip(yaw, -0.75, 0.75)), float(np.clip(pitch, -0.35, 0.35))
+    return float(np.clip(yaw, -MAX_CAT_YAW, MAX_CAT_YAW)), float(np.clip(pitch, -MAX_CAT_PITCH, MAX_CAT_PITCH))
+
+
+def _sample_wide_cat_angles(rng: np.random.Generator) -> tuple[float, float]:
+    """Sample views from the side as often as frontal ones."""
+    yaw = rng.uniform(-MAX_CAT_YAW, MAX_CAT_YAW)
+    pitch = rng.normal(0.02, 0.16)
+    return yaw, float(np.clip(pitch, -MAX_CAT_PITCH, MAX_CAT_PITCH))
 
 
 def _sample_car_angles(rng: np.random.Generator) -> tuple[float, float]:
@@ -76,7 +90,7 @@ def _sample_car_angles(rng: np.random.Generator) -> tuple[float, float]:
 
 # Cats are labeled by their parts, cars by drawings of the boundaries of theirs, as in the published data sets.
 KINDS = {
-    "cats": ToyKind(Cat, CATS, "seg", _sample_cat_angles, lambda rendering: rendering.parts),
+    "cats": ToyKind(Cat, CATS, "seg", _sample_cat_angles, lambda rendering: rendering.parts, _sample_wide_cat_angles),
     "cars": ToyKind(Car, CARS, "edge", _sample_car_angles, edge_drawing),
 }
 
@@ -92,6 +106,9 @@ class RenderJob:
         seed: random seed.
         split: TRAIN or HELD_OUT.
         depth: render depth images too.
+        wide_views: how many of the poses, the last ones, are wide views.
+    Raises:
+        ConfigError: more wide views than views, or wide views of a kind that has none.
     """
 
     kind: str
@@ -100,6 +117,13 @@ class RenderJob:
     seed: int
     split: int = TRAIN
     depth: bool = False
+    wide_views: int = 0
+
+    def __post_init__(self):
+        if self.wide_views and KINDS[self.kind].sample_wide_angles is None:
+            raise ConfigError("wide_views", self.wide_views, "0", f"all views of {self.kind} are wide")
+        if not 0 <= self.wide_views <= self.views:
+            raise ConfigError("wide_views", self.wide_views, f"0 to {self.views}, the number of views")
 
 
 @dataclass(frozen=True)
@@ -121,8 +145,9 @@ def sample_object(job: RenderJob, number: int) -> tuple[Scene, list[np.ndarray]]
 
     # EG3D's polar angle is linear in the height, see camera_utils.
     poses = []
-    for _ in range(job.views):
-        yaw, pitch = kind.sample_angles(rng)
+    for view in range(job.views):
+        is_wide = view >= job.views - job.wide_views
+        yaw, pitch = (kind.sample_wide_angles if is_wide else kind.sample_angles)(rng)
         polar = math.pi / 2 * (1 - math.sin(pitch))
         poses.append(pose_at(kind.preset, math.pi / 2 + yaw, polar)[0].numpy())
     return scene, poses
@@ -152,7 +177,7 @@ def write_toy(
     """Render objects into STEM.zip, STEM_label.zip and, with depth, STEM_depth.zip.
 
     The files appear complete or not at all, and have the same bytes for any number of workers. View v of object n is
-    image n * views + v; dataset.json also holds `views`.
+    image n * views + v; with several views, dataset.json also holds the groups of images of the same object.
 
     Args:
         job: what to render.
@@ -183,8 +208,12 @@ def write_toy(
                     add_to_depths(name, view.depth)
                 labels.append([name, view.pose])
 
-        # Poses, and the unit of depth.
-        add_to_images(POSES_FILE, json.dumps({"labels": labels, "views": job.views}))
+        # Poses, images of the same object, and the unit of depth.
+        content = {"labels": labels}
+        if job.views > 1:
+            names = [name for name, _ in labels]
+            content["objects"] = [names[start : start + job.views] for start in range(0, len(names), job.views)]
+        add_to_images(POSES_FILE, json.dumps(content))
         for add_to_depths in add_depths:
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
             add_to_depths(DEPTH_FILE, json.dumps({DEPTH_SCALE: DEPTH_UNIT, "meaning": meaning}))

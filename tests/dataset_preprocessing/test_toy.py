@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from camera_utils import CARS, CATS, mirror_pose, pose_at
+from camera_utils import CARS, CATS, mirror_pose, pose_at, view_angles
 from dataset_preprocessing.toy.cars import PARTS, Car
 from dataset_preprocessing.toy.cats import BODY, Cat
 from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import pixel_rays, render
 from dataset_preprocessing.toy.write import (
-    DEPTH_FILE,
     DEPTH_UNIT,
     HELD_OUT,
     RenderJob,
@@ -26,7 +25,8 @@ from dataset_preprocessing.toy.write import (
 )
 from training.data.archive import Archive
 from training.data.dataset import PosedImageDataset
-from training.data.image_io import decode_class_ids, open_image
+from training.data.depth_maps import DepthImages
+from training.data.image_io import decode_class_ids
 
 RESOLUTION = 64
 VIEWS = {  # kind of object -> scene, two poses that share most of what they see
@@ -182,10 +182,25 @@ def test_data_set_reads_back_rendered_images_and_depth(tmp_path):
     np.testing.assert_array_equal(dataset[3]["image"].transpose(1, 2, 0), seen.image)
     np.testing.assert_array_equal(dataset[3]["mask"][0], seen.parts)
     np.testing.assert_allclose(dataset[3]["pose"], poses[1], atol=1e-6)  # printed with seven digits
-    archive = Archive(depths)
-    assert json.loads(archive.read(DEPTH_FILE))["world_units_per_level"] == DEPTH_UNIT
-    levels = np.array(open_image(archive.read(image_name(3)), ("I;16",)))
-    np.testing.assert_allclose(levels * DEPTH_UNIT, seen.depth, atol=0.51 * DEPTH_UNIT)
+    np.testing.assert_allclose(DepthImages(depths).read(dataset, 3)[0], seen.depth, atol=0.51 * DEPTH_UNIT)
+
+
+@pytest.mark.parametrize(("views", "objects"), [(2, [0, 0, 1, 1]), (1, [0, 1])])
+def test_views_of_an_object_are_consecutive_images_and_listed_as_one_object(tmp_path, views, objects):
+    images, labels = write_toy(RenderJob("cars", 16, views, seed=1), 2, tmp_path / "toy")
+    assert PosedImageDataset(images, labels, "edge").objects.tolist() == objects
+    assert ("objects" in json.loads(Archive(images).read("dataset.json"))) == (views > 1)
+
+
+def test_the_last_views_are_wide_and_the_first_ones_unchanged():
+    def yaws(**options):
+        poses = [sample_object(RenderJob("cats", 16, 3, seed=0, **options), number)[1] for number in range(400)]
+        return view_angles(torch.from_numpy(np.reshape(poses, (-1, 25))))[0].reshape(400, 3)
+
+    # A uniform distribution in +-0.75 has a standard deviation of 0.433, the clipped normal one of about 0.29.
+    narrow, wide = yaws(), yaws(wide_views=2)
+    assert torch.equal(wide[:, 0], narrow[:, 0]) and narrow.std() < 0.32
+    assert wide[:, 1:].std() == pytest.approx(0.433, abs=0.02) and wide.abs().max() < 0.7501
 
 
 def test_label_maps_of_cars_are_dark_lines_on_white(tmp_path):
