@@ -1,10 +1,12 @@
 """Time the operators of torch_utils/ops at the sizes of the 512-pixel model: python tests/benchmarks/ops.py
 
-Batch 1, float32, channels-last, no gradients, best of several runs. Each implementation is listed with its
-alternatives, so that the choice can be verified on another machine.
+Batch 1, float32, channels-last, best of several runs; gradients only where stated. Each implementation is listed with
+its alternatives, so that the choice can be verified on another machine. The alternatives take turns, since the speed of
+a machine varies, and the last column is their time divided by that of the first.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -18,20 +20,24 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d, upsample2d
+from torch_utils.ops.weighted_gather import weighted_gather
 
 UPSAMPLING_CONVS = [(32, 256, 128), (256, 128, 256), (512, 512, 32)]  # channels in, out, size in
 
 
-def best_ms(run, device, repeats):
-    """Return the minimum milliseconds of `repeats` runs after a warm-up."""
+def best_ms(runs, device, repeats):
+    """Return the minimum milliseconds of each function in `repeats` rounds after a warm-up."""
     times = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times[1:])
+        round_times = []
+        for run in runs:
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            round_times.append(time.perf_counter() - start)
+        times.append(round_times)
+    return [1e3 * min(column) for column in zip(*times[1:], strict=True)]
 
 
 def image(channels, size, device, batch=1):
@@ -97,6 +103,34 @@ def cases(device):
             run = lambda x=x, w=w, s=s, fused=fused: modulated_conv2d(x, w, s, padding=1, fused_modconv=fused)  # noqa: E731
             yield operation, "fused" if fused else "unfused", run
 
+    yield from plane_sampling(device)
+
+
+def plane_sampling(device):
+    """Yield the sampling of 4 scenes with 1024 rays of 10 points, with the gradient of the planes."""
+    # Neighboring points on each of 3 maps, as in volumetric_rendering/planes.py.
+    scenes, maps, width, points, channels = 4, 3, 67, 10_240, 32
+    u, v = (torch.linspace(0, width - 2, points, device=device) * i % (width - 2) for i in (1, 100))
+    corner = (v.int() * width + u.int())[:, None, None]
+    first = torch.arange(maps, device=device)[:, None] * width**2
+    rows = (corner + first + torch.tensor([0, 1, width, width + 1], device=device)).flatten(1)  # K,J of one scene
+    scene = torch.arange(scenes, device=device)[:, None, None] * maps * width**2
+    rows = (rows + scene).flatten(0, 1).int()
+    weights = torch.rand(rows.shape, device=device)
+    table = torch.randn(scenes * maps * width**2, channels, device=device, requires_grad=True)
+    dy = torch.randn(len(rows), channels, device=device)
+
+    def run(impl, with_gradient):
+        with torch.set_grad_enabled(with_gradient):
+            y = weighted_gather(table, rows, weights, impl)
+        if with_gradient:
+            torch.autograd.grad(y, table, dy)
+
+    size = f"{len(rows)} x {rows.shape[1]}"
+    yield f"weighted gather {size}", "chosen", lambda: run("auto", False)
+    for implementation, impl in (("chosen (kernel)", "auto"), ("reference", "ref")):
+        yield f"the same with gradient, {size}", implementation, lambda impl=impl: run(impl, True)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -105,11 +139,11 @@ def main():
     options = parser.parse_args()
     print(f"PyTorch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
     with torch.no_grad():
-        for operation, implementation, run in cases(options.device):
-            print(
-                f"{operation:36s}{implementation:22s}{best_ms(run, options.device, options.repeats):9.2f} ms",
-                flush=True,
-            )
+        for operation, alternatives in itertools.groupby(cases(options.device), key=lambda case: case[0]):
+            _, implementations, runs = zip(*alternatives, strict=True)
+            times = best_ms(runs, options.device, options.repeats)
+            for implementation, ms in zip(implementations, times, strict=True):
+                print(f"{operation:36s}{implementation:22s}{ms:9.2f} ms{ms / times[0]:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

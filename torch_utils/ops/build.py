@@ -1,28 +1,82 @@
-"""Compile the CUDA kernels at first use; without a compiler or a GPU, the PyTorch references run instead."""
+"""Compile kernels for CUDA and CPUs at first use; without a compiler, the PyTorch references run instead."""
 
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 DIRECTORY = Path(__file__).parent
-SOURCES = tuple(DIRECTORY / f"{op}{suffix}" for op in ("bias_act", "upfirdn2d") for suffix in (".cpp", ".cu"))
-LIBRARY = "pix2pix3d_kernels"  # registers its operators as torch.ops.pix2pix3d.*
-HOST_FLAGS = ("-O3", "-DKERNEL_DEVICE=CUDA")
-DEVICE_FLAGS = ("-O3",)  # no fast-math: exp and tanh stay as accurate as PyTorch's
+# The vector instructions with which PyTorch compiles its own operators for each `torch.backends.cpu` capability. Unlike
+# -march=native, they do not ask for more than the capability promises, which is part of the name of the library.
+CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+VECTOR_FLAGS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
+}
 
 
-def use_kernel(impl: str, device: torch.device) -> bool:
-    """Whether an operator should run its kernel on `device`; compiles the kernels on the first call for CUDA.
+@dataclass(frozen=True)
+class Library:
+    """Kernels for one type of device, compiled into one file that registers them as torch.ops.pix2pix3d.*
+
+    Args:
+        name: stem of the file.
+        device: type of the devices on which the kernels run.
+        sources: .cpp and .cu files.
+        host_flags, device_flags: of the C++ compiler and of nvcc.
+        build_time: roughly, for the message.
+        requirements: for the warning.
+    """
+
+    name: str
+    device: str
+    sources: tuple[Path, ...]
+    host_flags: tuple[str, ...]
+    device_flags: tuple[str, ...]
+    build_time: str
+    requirements: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.device.upper()} kernels"
+
+
+CUDA_KERNELS = Library(
+    name="pix2pix3d_kernels",
+    device="cuda",
+    sources=tuple(DIRECTORY / f"{op}{suffix}" for op in ("bias_act", "upfirdn2d") for suffix in (".cpp", ".cu")),
+    host_flags=("-O3", "-DKERNEL_DEVICE=CUDA"),
+    device_flags=("-O3",),  # no fast-math: exp and tanh stay as accurate as PyTorch's
+    build_time="about a minute",
+    requirements="nvcc of PyTorch's CUDA version, a C++ compiler and ninja",
+)
+CPU_KERNELS = Library(
+    name="pix2pix3d_cpu_kernels",
+    device="cpu",
+    sources=(DIRECTORY / "weighted_gather.cpp",),
+    # OpenMP only for the compiler: linked to it, the library could load a second one beside PyTorch's.
+    host_flags=("-O3", "-fopenmp", *VECTOR_FLAGS.get(CPU_CAPABILITY, ())),
+    device_flags=(),
+    build_time="about 10 seconds",
+    requirements="a C++ compiler and ninja",
+)
+
+
+def use_kernel(impl: str, device: torch.device, library: Library = CUDA_KERNELS) -> bool:
+    """Whether an operator should run its kernel on `device`; compiles the library on the first call for its device.
 
     Args:
         impl: auto (kernel if available), ref (PyTorch reference), kernel (kernel or error).
+        library: contains the kernel.
     Raises:
         ValueError: unknown `impl`, or "kernel" without one.
     """
@@ -32,16 +86,16 @@ def use_kernel(impl: str, device: torch.device) -> bool:
     if impl == "ref":
         return False
 
-    # Compiles on the first call for a GPU.
-    ready = kernels_ready(device)
+    # Compiles on the first call for the library's device.
+    ready = kernels_ready(device, library)
     if impl == "kernel" and not ready:
         raise ValueError(f"impl: no kernel for {device}; use auto or ref")
     return ready
 
 
-def kernels_ready(device: torch.device) -> bool:
-    """Whether the kernels run on `device`."""
-    return device.type == "cuda" and _load_kernels()
+def kernels_ready(device: torch.device, library: Library = CUDA_KERNELS) -> bool:
+    """Whether the kernels of a library run on `device`."""
+    return device.type == library.device and _load_kernels(library)
 
 
 def stream_handle(device: torch.device) -> int:
@@ -50,63 +104,75 @@ def stream_handle(device: torch.device) -> int:
 
 
 @functools.cache
-def _load_kernels() -> bool:
-    """Load the kernels, compiled if they are not yet, once per process; False with a warning if that fails."""
+def _load_kernels(library: Library) -> bool:
+    """Load a library, compiled if it is not yet, once per process; False with a warning if that fails."""
     try:
-        path = _library_path()
+        path = _library_path(library)
         if path.exists():
             torch.ops.load_library(path)
         else:
-            _compile_and_load(path)
+            _compile_and_load(library, path)
     except Exception as error:
         # Compilers fail in many ways, and the references give the same numbers. The first line is enough: the rest is
         # the compiler's output.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"CUDA kernels could not be built ({reason}); using PyTorch operators: same results, slower. "
-            "The kernels need nvcc of PyTorch's CUDA version, a C++ compiler and ninja.",
+            f"{library.title} could not be built ({reason}); using PyTorch operators: same results, slower. "
+            f"The kernels need {library.requirements}.",
             stacklevel=2,
         )
         return False
     return True
 
 
-def _library_path() -> Path:
-    """Return the path of the compiled kernels, which names all that they depend on by a digest."""
-    # Versions, GPU architectures, compiler flags and sources: a change of any compiles anew.
-    gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    digest = hashlib.sha256(repr((torch.__version__, torch.version.cuda, gpus, HOST_FLAGS, DEVICE_FLAGS)).encode())
-    for source in sorted([*SOURCES, *DIRECTORY.glob("*.h")]):
+def _library_path(library: Library) -> Path:
+    """Return the path of the compiled library, which names all that it depends on by a digest."""
+    # Versions, processors, compiler flags and sources: a change of any compiles anew. A home directory may be shared by
+    # machines with different processors.
+    if library.device == "cuda":
+        target = (
+            torch.version.cuda,
+            sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}),
+        )
+    else:
+        target = platform.system(), platform.machine(), CPU_CAPABILITY
+    digest = hashlib.sha256(repr((torch.__version__, target, library.host_flags, library.device_flags)).encode())
+    for source in sorted([*library.sources, *DIRECTORY.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
 
     # The directory that PyTorch uses for extensions.
     cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
-    return cache / f"{LIBRARY}-{digest.hexdigest()[:16]}.so"
+    return cache / f"{library.name}-{digest.hexdigest()[:16]}.so"
 
 
-def _compile_and_load(path: Path) -> None:
+def _compile_and_load(library: Library, path: Path) -> None:
     """Compile in a temporary directory and rename, so that processes starting together do not read partial files."""
     # Searches for a compiler when imported.
     from torch.utils import cpp_extension
 
     # Compiling takes long enough for a message, which goes to stderr because stdout may be redirected to a file.
-    print(f"Building CUDA kernels (once, about a minute): {path}", file=sys.stderr, flush=True)
+    print(f"Building {library.title} (once, {library.build_time}): {path}", file=sys.stderr, flush=True)
 
     # On the same file system as the result, for an atomic rename.
     path.parent.mkdir(parents=True, exist_ok=True)
-    directory = tempfile.mkdtemp(prefix=f"{LIBRARY}-", dir=path.parent)
+    directory = tempfile.mkdtemp(prefix=f"{library.name}-", dir=path.parent)
+
+    # Find the ninja of a virtual environment that is not activated too.
+    programs = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([programs, sysconfig.get_path("scripts")])
     try:
         cpp_extension.load(
-            LIBRARY,
-            [str(source) for source in SOURCES],
-            extra_cflags=list(HOST_FLAGS),
-            extra_cuda_cflags=list(DEVICE_FLAGS),
+            library.name,
+            [str(source) for source in library.sources],
+            extra_cflags=list(library.host_flags),
+            extra_cuda_cflags=list(library.device_flags),
             build_directory=directory,
-            with_cuda=True,
+            with_cuda=library.device == "cuda",
             is_python_module=False,
         )
 
         # Loaded already; the renamed file is for later processes.
-        os.replace(Path(directory) / f"{LIBRARY}{cpp_extension.LIB_EXT}", path)
+        os.replace(Path(directory) / f"{library.name}{cpp_extension.LIB_EXT}", path)
     finally:
+        os.environ["PATH"] = programs
         shutil.rmtree(directory, ignore_errors=True)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_utils.ops.weighted_gather import weighted_gather
+
 # Coordinates of a point (0 x, 1 y, 2 z) along each plane's (column, row). "published" keeps EG3D's axis bug, with
 # which the published weights were trained: planes 2 and 3 both span x and z and ignore y. "corrected" lets the third
 # plane span z and y.
@@ -191,10 +193,9 @@ def _sample_table(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tens
         weights += [before[v] * before[u], before[v] * after[u], after[v] * before[u], after[v] * after[u]]
 
     # Weighted sum of 4 J rows for each point: one pass, without storing the rows.
-    sampled = F.embedding_bag(
-        torch.stack(rows, dim=-1).flatten(0, 1),
+    sampled = weighted_gather(
         planes.table,
-        mode="sum",
-        per_sample_weights=torch.stack(weights, dim=-1).flatten(0, 1),
+        torch.stack(rows, dim=-1).flatten(0, 1),
+        torch.stack(weights, dim=-1).flatten(0, 1),
     )
     return sampled.unflatten(0, points.shape[:2])

@@ -1,12 +1,13 @@
-"""CUDA kernels: compilation, equality with the references, and use of the references without a compiler.
+"""Kernels: compilation, equality with the references, and use of the references without a compiler.
 
-Without a GPU the kernels run too: a C++ compiler builds them for the CPU with the replacement headers in
+Without a GPU the CUDA kernels run too: a C++ compiler builds them for the CPU with the replacement headers in
 tests/cuda_on_cpu, including checks, binding and autograd.
 """
 
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ WARP_AND_BLOCK_EDGES = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025]
 NVCC_FLAGS = ["-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"]
 
 
-@pytest.mark.parametrize("source", sorted(s for s in build.SOURCES if s.suffix == ".cu"), ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "source", sorted(s for s in build.CUDA_KERNELS.sources if s.suffix == ".cu"), ids=lambda s: s.name
+)
 def test_device_code_compiles_without_pytorch(source, tmp_path):
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -51,7 +54,7 @@ def cpu_library(tmp_path_factory):
     flags = ["-std=c++20", "-shared", "-fPIC", "-DKERNEL_DEVICE=CPU", abi]
     include = [f"-I{path}" for path in [CUDA_ON_CPU, *cpp_extension.include_paths()]]
     link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
-    source = "".join(f'#include "{path}"\n' for path in build.SOURCES)
+    source = "".join(f'#include "{path}"\n' for path in build.CUDA_KERNELS.sources)
     command = [compiler, *flags, *include, "-x", "c++", "-", "-o", library, *link]
     done = subprocess.run(command, input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -68,7 +71,7 @@ def device(request, monkeypatch):
             pytest.skip("the kernels cannot be built here: see the warning")
         return torch.device("cuda")
     request.getfixturevalue("cpu_library")
-    monkeypatch.setattr(build, "kernels_ready", lambda device: True)
+    monkeypatch.setattr(build, "kernels_ready", lambda device, library: True)
     return torch.device("cpu")
 
 
@@ -204,25 +207,38 @@ def test_binding_rejects_tensors_that_the_kernel_cannot_read(device):
             torch.ops.pix2pix3d.upfirdn2d(image, taps, 1, 1, 1, 1, [0, 0, 0, 0], False, 1.0, 0)
 
 
-def test_a_failed_build_warns_once_and_the_references_run(monkeypatch, tmp_path):
-    broken = tmp_path / "broken.cu"
+@pytest.mark.parametrize("library", [build.CUDA_KERNELS, build.CPU_KERNELS], ids=lambda library: library.device)
+def test_a_failed_build_warns_once_and_the_references_run(library, monkeypatch, tmp_path):
+    broken = tmp_path / f"broken{library.sources[-1].suffix}"
     broken.write_text("#error this cannot be compiled\n")
-    monkeypatch.setattr(build, "SOURCES", (broken,))
+    library = replace(library, sources=(broken,))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
-    build._load_kernels.cache_clear()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            assert not build.use_kernel("auto", torch.device("cuda"))
-            assert not build.use_kernel("auto", torch.device("cuda"))
-        build_warnings = [w for w in caught if "CUDA kernels could not be built" in str(w.message)]
-        assert len(build_warnings) == 1
-        assert "\n" not in str(build_warnings[0].message)
-        assert list((tmp_path / "built").iterdir()) == []  # no partial files
-        with pytest.raises(ValueError, match="impl"):
-            build.use_kernel("kernel", torch.device("cuda"))
-    finally:
-        build._load_kernels.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert not build.use_kernel("auto", torch.device(library.device), library)
+        assert not build.use_kernel("auto", torch.device(library.device), library)
+    build_warnings = [w for w in caught if f"{library.title} could not be built" in str(w.message)]
+    assert len(build_warnings) == 1
+    assert "\n" not in str(build_warnings[0].message)
+    assert list((tmp_path / "built").iterdir()) == []  # no partial files
+    with pytest.raises(ValueError, match="impl"):
+        build.use_kernel("kernel", torch.device(library.device), library)
+
+
+def test_a_library_is_compiled_only_for_its_device(monkeypatch):
+    monkeypatch.setattr(build, "_load_kernels", lambda library: pytest.fail("compiled"))
+    assert not build.use_kernel("auto", torch.device("cpu"), build.CUDA_KERNELS)
+    assert not build.use_kernel("auto", torch.device("cuda"), build.CPU_KERNELS)
+    assert not build.use_kernel("ref", torch.device("cpu"), build.CPU_KERNELS)
+
+
+def test_libraries_for_other_processors_have_other_names(monkeypatch):
+    names = {build._library_path(build.CPU_KERNELS)}
+    monkeypatch.setattr(build, "CPU_CAPABILITY", "another")
+    names.add(build._library_path(build.CPU_KERNELS))
+    monkeypatch.setattr(build.platform, "machine", lambda: "another")
+    names.add(build._library_path(build.CPU_KERNELS))
+    assert len(names) == 3
 
 
 def test_kernel_on_a_cpu_and_unknown_impl_are_rejected():

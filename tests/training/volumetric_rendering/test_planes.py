@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden.golden import check, inputs, load
 
+from torch_utils.ops import weighted_gather
 from training.volumetric_rendering.planes import (
     PLANE_AXES,
     fold_planes,
@@ -68,6 +69,18 @@ def test_fast_mean_equals_the_mean_of_all_planes_with_gradients(axes, form):
     fast_gradients = torch.autograd.grad((fast * cotangent).sum(), (planes, points))
     plain_gradients = torch.autograd.grad((plain * cotangent).sum(), (planes, points))
     torch.testing.assert_close(fast_gradients, plain_gradients)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_gradients_of_planes_in_float32_equal_those_of_the_definition(axes, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(weighted_gather, "use_kernel", lambda *_: False)
+    planes, points = torch.randn(2, 3, 5, 9, 9, requires_grad=True), torch.rand(2, 200, 3) - 0.5
+    cotangent = torch.randn(2, 200, 5)
+    fast = sample_planes_mean(fold_planes(planes, axes), points, 1.0)
+    plain = sample_planes(planes, points, 1.0, axes).mean(dim=1)
+    gradients = [torch.autograd.grad((form * cotangent).sum(), planes)[0] for form in (fast, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 def test_published_axes_fold_to_two_maps_and_corrected_ones_to_three():
