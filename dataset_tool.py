@@ -168,6 +168,8 @@ def toy(
     data_type_option,
     option("--classes", INPUT_FILE, None, 'JSON file that maps class ids or colors to new ids, for instance {"0": 0, '
            '"17": 1, "#ff0000": 2}.'),
+    click.option("--objects", metavar="folders|FILE", help="Images of the same object: those in the same folder, or "
+                 'those listed together in a JSON file, for instance [["a.jpg", "b.jpg"], ["c.jpg", "d.jpg"]].'),
 )  # fmt: skip
 @option_group(
     "Cameras",
@@ -196,6 +198,7 @@ def pack_command(
     up: str,
     keep_world: bool,
     classes: Path | None,
+    objects: str | None,
 ) -> None:
     """Pack your own images, label maps and cameras into the zips of a data set.
 
@@ -219,7 +222,7 @@ def pack_command(
     class_table = read_class_table(classes) if classes else None
 
     # Convert.
-    options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table)
+    options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table, objects)
     count = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
     click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
 
@@ -282,7 +285,7 @@ def check(
     index = build_index(images, label_maps, use_labels=True)
     bar = progress_bar("check", len(index.images) + len(index.label_maps or []))
     report = check_dataset(images, label_maps, index, data_type, semantic_channels, bar)
-    _print_report(report)
+    _print_report(report, index.objects)
 
     # Plot the cameras that are finite; the others are reported as problems.
     if coverage:
@@ -296,9 +299,10 @@ def check(
         raise SystemExit(1)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Report, objects: np.ndarray) -> None:
     # Counts, and the share of each class in all pixels.
     click.echo(f"{report.images} images of {report.resolution} pixels, {report.label_maps} label maps")
+    _print_objects(objects)
     for class_id in np.flatnonzero(report.histogram):
         click.echo(f"  class {class_id}: {report.histogram[class_id] / report.histogram.sum():8.3%}")
 
@@ -306,6 +310,14 @@ def _print_report(report: Report) -> None:
     for problem in report.problems:
         click.echo(f"problem: {problem}", err=True)
     click.echo(f"{len(report.problems)} problems" if report.problems else "no problems")
+
+
+def _print_objects(objects: np.ndarray) -> None:
+    # Only if some images show the same object.
+    views = np.bincount(objects, minlength=1)
+    if views.max() > 1:
+        numbers = f"{views.max()}" if views.min() == views.max() else f"{views.min()} to {views.max()}"
+        click.echo(f"{len(views)} objects, {numbers} images of each")
 
 
 @main.command()
@@ -333,6 +345,7 @@ def show(
         order = order.reshape(2, -1).T.ravel()
     write_png(output, np.asarray(contact_sheet(dataset, order[:count].tolist())))
     click.echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
+    _print_objects(dataset.index.objects)
 
 
 if __name__ == "__main__":

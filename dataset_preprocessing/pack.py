@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from camera_utils import CameraPreset, front_pose, pose_problems
 from dataset_preprocessing.cameras import center_square, crop_intrinsics, normalize_cameras, read_cameras
+from dnnlib.errors import ConfigError
 from training.data.archive import WHOLE, Archive, DataError, Problem, data_error, write_archive
 from training.data.image_io import (
     CLASS_MODES,
@@ -30,9 +33,12 @@ from training.data.image_io import (
 )
 from training.data.index import build_index, stem_of
 from training.data.label_maps import index_from_colors, pack_rgb
-from training.data.pose_files import POSES_FILE, parse_json
+from training.data.pose_files import POSES_FILE, is_list_of_groups, parse_json
 
 COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
+
+# Value of PackOptions.objects.
+FOLDERS = "folders"
 
 # --------------------------------------------------------------------------- class tables
 
@@ -144,6 +150,8 @@ class PackOptions:
         z_up: of transforms.json, see `read_cameras`.
         keep_world: do not normalize camera positions.
         class_table: see `read_class_ids`.
+        objects: FOLDERS if images in the same folder show the same object, or the path of a JSON file with groups of
+            names of images that show the same object; None if each image shows another object.
     """
 
     resolution: int
@@ -153,6 +161,7 @@ class PackOptions:
     z_up: bool = True
     keep_world: bool = False
     class_table: dict[str, int] | None = None
+    objects: str | None = None
 
 
 def pack(
@@ -175,7 +184,9 @@ def pack(
     Returns:
         Number of images.
     Raises:
-        DataError: all images without pose or label map, or the first that cannot be converted.
+        DataError: all images without pose or label map, all wrong names in `objects`, or the first image that cannot be
+            converted.
+        ConfigError: no image is in a folder, with objects FOLDERS.
     """
     index = build_index(images, label_maps, use_labels=False)
     if index.problems:
@@ -183,13 +194,14 @@ def pack(
 
     # Before the images are converted, which takes longer.
     poses = _read_poses(images, index.images, options)
+    groups = _read_objects(index.images, options.objects)
 
     labels = []
     with ExitStack() as stack:
         add_image = stack.enter_context(write_archive(output))
         add_label_map = stack.enter_context(write_archive(label_output)) if label_maps else None
         for number, name in enumerate(progress(index.images)):
-            png_name = str(PurePosixPath(name).with_suffix(".png"))
+            png_name = _packed_name(name)
             image = images.decode(name, read_photo)
             add_image(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
 
@@ -198,8 +210,12 @@ def pack(
                 convert = partial(_convert_label_map, image=image, options=options)
                 add_label_map(png_name, label_maps.decode(index.label_maps[number], convert))
             labels.append([png_name, [round(float(x), 7) for x in poses[number]]])
-        add_image(POSES_FILE, json.dumps({"labels": labels}))
+        add_image(POSES_FILE, json.dumps({"labels": labels, **({"objects": groups} if groups else {})}))
     return len(labels)
+
+
+def _packed_name(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(".png"))
 
 
 def _convert_label_map(content: bytes, image: Image.Image, options: PackOptions) -> bytes:
@@ -213,6 +229,49 @@ def _convert_label_map(content: bytes, image: Image.Image, options: PackOptions)
         resampling = Image.Resampling.BILINEAR
     _check_same_aspect(image, label_map)
     return _encode_square(label_map, options.resolution, resampling)
+
+
+# --------------------------------------------------------------------------- objects
+
+
+def _read_objects(names: list[str], source: str | None) -> list[list[str]]:
+    """Return groups of packed names of images that show the same object; see PackOptions.objects."""
+    if source is None:
+        return []
+    return _group_by_folder(names) if source == FOLDERS else _read_groups(names, Path(source))
+
+
+def _group_by_folder(names: list[str]) -> list[list[str]]:
+    # Images outside of all folders are left out: nothing says that they show the same object.
+    groups: dict[PurePosixPath, list[str]] = {}
+    for name in names:
+        folder = PurePosixPath(name).parent
+        if folder.name:
+            groups.setdefault(folder, []).append(_packed_name(name))
+    if not groups:
+        problem = "no image is in a folder"
+        raise ConfigError("objects", problem=problem, hint="put the images of each object in a folder of its own")
+    return list(groups.values())
+
+
+def _read_groups(names: list[str], path: Path) -> list[list[str]]:
+    # Names with any image's ending, as for label maps.
+    try:
+        groups = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise data_error(path, WHOLE, f"not JSON ({error})") from error
+    if not is_list_of_groups(groups):
+        raise data_error(path, WHOLE, 'expected a list of lists of image names, [["a.jpg", "b.jpg"], ...]')
+    stems = [[stem_of(name) for name in group] for group in groups]
+
+    # A data set would reject names without image, and images in two groups.
+    packed = {stem_of(name): _packed_name(name) for name in names}
+    counts = Counter(chain.from_iterable(stems))
+    problems = [Problem(stem, "no such image") for stem in counts if stem not in packed]
+    problems += [Problem(stem, "is listed twice") for stem, count in counts.items() if count > 1]
+    if problems:
+        raise DataError(path, problems)
+    return [[packed[stem] for stem in group] for group in stems]
 
 
 # --------------------------------------------------------------------------- poses

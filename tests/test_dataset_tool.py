@@ -21,6 +21,7 @@ from small_data import COUNT, SIZE, good_poses, image_files, label_files, name_o
 
 from camera_utils import CARS, CATS, front_pose, opengl_to_opencv, pose_at, pose_problems, split_pose
 from dataset_tool import main
+from training.data.archive import Archive
 from training.data.dataset import PosedImageDataset
 from training.data.depth_maps import find_depth
 
@@ -58,7 +59,9 @@ def test_toy_data_is_written_checked_and_shown(tmp_path):
     data = ("--data", tmp_path / "cats_32.zip", "--mask_data", tmp_path / "cats_32_label.zip")
     output = run("check", *data, "--semantic_channels", 6, "--coverage", tmp_path / "where.png")
     assert "4 images of 32 pixels, 4 label maps" in output and "class 5:" in output and "no problems" in output
-    run("show", *data, "--output", tmp_path / "sheet.png", "--count", 3, "--xflip")
+    assert "2 objects, 2 images of each" in output
+    output = run("show", *data, "--output", tmp_path / "sheet.png", "--count", 3, "--xflip")
+    assert "3 of 8 samples" in output and "2 objects, 2 images of each" in output
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (144, 3 * 256, 3)
     plain, mirrored = sheet[:128, :128], sheet[:128, 256:384]  # a sample beside its mirrored copy
@@ -338,6 +341,51 @@ def test_class_missing_in_the_table_is_named_and_leaves_no_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"images", "labels", "table.json"}
 
 
+def pack_objects(tmp_path, objects, code=0):
+    """Pack images a/1.jpg, a/2.jpg, b/3.jpg, b/c/4.jpg and 5.jpg with --objects; return the number of each's object."""
+    names = ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/c/4.jpg", "5.jpg"]
+    images = write_zip(tmp_path / "photos.zip", dict.fromkeys(names, png(np.zeros((16, 16, 3), np.uint8))))
+    output = run("pack", "--images", images, "--front", "--resolution", 16, "--output", tmp_path / "o.zip",
+                 "--objects", objects, code=code)  # fmt: skip
+    if code:
+        return output
+    index = PosedImageDataset(tmp_path / "o.zip").index
+    return {name: int(number) for name, number in zip(index.images, index.objects, strict=True)}
+
+
+def test_images_of_a_folder_are_packed_as_one_object(tmp_path):
+    assert pack_objects(tmp_path, "folders") == {"5.png": 0, "a/1.png": 1, "a/2.png": 1, "b/3.png": 2, "b/c/4.png": 3}
+    output = run("check", "--data", tmp_path / "o.zip")
+    assert "4 objects, 1 to 2 images of each" in output
+
+
+def test_images_listed_together_are_packed_as_one_object(tmp_path):
+    file = tmp_path / "objects.json"
+    file.write_text('[["5.jpg", "./b/3.png"], ["a/2"]]')
+    assert pack_objects(tmp_path, file) == {"5.png": 0, "a/1.png": 1, "a/2.png": 2, "b/3.png": 0, "b/c/4.png": 3}
+
+
+def test_without_objects_none_are_written(tmp_path, small):
+    run("pack", "--images", small[0], "--front", "--resolution", 16, "--output", tmp_path / "o.zip")
+    assert list(json.loads(Archive(tmp_path / "o.zip").read("dataset.json"))) == ["labels"]
+    assert "objects" not in run("check", "--data", tmp_path / "o.zip")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "objects.json: not JSON"),
+        ('["a/1.jpg"]', "objects.json: expected a list of lists of image names"),
+        ('[["a/1.jpg", "x.jpg"]]', "objects.json: x: no such image"),
+        ('[["a/1.jpg"], ["a/1.png"]]', "objects.json: a/1: is listed twice"),
+    ],
+)
+def test_wrong_lists_of_objects_are_rejected_before_packing(tmp_path, content, message):
+    (tmp_path / "objects.json").write_text(content)
+    assert message in pack_objects(tmp_path, tmp_path / "objects.json", code=2)
+    assert not (tmp_path / "o.zip").exists()
+
+
 def test_thin_lines_survive_packing(tmp_path):
     drawing = np.full((256, 256), 255, np.uint8)
     drawing[:, 101] = 0
@@ -388,6 +436,8 @@ WRONG = {  # arguments -> error message; {t} is a directory with images.zip and 
     "pack --images {t}/images.zip --output {t}/o.zip": "expected either --cameras FILE or --front",
     "pack --images {t}/images.zip --front --cameras {t}/text.zip --output {t}/o.zip": "expected either --cameras",
     "pack --images {t}/images.zip --front --output {t}/o.zip --label-maps {t}/labels.zip": "expected both --label-maps",
+    "pack --images {t}/cmyk --front --output {t}/o.zip --objects folders": "--objects: no image is in a folder",
+    "pack --images {t}/images.zip --front --output {t}/o.zip --objects {t}/no.json": "no.json: No such file",
     "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
     "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: not readable as cameras",
     "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
@@ -487,8 +537,10 @@ def test_commands_and_code_of_docs_own_data_work(tmp_path, monkeypatch):
     assert {command[0] for command in PAGE_COMMANDS} == {"pack", "edges", "check", "show", "toy"}
     made = {"my.zip", "my_labels.zip", "my_edges.zip", "cameras.png", "sheet.png", "data"}
     assert {path.name for path in tmp_path.iterdir()} == made | {"photos", "labels", "table.json"}
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    stream, pairs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     page = {}
-    exec(block, page)
+    exec(stream, page)
     assert page["batch"]["image"].shape == (4, 3, 256, 256) and page["batch"]["mask"].shape == (4, 1, 256, 256)
     assert page["state"] == {"position": 4}
+    exec(pairs, page)
+    assert {"image", "target_image", "target_mask", "target_pose"} <= set(page["batch"])
