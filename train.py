@@ -36,6 +36,7 @@ from training.run_dir import latest_run, read_options
 from training.signals import Interrupted
 from training.train_state import StateError, TrainingError
 from training.training_loop import training_loop
+from training.volumetric_rendering.planes import PLANE_COORDINATES
 from training.weights.snapshot import read_weights
 
 # Seeds of NumPy's generators have at most 32 bits.
@@ -137,7 +138,9 @@ TEXT_PATH = NonEmptyPath()
     option("data_type", click.Choice(DATA_TYPES), "seg", "Label maps of classes (seg) or edge drawings (edge)."),
     option("semantic_channels", click.IntRange(2, 32), 19, "Number of classes, background included."),
     option("data_resolution", COUNT_OR_0, 0, "Required image size, pixels; 0 accepts any."),
-    option("mirror", bool, False, "Add mirrored copies of images, label maps and poses."),
+    option("mirror", bool, False, "Add mirrored copies of images and label maps."),
+    option("mirror_pose", bool, False, "Mirror the poses of mirrored copies too; published training does not."),
+    option("depth_data", TEXT_PATH, None, "Depth maps with the file names of the images, zip or directory."),
 )  # fmt: skip
 @option_group(
     # Besides the published sizes, --encoder_width and --sr_width make small models possible.
@@ -151,6 +154,10 @@ TEXT_PATH = NonEmptyPath()
     option("cmax", click.IntRange(1, 2**17), 512, "Maximum number of channels of a layer."),
     option("encoder_width", Number(1 / 64, 2), 1.0, "Width of the label map encoder relative to the published one."),
     option("sr_width", Number(1 / 64, 2), 1.0, "Width of super-resolution relative to the published one."),
+    option("encoder_resolution", click.IntRange(8, 512), None, "Size to which label maps are averaged for their "
+           "encoder, pixels.  [default: the images' size]"),
+    option("z_dim", click.IntRange(1, 512), 512, "Size of the latent z."),
+    option("map_lr_mul", POSITIVE, 0.01, "Learning rate of the mapping network relative to the other layers."),
     option("decoder_lr_mul", POSITIVE, 1.0, "Learning rate of the decoder relative to the other layers."),
     option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose in the mapping network."),
     option("sr-module", str, None, "Class of the super-resolution of colors.  [default: by resolution]"),
@@ -161,6 +168,11 @@ TEXT_PATH = NonEmptyPath()
 @option_group(
     "Rendering",
     option("plane_resolution", click.IntRange(16, 512), 256, "Size of the tri-planes, pixels."),
+    option("plane_axes", click.Choice(list(PLANE_COORDINATES)), "published", "Axes of the tri-planes: as published "
+           "(EG3D's, without a plane of y and z) or corrected."),
+    option("box_warp", POSITIVE, None, "Side of the cube that the tri-planes cover, world units.  [default: by cfg]"),
+    option("ray_start", NOT_NEGATIVE, None, "Start of the rays, world units from the camera.  [default: by cfg]"),
+    option("ray_end", POSITIVE, None, "End of the rays, world units from the camera.  [default: by cfg]"),
     option("depth_resolution", click.IntRange(4, 512), None, "Coarse samples per ray, then as many fine ones.  "
            "[default: by cfg]"),
     option("neural_rendering_resolution_initial", click.IntRange(4, 512), 64, "Size of the rendered (raw) image at the "
@@ -192,6 +204,29 @@ TEXT_PATH = NonEmptyPath()
     option("lambda_cross_view", NOT_NEGATIVE, 0.0, "Weight of cross-view consistency."),
 )  # fmt: skip
 @option_group(
+    # In place of the published losses, see docs/training.md.
+    "Patches, views and style",
+    option("reconstruction", click.Choice(["images", "patches"]), "images", "Published losses on whole images, or "
+           "reconstruction of patches from any view of the object."),
+    option("patch_size", click.IntRange(8, 256), 32, "Rays of a patch on a side."),
+    option("patch_prob", PROBABILITY, 0.5, "Share of patches; the other samples are rendered whole, with a stride."),
+    option("lambda_novel_view", NOT_NEGATIVE, 1.0, "Weight of other views of the object than the input's, if the data "
+           "set names its objects."),
+    option("lambda_depth", NOT_NEGATIVE, 3.0, "Weight of the distance to known depth."),
+    option("lambda_empty", NOT_NEGATIVE, 3.0, "Weight of rays that are known to miss the object."),
+    option("guided_kimg", NOT_NEGATIVE, 0.0, "Time in which rays are sampled about known depth, thousands of images."),
+    option("style_encoder", bool, False, "Train an encoder of photos to z."),
+    option("lambda_kl", NOT_NEGATIVE, 3e-4, "Weight of the KL divergence of z from the prior."),
+    option("kl_warmup_kimg", NOT_NEGATIVE, 5.0, "Time over which that weight grows from 0, thousands of images."),
+    option("lambda_moments", NOT_NEGATIVE, 0.01, "Weight of mean and covariance of z over all photos."),
+    option("lambda_color", NOT_NEGATIVE, 0.5, "Weight of reading the mean color of each class from z."),
+    option("prior_prob", PROBABILITY, 0.2, "Share of the samples with z from the prior."),
+    option("lambda_patch_d", NOT_NEGATIVE, 0.0, "Weight of a discriminator of patches; 0 trains none."),
+    option("lambda_feature", NOT_NEGATIVE, 1.0, "Weight of feature matching with that discriminator."),
+    option("patch_d_start_kimg", NOT_NEGATIVE, 0.0, "Time before that discriminator starts, thousands of images."),
+    option("d_width", click.IntRange(1, 256), 32, "Channels of that discriminator's first layer."),
+)  # fmt: skip
+@option_group(
     "Regularization and augmentation",
     option("gamma", NOT_NEGATIVE, None, "Weight of R1."),
     option("density_reg", NOT_NEGATIVE, 0.25, "Weight of density regularization."),
@@ -208,6 +243,13 @@ TEXT_PATH = NonEmptyPath()
     "Schedule",
     option("glr", POSITIVE, 0.0025, "Learning rate of the generator."),
     option("dlr", POSITIVE, 0.002, "Learning rate of the discriminators."),
+    option("beta1", Number(0, 1, max_open=True), 0.0, "Adam's beta1 of the generator; 0.9 without discriminators."),
+    option("lr_schedule", click.Choice(["constant", "cosine"]), "constant", "Learning rate of the generator over the "
+           "run."),
+    option("warmup_kimg", NOT_NEGATIVE, 0.0, "Time over which the learning rate grows from 0, thousands of images."),
+    option("clip_grad", POSITIVE, None, "Largest norm of the generator's gradients.  [default: any]"),
+    option("ema_kimg", POSITIVE, None, "Half-life of the moving average of the generator, thousands of images.  "
+           "[default: batch * 10 / 32]"),
     option("blur_fade_kimg", NOT_NEGATIVE, 200.0, "Time over which the blur of discriminator inputs fades out, "
            "thousands of images at a batch size of 32."),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from torch_utils.host_memory import keep_freed_memory
 from torch_utils.precision import PRECISIONS, has_fast, set_precision
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.networks.generator import TriPlane
+from training.networks.style_encoder import StyleEncoder
 from training.weights.snapshot import UNTRAINED, load_network_pkl
 
 # Largest difference from a configuration's camera radius, as a share of it.
@@ -29,7 +30,7 @@ def load_generator(
     cfg: str | None = None,
     notify: Callable[[str], object] = warnings.warn,
 ) -> TriPlane:
-    """Load G_ema of a weights file, ready to render.
+    """Load G_ema of a weights file, ready to render, with the style encoder E where the file has one.
 
     Args:
         network: path or URL of a weights file: ours, or a published pickle.
@@ -51,9 +52,12 @@ def load_generator(
 
     # Weights, and whether they are what is expected.
     network = os.fspath(network)
-    data = load_network_pkl(network, only=("G_ema",))
+    data = load_network_pkl(network, only=("G_ema",), optional=("E",))
     G = data["G_ema"]
     check_generator(G, network, cfg)
+    E = data.get("E")
+    if E is not None:
+        check_style_encoder(E, G, network)
     if data["extra"].get(UNTRAINED):
         notify("This network is untrained: its images show nothing real.")
 
@@ -62,6 +66,9 @@ def load_generator(
         keep_freed_memory()
 
     G = G.to(device)
+    if E is not None:
+        G.attach_style_encoder(E.to(device))
+
     # Published weights hold the resolution of the last training phase, not the one for inference.
     if "training_options" not in data["extra"]:
         G.neural_rendering_resolution = RAW_RESOLUTION[cfg or _nearest_config(G)]
@@ -94,8 +101,23 @@ def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
         hint = f"{network} takes {takes}, seen from a distance of {G.orbit['radius']}"
         raise ConfigError("cfg", cfg, " or ".join(allowed) or "none for this network", hint)
 
+    _check_finite(G, network)
+
+
+def check_style_encoder(E: torch.nn.Module, G: TriPlane, network: str) -> None:
+    """Reject an E that does not encode photos for this generator, or has non-finite weights.
+
+    Raises:
+        ValueError: the message starts with the file.
+    """
+    if not isinstance(E, StyleEncoder) or E.z_dim != G.z_dim:
+        raise ValueError(f"{network}: its E is not a style encoder of this G_ema, with a z of size {G.z_dim}")
+    _check_finite(E, network)
+
+
+def _check_finite(module: torch.nn.Module, network: str) -> None:
     # Weights of a diverged training give black images without any error.
-    if not all(values.isfinite().all() for values in G.state_dict().values()):
+    if not all(values.isfinite().all() for values in module.state_dict().values()):
         raise ValueError(f"{network}: holds weights that are not finite (NaN or infinity); its training diverged")
 
 

@@ -142,3 +142,99 @@ def class_weights(seg_weight: float | str, classes: int, counts: Sequence[int] |
         problem = f"the published weights are for {len(CLASS_WEIGHTS)} classes, this model has {classes}"
         raise ConfigError("seg_weight", seg_weight, problem=problem, hint="use 0 or auto")
     return [weight**seg_weight for weight in CLASS_WEIGHTS]
+
+
+# --------------------------------------------------------------------------- patches
+
+
+def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Mean of x (N,C,H,W) over all elements with weights (N,1,H,W), a scalar; 0 where all weights are 0."""
+    total = weight.sum() * x.shape[1]
+    return (x * weight).sum() / total.clamp(min=1e-6)
+
+
+def multiscale_l1(fake: Tensor, real: Tensor, weight: Tensor, gradients: bool) -> Tensor:
+    """Compute weighted L1 of images and, if asked for, L1 of their gradients at two scales.
+
+    Gradients (differences of neighboring pixels) penalize blur, which L1 of the values alone prefers to misplaced
+    detail.
+
+    Args:
+        fake, real: N,C,H,W; neighboring pixels if `gradients`.
+        weight: N,1,H,W pixel weights.
+    Returns:
+        Scalar.
+    """
+    error = fake - real
+    loss = weighted_mean(error.abs(), weight)
+    if not gradients:
+        return loss
+
+    # At full and at half resolution.
+    for _ in range(2):
+        along_rows = weighted_mean(error.diff(dim=3).abs(), weight[..., 1:])
+        along_columns = weighted_mean(error.diff(dim=2).abs(), weight[..., 1:, :])
+        loss = loss + (along_rows + along_columns) / 2
+        error = F.avg_pool2d(error, 2)
+        weight = F.avg_pool2d(weight, 2)
+    return loss
+
+
+def soft_cross_entropy(logits: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
+    """Compute the cross-entropy of pixels that show several classes, normalized by the sum of the weights.
+
+    Args:
+        logits: N,S,H,W.
+        shares: N,S,H,W share of each class in the pixel, sum 1.
+        weight: N,S,H,W or broadcastable, weight of each class and pixel.
+    Returns:
+        Scalar.
+    """
+    weighted = shares * weight
+    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum().clamp(min=1e-6)
+
+
+def line_weights(edges: Tensor) -> Tensor:
+    """Weights N,1,H,W of the pixels of edge drawings N,1,H,W in [-1 line, 1 background] by frequency.
+
+    The formula is that of `class_weights` for two classes: lines cover few pixels, but are what the drawing shows.
+    """
+    line = (1 - edges) / 2
+    share = line.mean().clamp(1e-4, 1 - 1e-4)
+    return line * (2 * share).rsqrt() + (1 - line) * (2 * (1 - share)).rsqrt()
+
+
+def depth_distance(depths: Tensor, weights: Tensor, weight_sum: Tensor, target: Tensor, miss: float) -> Tensor:
+    """Expected distance from samples to the known depth of their ray.
+
+    Stricter than the error of the expected depth: it also asks for a thin surface.
+
+    Args:
+        depths, weights: N,M,T of the samples.
+        weight_sum: N,M,1 opacity.
+        target: N,M known depth.
+        miss: distance that counts for the light that passes through all samples.
+    Returns:
+        N,M world units.
+    """
+    distance = (weights * (depths - target[..., None]).abs()).sum(dim=-1)
+    return distance + (1 - weight_sum[..., 0]) * miss
+
+
+def kl_to_normal(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of the normal distributions of mean and log-variance N,z_dim to N(0, 1): N values, nats."""
+    return (mean.square() + logvar.exp() - 1 - logvar).sum(dim=1) / 2
+
+
+def region_means(image: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colors of regions.
+
+    Args:
+        image: N,3,H,W.
+        regions: N,K,H,W membership of each pixel in each region, 0 to 1.
+    Returns:
+        N,K,3 means, 0 for empty regions; N,K pixels in each region.
+    """
+    pixels = regions.sum(dim=(2, 3))  # N,K
+    sums = torch.einsum("nchw,nkhw->nkc", image, regions)
+    return sums / pixels[..., None].clamp(min=1), pixels

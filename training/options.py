@@ -13,6 +13,8 @@ from typing import Any
 
 from dnnlib.errors import ConfigError
 from training.data.dataset import PosedImageDataset
+from training.data.depth_maps import DepthImages
+from training.data.views import ViewPairs
 from training.networks.configs import CLAMP_WITH_FP16, GeneratorOptions
 
 POSE_NUMBERS = 25  # cam2world and intrinsics, flattened
@@ -22,8 +24,12 @@ IMAGE_CHANNELS = 3
 D_REG_INTERVAL = 16
 
 # Published class names, by which weights files and `training.networks.registry` know the classes.
+DISCRIMINATOR = "training.networks_stylegan2.Discriminator"
 DUAL_DISCRIMINATOR = "training.dual_discriminator.DualDiscriminator"
 DATASET_CLASSES = {"seg": "training.dataset.ImageSegFolderDataset", "edge": "training.dataset.ImageEdgeFolderDataset"}
+
+# Networks that are trained in the phases of another one.
+TRAINED_WITH = {"E": "G"}
 
 # Arguments of AugmentPipe: each of these augmentations with probability p.
 AUGMENTATION_NAMES = "xflip rotate90 xint scale rotate aniso xfrac brightness contrast lumaflip hue saturation"
@@ -41,12 +47,16 @@ class DataOptions:
     resolution: int  # image size R, pixels
     max_size: int  # number of images, mirrored copies not counted
     xflip: bool = False  # add mirrored copies
+    mirror_pose: bool = False  # mirror the poses of mirrored copies too; published training does not
+    other_views: bool = False  # reconstruct other views of the object, see training/data/views.py
+    depth_path: str | None = None  # depth maps of the images, zip or directory
 
     def kwargs(self) -> dict[str, Any]:
         """Return the description of the data set that is saved with weights, in the published form."""
-        # The published form has no name, and settings that are constant here.
+        # The published form has no name, no views and depth, and settings that are constant here.
         options = asdict(self)
-        del options["name"]
+        for name in ("name", "mirror_pose", "other_views", "depth_path"):
+            del options[name]
         return {"class_name": DATASET_CLASSES[self.data_type], "use_labels": True, "random_seed": 0, **options}
 
     def open(self) -> PosedImageDataset:
@@ -56,7 +66,17 @@ class DataOptions:
             DataError: it is missing, or not the data set that the options were resolved for.
         """
         expected = {"resolution": self.resolution, "max_size": self.max_size}
-        return PosedImageDataset(self.path, self.mask_path, self.data_type, xflip=self.xflip, **expected)
+        mirror = {"xflip": self.xflip, "mirror_pose": self.mirror_pose}
+        return PosedImageDataset(self.path, self.mask_path, self.data_type, **mirror, **expected)
+
+    def open_pairs(self, dataset: PosedImageDataset, seed: int) -> ViewPairs:
+        """Pair every sample of the opened data set with a target view.
+
+        Raises:
+            DataError: the depth maps are missing or do not fit.
+        """
+        depth = DepthImages(self.depth_path) if self.depth_path else None
+        return ViewPairs(dataset, depth, seed, self.other_views)
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,57 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
+class StyleOptions:
+    """Style encoder and its losses, see training/networks/style_encoder.py."""
+
+    lambda_kl: float  # weight of the KL divergence of z from N(0, 1)
+    kl_warmup_kimg: float  # thousands of images over which lambda_kl grows from 0
+    lambda_moments: float  # weight of mean and covariance of z over all photos, which shall be those of N(0, 1)
+    lambda_color: float  # weight of reading the mean color of each class from z
+    prior_prob: float  # share of the samples whose z is from the prior, 0 to 1
+
+    def kwargs(self, generator: GeneratorOptions) -> dict[str, Any]:
+        """Return constructor arguments of a StyleEncoder for a generator."""
+        # One region per class; edges have one, the object.
+        return {"z_dim": generator.z_dim, "regions": generator.label_channels}
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """Patch training, see training/patch_loss.py."""
+
+    patch_size: int  # rays on a side
+    patch_prob: float  # share of patches, which are super-resolved; the others are strided over the whole image
+    lambda_novel_view: float  # weight of targets other than the input view
+    lambda_depth: float  # weight of the distance to known surfaces
+    lambda_empty: float  # weight of empty rays
+    guided_kimg: float  # thousands of images for which samples are placed about known surfaces
+    lambda_patch_d: float  # weight of the discriminator of patches
+    lambda_feature: float  # weight of feature matching
+    patch_d_start_kimg: float  # thousands of images before the discriminator starts
+    d_width: int  # channels of the discriminator's first layer
+
+    def discriminates(self, cur_nimg: float) -> bool:
+        """Whether the discriminator of patches is used after cur_nimg images."""
+        return self.lambda_patch_d > 0 and cur_nimg >= self.patch_d_start_kimg * 1000
+
+    def discriminator_kwargs(self, generator: GeneratorOptions, rendering_resolution: int) -> dict[str, Any]:
+        """Return constructor arguments of a Discriminator of super-resolved patches and label channels."""
+        size = self.patch_size * generator.resolution // rendering_resolution
+        return {
+            "c_dim": 0,
+            "img_resolution": size,
+            "img_channels": IMAGE_CHANNELS + generator.label_channels,
+            "channel_base": self.d_width * size,
+            "channel_max": 3 * self.d_width,
+            "num_fp16_res": 0,
+            "conv_clamp": None,
+            # Statistics over a small batch of different patches say little.
+            "epilogue_kwargs": {"mbstd_num_channels": 0},
+        }
+
+
+@dataclass(frozen=True)
 class AugmentOptions:
     """Probability of augmenting discriminator inputs: fixed, or adapted to a target (ADA, Karras et al. 2020)."""
 
@@ -175,6 +246,8 @@ class TrainingOptions:
     loss: LossOptions
     data: DataOptions
     augment: AugmentOptions | None  # None: no augmentation
+    patches: PatchOptions | None  # patch training; None: the published losses and discriminators
+    style: StyleOptions | None  # style encoder; None: every z is random
     label_discriminator: bool  # train D_semantic
     class_counts: list[int] | None  # pixels of each class in the data set, if loss.seg_weight is "auto"
     lpips_weights: str | None  # file of VGG16's weights; None: the package downloads them
@@ -187,6 +260,10 @@ class TrainingOptions:
     # Optimization.
     g_lr: float  # learning rate of G, before the correction for lazy regularization
     d_lr: float  # learning rate of D and D_semantic, likewise
+    beta1: float  # Adam's beta1 of G
+    lr_schedule: str  # of G: constant, or cosine to LR_END
+    warmup_kimg: float  # thousands of images over which the learning rate of G grows from 0
+    clip_grad: float | None  # largest norm of G's gradients; None: any
     g_reg_interval: int | None  # iterations between density regularizations; None: no density regularization
     ema_kimg: float  # half-life of G_ema, thousands of images
     ema_rampup: float | None  # upper limit of the half-life as a share of the images seen; None: no limit
@@ -213,19 +290,37 @@ class TrainingOptions:
     def networks(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Published class name and constructor arguments of each trained network, by network name."""
         # In the order of training and of weights files.
-        networks = {
-            "G": (self.generator.class_name, self.generator.kwargs()),
-            "D": (DUAL_DISCRIMINATOR, self.discriminator.kwargs(IMAGE_CHANNELS)),
-        }
+        networks = {"G": (self.generator.class_name, self.generator.kwargs())}
+        if self.patches is not None:
+            return networks | self._patch_networks(self.patches)
+        networks["D"] = (DUAL_DISCRIMINATOR, self.discriminator.kwargs(IMAGE_CHANNELS))
         if self.label_discriminator:
             channels = IMAGE_CHANNELS + self.generator.label_channels
             networks["D_semantic"] = (DUAL_DISCRIMINATOR, self.discriminator.kwargs(channels))
         return networks
 
+    def _patch_networks(self, patches: PatchOptions) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Networks of patch training other than G."""
+        networks = {}
+        if self.style is not None:
+            networks["E"] = ("StyleEncoder", self.style.kwargs(self.generator))
+        if patches.lambda_patch_d > 0:
+            size = self.loss.neural_rendering_resolution_initial
+            networks["D_patch"] = (DISCRIMINATOR, patches.discriminator_kwargs(self.generator, size))
+        return networks
+
     @property
     def intervals(self) -> dict[str, int | None]:
         """Iterations between regularization phases of each network; None: no such phase."""
-        return {"G": self.g_reg_interval, "D": D_REG_INTERVAL, "D_semantic": D_REG_INTERVAL}
+        return {
+            "G": self.g_reg_interval, "E": None,
+            "D": D_REG_INTERVAL, "D_semantic": D_REG_INTERVAL, "D_patch": D_REG_INTERVAL,
+        }  # fmt: skip
+
+    @property
+    def total_images(self) -> float:
+        """Length of the run in images."""
+        return self.total_kimg * 1000
 
     @property
     def run_name(self) -> str:
@@ -241,7 +336,8 @@ class TrainingOptions:
     def without_local_paths(self) -> TrainingOptions:
         """Copy with file names instead of local paths, for weights that may be published."""
         # Directories can contain names of users and projects.
-        data = replace(self.data, path=Path(self.data.path).name, mask_path=Path(self.data.mask_path).name)
+        paths = {name: getattr(self.data, name) for name in ("path", "mask_path", "depth_path")}
+        data = replace(self.data, **{name: path and Path(path).name for name, path in paths.items()})
         weights = {name: getattr(self, name) for name in ("lpips_weights", "resume_pkl")}
         return replace(self, data=data, **{name: path and Path(path).name for name, path in weights.items()})
 
@@ -253,10 +349,10 @@ class TrainingOptions:
             ValueError: missing or unknown fields, for example of another version, or values out of range.
         """
         # Nested options are dicts, and JSON has no tuples.
-        values = dict(plain)
+        values = {**OPTIONS_OF_OLDER_RUNS, **plain}
         try:
             for name, options_class in NESTED_OPTIONS.items():
-                if values[name] is not None:  # only augment may be
+                if values[name] is not None:  # augment, patches and style may be
                     values[name] = options_class(**values[name])
             values["grid"] = tuple(values["grid"])
             return cls(**values)
@@ -274,7 +370,9 @@ class TrainingOptions:
             allowed = f"a multiple of `num_gpus` ({self.num_gpus}) times `batch_gpu` ({self.batch_gpu})"
             raise ConfigError("batch_size", self.batch_size, allowed)
 
-        # Whole groups of the minibatch standard deviation in each microbatch.
+        # Whole groups of the minibatch standard deviation in each microbatch; the discriminator of patches has none.
+        if self.patches is not None:
+            return
         group = self.discriminator.mbstd_group
         if self.batch_gpu % group:
             raise ConfigError(
@@ -289,4 +387,11 @@ NESTED_OPTIONS = {
     "loss": LossOptions,
     "data": DataOptions,
     "augment": AugmentOptions,
+    "patches": PatchOptions,
+    "style": StyleOptions,
 }
+
+# Values of options that runs of earlier versions did not record.
+OPTIONS_OF_OLDER_RUNS = {
+    "patches": None, "style": None, "beta1": 0.0, "lr_schedule": "constant", "warmup_kimg": 0.0, "clip_grad": None,
+}  # fmt: skip

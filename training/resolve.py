@@ -15,11 +15,20 @@ from dnnlib.errors import ConfigError
 from training.data.archive import DataError
 from training.data.checks import check_dataset
 from training.data.dataset import PosedImageDataset
+from training.data.depth_maps import DepthImages
 from training.loss_terms import class_weights
 from training.networks.configs import SUPER_RESOLUTION, GeneratorOptions
 from training.networks.superresolution import LAYOUTS
 from training.networks.synthesis import count_ws
-from training.options import AugmentOptions, DataOptions, DiscriminatorOptions, LossOptions, TrainingOptions
+from training.options import (
+    AugmentOptions,
+    DataOptions,
+    DiscriminatorOptions,
+    LossOptions,
+    PatchOptions,
+    StyleOptions,
+    TrainingOptions,
+)
 from training.perceptual import SMALLEST_IMAGE
 
 # Constants of the published training command.
@@ -44,7 +53,7 @@ RENAMED = {
     "resume_pkl": "resume", "total_kimg": "kimg", "kimg_per_tick": "tick", "snapshot_ticks": "snap",
     "random_seed": "seed", "r1_gamma": "gamma", "lambda_D_semantic": "lambda_d_semantic", "camera": "cfg",
     "render_labels": "render_mask", "background": "use_bg", "channel_base": "cbase", "channel_max": "cmax",
-    "freeze_layers": "freezed", "processes": "gpus",
+    "freeze_layers": "freezed", "processes": "gpus", "depth_path": "depth_data",
 }  # fmt: skip
 
 # Components of the model, and the values that they need.
@@ -53,21 +62,43 @@ COMPONENT_NEEDS = {
     "use_bg": {"render_mask": True},
     "silhouette_loss": {"use_bg": True, "data_type": "seg"},
     "gen_pose_cond": {"cond": True},
+    "style_encoder": {"reconstruction": "patches"},
 }
 
+# Values that patch training needs, as its loss has no other form.
+PATCH_NEEDS = {"render_mask": True, "dis_mask": False, "use_bg": False, "aug": "noaug"}
+
 # Values that have an effect only in combination with others; see also `without_effect`.
+_IMAGES = {"reconstruction": "images"}
+_PATCHES = {"reconstruction": "patches"}
+_STYLE = {"style_encoder": True}
 EFFECT_NEEDS = {
     "semantic_channels": {"data_type": "seg"},
     "data_resolution": {"data_type": "seg"},
     "edge_weight": {"data_type": "edge", "render_mask": True},
     "seg_weight": {"render_mask": True},
-    "lambda_cross_view": {"render_mask": True},
+    "lambda_cross_view": {"render_mask": True, **_IMAGES},
     "lambda_d_semantic": {"dis_mask": True},
     "p": {"aug": "fixed"},
     "target": {"aug": "ada"},
     "density_reg_p_dist": {"reg_type": "l1"},
     "c_scale": {"gen_pose_cond": True},
     "disc_c_noise": {"cond": True},
+    "mirror_pose": {"mirror": True},
+    "random_c_prob": _IMAGES,
+    "only_raw_recons": _IMAGES,
+    "cond": _IMAGES,
+    "mbstd_group": _IMAGES,
+    "patch_size": _PATCHES,
+    "patch_prob": _PATCHES,
+    "lambda_novel_view": _PATCHES,
+    "depth_data": _PATCHES,
+    "lambda_patch_d": _PATCHES,
+    "lambda_kl": _STYLE,
+    "kl_warmup_kimg": _STYLE,
+    "lambda_moments": _STYLE,
+    "lambda_color": _STYLE,
+    "prior_prob": _STYLE,
 }
 
 Values = Mapping[str, Any]  # of the training command, by parameter name
@@ -96,8 +127,21 @@ def open_data(values: Values) -> tuple[PosedImageDataset, DataOptions]:
         resolution=dataset.resolution,
         max_size=len(dataset),
         xflip=values["mirror"],
+        mirror_pose=values["mirror"] and values["mirror_pose"],
+        other_views=values["reconstruction"] == "patches" and values["lambda_novel_view"] > 0,
+        depth_path=values["depth_data"] and os.path.abspath(values["depth_data"]),
     )
+    _check_depth(dataset, options)
     return dataset, options
+
+
+def _check_depth(dataset: PosedImageDataset, options: DataOptions) -> None:
+    """Read one depth map, which finds those of another data set."""
+    if options.depth_path is not None:
+        try:
+            DepthImages(options.depth_path).read(dataset, 0)
+        except DataError as error:
+            raise ConfigError("depth_data", problem=str(error)) from error
 
 
 def examine_data(
@@ -151,6 +195,8 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
     _check_size(values, data)
     _check_model(values, data)
     _check_rendering(values, data)
+    if values["reconstruction"] == "patches":
+        _check_patches(values, data)
 
     # Dependent defaults. Schedules are proportional to the batch size, so that they take equally many iterations. Paths
     # are absolute, as a run can be continued from any directory.
@@ -164,11 +210,13 @@ def resolve(values: Values, data: DataOptions) -> TrainingOptions:
         loss=_loss(values),
         data=data,
         augment=_augment(values),
+        patches=_from_values(PatchOptions, values) if values["reconstruction"] == "patches" else None,
+        style=_from_values(StyleOptions, values) if values["style_encoder"] else None,
         class_counts=None,
         lpips_weights=lpips_weights and os.path.abspath(lpips_weights),
         batch_gpu=values["batch_gpu"] or max(batch // values["gpus"], 1),
         g_reg_interval=values["density_reg_every"] if values["density_reg"] > 0 else None,
-        ema_kimg=batch * EMA_KIMG_AT_REFERENCE / REFERENCE_BATCH,
+        ema_kimg=values["ema_kimg"] or batch * EMA_KIMG_AT_REFERENCE / REFERENCE_BATCH,
         ema_rampup=EMA_RAMPUP if values["resume"] is None else None,
         metrics=_metrics(values),
         evaluate=not values["no_eval"],
@@ -197,6 +245,10 @@ def without_effect(values: Values) -> dict[str, str]:
             values["neural_rendering_resolution_final"] is not None, "`neural_rendering_resolution_final`"
         ),
     }  # fmt: skip
+    for name in ("lambda_depth", "lambda_empty", "guided_kimg"):
+        needs[name] = (values["depth_data"] is not None, "`depth_data`")
+    for name in ("lambda_feature", "patch_d_start_kimg", "d_width"):
+        needs[name] = (values["lambda_patch_d"] > 0, "`lambda_patch_d` above 0")
     for name in ("density_reg_every", "density_reg_p_dist", "reg_type"):
         needs[name] = (values["density_reg"] > 0, "`density_reg` above 0")
     unmet = {name: description for name, (met, description) in needs.items() if not met}
@@ -276,6 +328,23 @@ def _check_rendering(values: Values, data: DataOptions) -> None:
             raise ConfigError(field, size, allowed)
         if size < SMALLEST_IMAGE and values["lambda_lpips"] > 0:
             raise ConfigError(field, size, f"at least {SMALLEST_IMAGE} for LPIPS", "or set `lambda_lpips=0`")
+
+
+def _check_patches(values: Values, data: DataOptions) -> None:
+    """Check that the model has what the loss of patches needs, and that patches fit the raw image."""
+    for name, needed in PATCH_NEEDS.items():
+        if values[name] != needed:
+            raise ConfigError(name, values[name], str(needed), "`reconstruction=patches` needs that")
+
+    # Patches are super-resolved without resizing, so raw images have the size of super-resolution's input.
+    layout = LAYOUTS[SUPER_RESOLUTION[data.resolution]]
+    raw = values["neural_rendering_resolution_initial"]
+    if raw != layout.input or values["neural_rendering_resolution_final"] not in (None, raw):
+        allowed = f"{layout.input} without a final size, as patches are super-resolved to {layout.output} pixels"
+        raise ConfigError("neural_rendering_resolution_initial", raw, allowed)
+    size = values["patch_size"]
+    if raw % size or size & (size - 1):
+        raise ConfigError("patch_size", size, f"a power of two of at most {raw}, the size of the raw image")
 
 
 def _check_desc(desc: str) -> None:

@@ -24,8 +24,14 @@ from training.weights.transfer import copy_by_name
 BETAS = (0.0, 0.99)
 EPS = 1e-8
 
+# Learning rate of the style encoder relative to G's: z must not move faster than G learns to read it.
+STYLE_LR = 0.5
+
 # For each network: names in a weights file from which it can start, in order of preference.
-WARM_START = {"G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "D": ("D",), "D_semantic": ("D_semantic", "D")}
+WARM_START = {
+    "G": ("G", "G_ema"), "G_ema": ("G_ema", "G"), "E": ("E",), "E_ema": ("E",),
+    "D": ("D",), "D_semantic": ("D_semantic", "D"), "D_patch": ("D_patch",),
+}  # fmt: skip
 
 # State files: format and version are checked before anything else is read.
 FORMAT = "pix2pix3d-training-state"
@@ -50,12 +56,25 @@ def build_optimizer(options: TrainingOptions, network: str, module: nn.Module) -
     With lazy regularization every k-th iteration makes two steps, so learning rate and betas are scaled by k / (k + 1)
     (Karras et al. 2020, appendix B).
     """
+    interval_scale = _lazy_scale(options, network)
+    beta1 = options.beta1 if network in ("G", "E") else BETAS[0]
+    betas = tuple(beta**interval_scale for beta in (beta1, BETAS[1]))
+    return torch.optim.Adam(module.parameters(), lr=learning_rate(options, network), betas=betas, eps=EPS, fused=True)
+
+
+def learning_rate(options: TrainingOptions, network: str) -> float:
+    """Return the learning rate of a network without schedule, corrected for lazy regularization."""
+    lr = options.g_lr if network in ("G", "E") else options.d_lr
+    if network == "E":
+        lr *= STYLE_LR
+    return lr * _lazy_scale(options, network)
+
+
+def _lazy_scale(options: TrainingOptions, network: str) -> float:
+    """Factor of learning rate and exponent of betas, see `build_optimizer`."""
     # None: the regularization is part of the main phase, or there is none.
     interval = options.intervals[network]
-    scale = interval / (interval + 1) if interval else 1
-    lr = options.g_lr if network == "G" else options.d_lr
-    betas = tuple(beta**scale for beta in BETAS)
-    return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=betas, eps=EPS, fused=True)
+    return interval / (interval + 1) if interval else 1
 
 
 class TrainState:
@@ -66,8 +85,9 @@ class TrainState:
         device: where networks and optimizers live.
         stream: real samples; its position is saved with the state.
     Attributes:
-        networks: G, D and, if used, D_semantic, in train mode.
+        networks: those of the options (G, D, ...), in train mode.
         G_ema: exponential moving average of G, in eval mode.
+        E_ema: the same of the style encoder E, or None.
         optimizers: one per network, by the same names.
         augment_pipe: augmentation of discriminator inputs, or None.
         ada_signs: sum and count of the signs of D's logits for real images since the last ADA update.
@@ -89,6 +109,7 @@ class TrainState:
         for name, (class_name, kwargs) in options.networks.items():
             self.networks[name] = registry.construct(class_name, kwargs).train().requires_grad_(False).to(device)
         self.G_ema = copy.deepcopy(self.networks["G"]).eval()
+        self.E_ema = copy.deepcopy(self.networks["E"]).eval() if "E" in self.networks else None
         self.optimizers = {name: build_optimizer(options, name, net) for name, net in self.networks.items()}
 
         # Augmentation with adaptive or fixed probability p.
@@ -118,11 +139,21 @@ class TrainState:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """All modules by the names that they have in weights files."""
+        """All modules by name."""
         # Weights files keep this order.
         modules = {**self.networks, "G_ema": self.G_ema}
+        if self.E_ema is not None:
+            modules["E_ema"] = self.E_ema
         if self.augment_pipe is not None:
             modules["augment_pipe"] = self.augment_pipe
+        return modules
+
+    @property
+    def public_modules(self) -> dict[str, nn.Module]:
+        """Modules by the names that they have in weights files, where E is the moving average."""
+        modules = self.modules
+        if self.E_ema is not None:
+            modules["E"] = modules.pop("E_ema")
         return modules
 
     def find_nonfinite(self) -> str | None:
@@ -134,6 +165,13 @@ class TrainState:
         # One wait for the device.
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         return None if finite.all() else list(tensors)[int(finite.int().argmin())]
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set the learning rates of G and E to their maximum times `factor`."""
+        for network in ("G", "E"):
+            if network in self.optimizers:
+                for group in self.optimizers[network].param_groups:
+                    group["lr"] = learning_rate(self.options, network) * factor
 
     # ----------------------------------------------------------------------- start
 
@@ -174,7 +212,9 @@ class TrainState:
         # A network that the file lacks starts from the most similar one, such as D_semantic from EG3D's discriminator.
         loaded = load_network_pkl(source)
         lines = [f"Starting from {source}"]
-        for name, module in {**self.networks, "G_ema": self.G_ema}.items():
+        for name, module in self.modules.items():
+            if name not in WARM_START:
+                continue
             sources = [key for key in WARM_START[name] if key in loaded]
             if sources:
                 lines.append(f"{name}, from its {sources[0]}")

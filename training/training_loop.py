@@ -1,7 +1,8 @@
-"""The training loop: phases of G, D and D_semantic, EMA, ADA, reports, images, snapshots, metrics, stop signals."""
+"""The training loop: phases of all networks, EMA, ADA, reports, images, snapshots, metrics, stop signals."""
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from training.data.sampler import BatchStream, lost_workers
 from training.image_grid import ImageGrid
 from training.loss import Loss
 from training.networks.augment import adapt_p
-from training.options import TrainingOptions
+from training.options import TRAINED_WITH, TrainingOptions
+from training.patch_loss import PatchLoss
 from training.perceptual import load_lpips
 from training.run_dir import RunLog, open_run
 from training.signals import Interrupted, defer_signals
@@ -33,6 +35,9 @@ SNAPSHOT = "network-snapshot-{:06d}.pkl"
 
 # Iterations between two updates of the augmentation probability.
 ADA_INTERVAL = 4
+
+# Learning rate at the end of the cosine schedule, as a share of its maximum.
+LR_END = 0.02
 
 
 def training_loop(
@@ -51,7 +56,6 @@ def training_loop(
         ProcessError: a data loading worker was killed.
     """
     options = distributed.from_rank_0(options)
-    total_images = options.total_kimg * 1000
     configure_backends(options, device)
 
     # Data; networks, optimizers, G_ema and augmentation; loss and the phases that minimize it.
@@ -69,23 +73,24 @@ def training_loop(
             print(message, flush=True)
         grid = start_grid(dataset, state, log)
 
-        while state.cur_nimg < total_images:
+        while state.cur_nimg < options.total_images:
             batch = to_device(next(state.stream), options.data.data_type, device)
+            update_learning_rate(state)
 
-            # Main and regularization phases of G, D and D_semantic, each with an optimizer step.
+            # Main and regularization phases of G and the discriminators, each with an optimizer step.
             for phase in phases:
-                if state.iteration % phase.interval == 0:
+                if state.iteration % phase.interval == 0 and state.cur_nimg >= phase.start_nimg:
                     with stats.measure(phase.name):
                         run_phase(phase, state, loss, batch, poses, stats)
 
-            # Moving average of G, progress, and the augmentation probability (ADA).
+            # Moving averages of G and E, progress, and the augmentation probability (ADA).
             update_ema(state)
             state.cur_nimg += options.batch_size
             state.iteration += 1
             update_augment_p(state)
 
             # End of a tick: report; every snapshot_ticks ticks save images, weights and state, and compute metrics.
-            done = state.cur_nimg >= total_images
+            done = state.cur_nimg >= options.total_images
             saving = False
             if done or state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + options.kimg_per_tick * 1000:
                 report_tick(state, stats, log, done)
@@ -133,13 +138,22 @@ def open_stream(dataset: PosedImageDataset, options: TrainingOptions, device: to
     world_size = distributed.world_size()
     share = options.batch_size // world_size
     order = {"rank": distributed.rank(), "num_replicas": world_size, "seed": options.random_seed}
-    return BatchStream(dataset, share, options.workers, device, **order)
+    samples = dataset if options.patches is None else options.data.open_pairs(dataset, options.random_seed)
+    return BatchStream(samples, share, options.workers, device, **order)
 
 
-def build_loss(state: TrainState) -> Loss:
+def build_loss(state: TrainState) -> Loss | PatchLoss:
     """Build the loss of the state's networks; LPIPS is loaded only if it has a weight."""
     options = state.options
     lpips = load_lpips(options.lpips_weights, state.device) if options.loss.lambda_lpips > 0 else None
+
+    # Patch training.
+    if options.patches is not None:
+        networks = {name: state.networks.get(name) for name in ("G", "E", "D_patch")}
+        extra = {"perceptual": lpips, "class_counts": options.class_counts}
+        return PatchLoss(options.loss, options.patches, options.style, **networks, **extra)
+
+    # Published losses.
     networks = {name: state.networks.get(name) for name in ("G", "D", "D_semantic")}
     data = {"augment_pipe": state.augment_pipe, "class_counts": options.class_counts}
     return Loss(options.loss, **networks, **data, perceptual=lpips)
@@ -160,17 +174,19 @@ def to_device(batch: Mapping[str, Tensor], data_type: str, device: torch.device)
     """Move a batch of the data set to the device and normalize it.
 
     Args:
-        batch: image N,3,H,W and mask N,1,H,W, both uint8 as stored; pose N,25; other entries are only moved.
+        batch: image N,3,H,W and mask N,1,H,W, both uint8 as stored, and the same of a target view; pose N,25; other
+            entries are only moved.
         data_type: "seg" or "edge".
     Returns:
-        The same entries with image in [-1, 1] and mask as the networks take it: class ids, or edges in [-1, 1].
+        The same entries with images in [-1, 1] and masks as the networks take them: class ids, or edges in [-1, 1].
     """
     # Memory is pinned for CUDA, so the copy does not wait for the device.
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     # The data set stores 8 bits per pixel.
-    batch["image"] = batch["image"].float() / 127.5 - 1
-    batch["mask"] = label_map_from_dataset(batch["mask"], data_type)
+    for prefix in ("", "target_") if "target_image" in batch else ("",):
+        batch[f"{prefix}image"] = batch[f"{prefix}image"].float() / 127.5 - 1
+        batch[f"{prefix}mask"] = label_map_from_dataset(batch[f"{prefix}mask"], data_type)
     return batch
 
 
@@ -183,35 +199,59 @@ class Phase:
 
     Args:
         name: phase name of the loss, such as Gmain.
-        network: name of the network that is trained.
+        network: name of the network that is trained; see TRAINED_WITH for others.
         index: position among all phases; random numbers depend on it.
         interval: iterations from one step to the next; also the factor of the loss, as in lazy regularization a phase
             that runs every k-th iteration counts k times (Karras et al. 2020).
+        start_nimg: images shown before the phase runs.
     """
 
     name: str
     network: str
     index: int
     interval: int = 1
+    start_nimg: float = 0
 
 
 def phases_of(options: TrainingOptions) -> list[Phase]:
-    """Return the phases of an iteration in order: for G, D and D_semantic the main loss, then its regularization.
+    """Return the phases of an iteration in order: for each network the main loss, then its regularization.
 
     Without an interval both losses share one phase; without density regularization or R1 there is no regularization
     phase.
     """
     phases = []
     for network in options.networks:
+        if network in TRAINED_WITH:
+            continue
+
         # Main loss, in every iteration.
+        start_nimg = options.patches.patch_d_start_kimg * 1000 if network == "D_patch" else 0
         interval = options.intervals[network]
-        phases.append(Phase(network + ("main" if interval else "both"), network, len(phases)))
+        phases.append(Phase(network + ("main" if interval else "both"), network, len(phases), 1, start_nimg))
 
         # Density regularization of G, R1 of D and D_semantic.
         regularized = network == "G" or options.loss.r1_gamma > 0
         if interval and regularized:
-            phases.append(Phase(network + "reg", network, len(phases), interval))
+            phases.append(Phase(network + "reg", network, len(phases), interval, start_nimg))
     return phases
+
+
+def update_learning_rate(state: TrainState) -> None:
+    """Set the learning rates of G and E for the next iteration: warm-up, then constant or a half cosine."""
+    options = state.options
+    if options.lr_schedule == "constant" and options.warmup_kimg == 0:
+        return
+
+    # Linear warm-up; its first iteration makes a step.
+    factor = 1.0
+    if options.warmup_kimg > 0:
+        factor = min((state.cur_nimg + options.batch_size) / (options.warmup_kimg * 1000), 1)
+
+    # Over the whole run, whose length --continue may change.
+    if options.lr_schedule == "cosine":
+        progress = min(state.cur_nimg / options.total_images, 1)
+        factor *= LR_END + (1 - LR_END) * (1 + math.cos(math.pi * progress)) / 2
+    state.scale_learning_rate(factor)
 
 
 def run_phase(
@@ -225,8 +265,9 @@ def run_phase(
     """
     # Gradients None instead of 0: parameters that a phase does not use are not updated by Adam.
     options = state.options
-    optimizer = state.optimizers[phase.network]
-    optimizer.zero_grad(set_to_none=True)
+    trained = [name for name in state.networks if phase.network in (name, TRAINED_WITH.get(name))]
+    for name in trained:
+        state.optimizers[name].zero_grad(set_to_none=True)
 
     # Gradients of the mean over this process's share; average_gradients divides by the number of processes below.
     gain = phase.interval * distributed.world_size() * options.batch_gpu / options.batch_size
@@ -240,13 +281,17 @@ def run_phase(
             state.ada_signs += torch.stack([signs.sum(), signs.new_tensor(signs.numel())])
 
     # All-reduce. NaN becomes 0 and infinity 1e5, as published; from here on all processes have the same gradients.
-    bad_gradients = distributed.average_gradients(state.networks[phase.network].parameters())
+    parameters = [parameter for name in trained for parameter in state.networks[name].parameters()]
+    bad_gradients = distributed.average_gradients(parameters)
     stats.count_step(bad_gradients)
     if options.debug and bad_gradients > 0:
         raise TrainingError(f"debug: {phase.name} at {state.cur_nimg} images: {bad_gradients} non-finite gradients")
 
     # One optimizer serves both phases of a network, see build_optimizer.
-    optimizer.step()
+    if options.clip_grad is not None and phase.network == "G":
+        torch.nn.utils.clip_grad_norm_(parameters, options.clip_grad)
+    for name in trained:
+        state.optimizers[name].step()
 
 
 def microbatches(
@@ -286,7 +331,7 @@ def microbatches(
 
 @torch.no_grad()
 def update_ema(state: TrainState) -> None:
-    """Move G_ema towards G with a half-life of `ema_kimg`, shorter early in the run if `ema_rampup` is set."""
+    """Move G_ema and E_ema towards G and E with a half-life of `ema_kimg`; early in the run it is shorter."""
     # Half-life in images, limited to a multiple of the images shown so far.
     options = state.options
     half_life = options.ema_kimg * 1000
@@ -295,9 +340,13 @@ def update_ema(state: TrainState) -> None:
     decay = 0.5 ** (options.batch_size / max(half_life, 1e-8))
 
     # Parameters are averaged; buffers, such as w_avg, are copied.
-    G = state.networks["G"]
-    torch._foreach_lerp_(list(state.G_ema.parameters()), list(G.parameters()), 1 - decay)
-    torch._foreach_copy_(list(state.G_ema.buffers()), list(G.buffers()))
+    for average, name in ((state.G_ema, "G"), (state.E_ema, "E")):
+        if average is None:
+            continue
+        network = state.networks[name]
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        if buffers := list(network.buffers()):
+            torch._foreach_copy_(list(average.buffers()), buffers)
 
 
 def update_augment_p(state: TrainState) -> None:
@@ -378,7 +427,7 @@ def save_snapshot_and_state(state: TrainState, log: RunLog | None) -> None:
     public = state.options.without_local_paths()
     extra = {"cfg": public.cfg, "kimg": state.cur_nimg / 1000, "training_options": public.to_plain()}
     path = log.run_dir / SNAPSHOT.format(state.cur_nimg // 1000)
-    save_snapshot(path, state.modules, public.data.kwargs(), extra)
+    save_snapshot(path, state.public_modules, public.data.kwargs(), extra)
 
     # Everything that an exact resume needs.
     save_state(log.run_dir, state.cur_nimg, state.state_dict(), state.options.keep_states)

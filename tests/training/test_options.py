@@ -159,6 +159,8 @@ BASE = {**SMALL, "resume": "x.pkl"}
 BACKGROUND = {"use_bg": True}
 EDGES = {"data_type": "edge"}
 LARGE_ENOUGH = {"neural_rendering_resolution_initial": 16}  # for the downsampling of LPIPS
+PATCHES = {"reconstruction": "patches", "dis_mask": False, "neural_rendering_resolution_initial": 64}
+STYLE = {**PATCHES, "style_encoder": True}
 CHANGES = {  # option: value other than the default, and options that it needs
     "cfg": "ffhq", "data_type": "edge", "semantic_channels": 5, "mirror": True, "gpus": 2, "batch": 4,
     "batch_gpu": 1, "kimg": 5, "cond": False, "gen_pose_cond": True, "render_mask": (False, {"dis_mask": False}),
@@ -179,9 +181,28 @@ CHANGES = {  # option: value other than the default, and options that it needs
     "target": (0.3, {"aug": "ada"}), "resume": "y.pkl", "desc": "note", "tick": 1, "snap": 3, "keep_states": 5,
     "grid": "2x2", "metrics": "none", "wandb_log": True, "seed": 3, "workers": 1, "nobench": True, "debug": True,
     "no_eval": (False, {"metrics": "miou"}),
+    "mirror_pose": (True, {"mirror": True}), "encoder_resolution": 64, "z_dim": 16, "map_lr_mul": 0.1,
+    "plane_axes": "corrected", "box_warp": 1.2, "ray_start": 2.3, "ray_end": 3.2, "beta1": 0.9,
+    "lr_schedule": "cosine", "warmup_kimg": 1, "clip_grad": 10, "ema_kimg": 1, "reconstruction": ("patches", PATCHES),
+    "patch_size": (16, PATCHES), "patch_prob": (0.4, PATCHES), "lambda_novel_view": (2, PATCHES),
+    "lambda_depth": (1, PATCHES), "lambda_empty": (1, PATCHES), "guided_kimg": (2, PATCHES),
+    "lambda_patch_d": (0.1, PATCHES), "lambda_feature": (2, PATCHES), "patch_d_start_kimg": (3, PATCHES),
+    "d_width": (8, PATCHES), "style_encoder": (True, PATCHES), "lambda_kl": (1e-3, STYLE),
+    "kl_warmup_kimg": (1, STYLE), "lambda_moments": (0.1, STYLE), "lambda_color": (2, STYLE),
+    "prior_prob": (0.3, STYLE),
 }  # fmt: skip
 TESTED_ELSEWHERE = {
-    *("outdir", "data", "mask_data", "continue_dir", "dry_run", "device", "data_resolution", *train.NO_EFFECT)
+    *(
+        "outdir",
+        "data",
+        "mask_data",
+        "continue_dir",
+        "dry_run",
+        "device",
+        "data_resolution",
+        "depth_data",
+        *train.NO_EFFECT,
+    )
 }
 
 

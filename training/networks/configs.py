@@ -10,6 +10,8 @@ from typing import Any
 from training.networks.generator import PUBLISHED_PLANE_RESOLUTION
 from training.networks.label_encoder import PUBLISHED_GEOMETRY_LAYERS
 
+PUBLISHED_Z_DIM = 512
+PUBLISHED_MAPPING_LR = 0.01
 CLAMP_WITH_FP16 = 256  # bound of activations where float16 is used
 RAW_GENERATOR_CLASS = "training.triplane_cond.TriPlaneGenerator"
 SEMANTIC_GENERATOR_CLASS = "training.triplane_cond.TriPlaneSemanticEntangleGenerator"
@@ -57,6 +59,14 @@ class GeneratorOptions:
     channel_base: int = 32768  # the backbone's width at resolution r is min(channel_base // r, channel_max)
     channel_max: int = 512
     map_depth: int = 2  # layers of the mapping network
+    map_lr_mul: float = PUBLISHED_MAPPING_LR  # learning rate of the mapping network relative to the other layers
+    z_dim: int = PUBLISHED_Z_DIM  # size of the latent z
+    encoder_resolution: int | None = None  # label maps are averaged to this size for their encoder; None: not
+    plane_axes: str = "published"  # or "corrected", see training/volumetric_rendering/planes.py
+    # Limits of the rays and side of the box that the planes cover, world units; None for the camera's.
+    ray_start: float | None = None
+    ray_end: float | None = None
+    box_warp: float | None = None
     # Number of highest resolutions in float16, of the backbone and of super-resolution.
     num_fp16_res: int = 0
     sr_num_fp16_res: int = 4
@@ -105,7 +115,7 @@ class GeneratorOptions:
 
         # Published arguments. Activations are clamped only where float16 may be used, on any device.
         kwargs = {
-            "z_dim": 512,
+            "z_dim": self.z_dim,
             "c_dim": 25,
             "w_dim": 512,
             "img_resolution": self.resolution,
@@ -135,12 +145,20 @@ class GeneratorOptions:
             "in_channels": self.label_channels,
         }
 
-        # The published classes ignore geometry_layer, and their encoders have one width; other values need our class.
-        if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS or self.encoder_width != 1:
+        if self.map_lr_mul != PUBLISHED_MAPPING_LR:
+            kwargs["lr_multiplier"] = self.map_lr_mul
+
+        # The published classes ignore geometry_layer, and their encoders have one width and the label maps' resolution;
+        # other values need our class.
+        smaller_input = self.encoder_resolution not in (None, self.resolution)
+        if self.geometry_layer != PUBLISHED_GEOMETRY_LAYERS or self.encoder_width != 1 or smaller_input:
             kwargs["class_name"] = "ConditionalMappingNetwork"
             kwargs["one_hot"] = self.data_type == "seg"
             if self.encoder_width != 1:
                 kwargs["encoder_width"] = self.encoder_width
+            if smaller_input:
+                kwargs["label_resolution"] = self.resolution
+                kwargs["in_resolution"] = self.encoder_resolution
             kwargs["geometry_layer"] = self.geometry_layer
             return kwargs
 
@@ -181,6 +199,13 @@ class GeneratorOptions:
         if self.depth_resolution:
             kwargs["depth_resolution"] = self.depth_resolution
             kwargs["depth_resolution_importance"] = self.depth_resolution
+
+        # Other geometry of planes and rays than published.
+        if self.plane_axes != "published":
+            kwargs["plane_axes"] = self.plane_axes
+        for name in ("ray_start", "ray_end", "box_warp"):
+            if getattr(self, name) is not None:
+                kwargs[name] = getattr(self, name)
         return kwargs
 
 

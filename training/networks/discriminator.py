@@ -264,14 +264,21 @@ class Discriminator(nn.Module):
 
     def forward(self, img: Tensor, c: Tensor | None) -> Tensor:
         """Compute logits N,1 from img (N,img_channels,R,R) and c (N,c_dim)."""
-        # Features N,C,res/2,res/2 after each block. Only the skip architecture needs the image after the first.
+        logits, _ = self.logits_and_features(img, c)
+        return logits
+
+    def logits_and_features(self, img: Tensor, c: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Compute logits N,1 as `forward` does, and the features N,C,res/2,res/2 after each block."""
+        # Only the skip architecture needs the image after the first block.
         x = None
+        features = []
         for res in self.resolutions:
             x, img = getattr(self, f"b{res}")(x, img)
+            features.append(x)
 
         # Logits, or their projection on the mapped condition.
         cmap = self.mapping(None, c) if self.c_dim > 0 else None  # N,cmap_dim
-        return self.b4(x, img, cmap)
+        return self.b4(x, img, cmap), features
 
 
 # --------------------------------------------------------------------------- final and raw image

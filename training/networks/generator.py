@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.decoders import Decoder, DecoderPair, widened_sigmoid
+from training.networks.style_encoder import StyleEncoder
 from training.networks.superresolution import SUPERRESOLUTIONS
 from training.networks.synthesis import NOISE_MODES, Generator
 from training.networks.triplane_field import TriplaneField
@@ -132,6 +133,14 @@ class TriPlane(nn.Module):
         self.decoder = Decoder(decoder_inputs, decoder_options, architecture.decoder)
         if architecture.split:
             self.decoder_semantic = Decoder(FEATURES, decoder_options, "OSGDecoder_semantic")
+        self.attach_style_encoder(None)
+
+    def attach_style_encoder(self, E: StyleEncoder | None) -> None:
+        """Keep the style encoder that was trained with this generator as the attribute `style_encoder`.
+
+        It is a network of its own in weights files, so it does not become a submodule: move it to the device yourself.
+        """
+        self.__dict__["style_encoder"] = E
 
     # ----------------------------------------------------------------------- properties
 

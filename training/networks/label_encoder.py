@@ -105,7 +105,9 @@ class ConditionalMappingNetwork(MappingNetwork):
     embedded pose at the input of the fully connected layers.
 
     Args:
-        in_resolution: of the label map, pixels.
+        in_resolution: of the encoder's input, pixels.
+        label_resolution: of the label maps if it is a multiple of in_resolution, to which they are averaged (class
+            channels become shares of the pixels); None: in_resolution.
         in_channels: classes of the label map; 1 for edges.
         one_hot: the label map holds class ids, to be converted to one-hot channels; False uses its values directly.
         geometry_layer: number of style vectors given by the encoder (disentangled).
@@ -129,11 +131,15 @@ class ConditionalMappingNetwork(MappingNetwork):
         geometry_layer: int = PUBLISHED_GEOMETRY_LAYERS,
         encoder_name: str = "embed_mask",
         encoder_width: float = 1,
+        label_resolution: int | None = None,
         w_avg_beta: float | None = CONDITIONAL_W_AVG_BETA,
         **mapping_kwargs,
     ):
         if disentangle and not 0 < geometry_layer < num_ws:
             raise ValueError(f"geometry_layer: expected 1 to {num_ws - 1}, got {geometry_layer}")
+        label_resolution = in_resolution if label_resolution is None else label_resolution
+        if label_resolution < in_resolution or label_resolution % in_resolution:
+            raise ValueError(f"label_resolution: expected a multiple of {in_resolution}, got {label_resolution}")
 
         # Narrow encoders scale both the base and the maximum of the published width.
         channel_max = int(encoder_width * PUBLISHED_CHANNEL_MAX)
@@ -155,6 +161,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         )
         self.in_channels = in_channels
         self.one_hot = one_hot
+        self.pooling = label_resolution // in_resolution
         self.disentangle = disentangle
         self.geometry_layer = geometry_layer
         self.encoder_name = encoder_name
@@ -184,7 +191,10 @@ class ConditionalMappingNetwork(MappingNetwork):
 
         # Style vectors N,geometry_layer,w_dim; a single one is normalized like z, with which it is concatenated.
         encoder = getattr(self, self.encoder_name)
-        vectors = encoder(label_map.to(torch.float32))["ws"]
+        label_map = label_map.to(torch.float32)
+        if self.pooling > 1:
+            label_map = F.avg_pool2d(label_map, self.pooling)
+        vectors = encoder(label_map)["ws"]
         return vectors if self.disentangle else normalize_2nd_moment(vectors[:, 0])
 
     def forward(

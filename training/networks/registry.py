@@ -22,12 +22,13 @@ from training.networks.generator import GENERATORS
 from training.networks.label_encoder import MAPPINGS, Encoder
 from training.networks.layers import Conv2dLayer, EqualConv2d, FullyConnectedLayer
 from training.networks.mapping import MappingNetwork
+from training.networks.style_encoder import StyleEncoder
 from training.networks.superresolution import SUPERRESOLUTIONS
 from training.networks.synthesis import Generator, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer
 
 # Classes that keep their published name. Layers and blocks are here too, since golden tests build them by name.
 _CLASSES = (
-    AugmentPipe, Encoder, Generator, MappingNetwork,
+    AugmentPipe, Encoder, Generator, MappingNetwork, StyleEncoder,
     Conv2dLayer, EqualConv2d, FullyConnectedLayer,
     SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGBLayer,
     Discriminator, DiscriminatorBlock, DiscriminatorEpilogue, MinibatchStdLayer,

@@ -87,6 +87,7 @@ class SuperResolution(nn.Module):
         self.layout = layout
         # Antialiasing matters for inputs above the layout's resolution only.
         self.antialias = sr_antialias and layout.antialias
+        self.scale = layout.output // layout.input
         if layout.stores_filter:
             self.register_buffer("resample_filter", setup_filter(FIR))
 
@@ -124,7 +125,18 @@ class SuperResolution(nn.Module):
             resizing = {"size": (size, size), "mode": "bilinear", "align_corners": False, "antialias": self.antialias}
             x = F.interpolate(x, **resizing)
             rgb = F.interpolate(rgb, **resizing)
+        return self.upsample(rgb, x, ws, noise_mode)
 
+    def upsample(self, rgb: Tensor, x: Tensor, ws: Tensor, noise_mode: str = "random") -> Tensor:
+        """Compute the final image of an input at the layout's resolution, or of a patch of one.
+
+        Args:
+            rgb: N,semantic_channels,h,w.
+            x: features N,channels,h,w.
+            ws: N,any,512, of which the last vector is used.
+        Returns:
+            N,semantic_channels,H,W, larger by `scale`. Near inner edges of a patch it differs from the whole image.
+        """
         # Both blocks are driven by the last style vector, once for each of their three layers.
         ws = ws[:, -1:].expand(-1, self.block0.num_conv + self.block0.num_torgb, -1).to(torch.float32)  # N,3,512
         x, rgb = self.block0(x, rgb, ws, noise_mode)  # N,any,R/2,R/2

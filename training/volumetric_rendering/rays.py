@@ -29,9 +29,19 @@ def sample_rays(cam2world: Tensor, intrinsics: Tensor, resolution: int) -> tuple
     # Pixel centers in [0, 1]: u along a row, v along a column. The first ray is that of the top left pixel.
     centers = (torch.arange(resolution, dtype=cam2world.dtype, device=cam2world.device) + 0.5) / resolution
     v, u = torch.meshgrid(centers, centers, indexing="ij")
-    u = u.reshape(1, -1)  # 1,M
-    v = v.reshape(1, -1)
+    return rays_through(cam2world, intrinsics, u.reshape(1, -1), v.reshape(1, -1))
 
+
+def rays_through(cam2world: Tensor, intrinsics: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Generate rays through image points.
+
+    Args:
+        cam2world: N,4,4 OpenCV camera (x right, y down, z forward) to world.
+        intrinsics: N,3,3 divided by the image size, skew allowed.
+        u, v: N,M or 1,M points along rows and along columns, 0 to 1 from edge to edge.
+    Returns:
+        origins N,M,3 in world units; directions N,M,3 of length 1.
+    """
     # Invert the pinhole projection u = focal_u x + skew y + center_u, v = focal_v y + center_v at depth 1.
     focal_u = intrinsics[:, 0, 0, None]  # N,1
     focal_v = intrinsics[:, 1, 1, None]

@@ -156,6 +156,15 @@ class Rendering(NamedTuple):
     weight_sum: Tensor  # N,M,1 in [0, 1], opacity of the ray
 
 
+class WeightedRendering(NamedTuple):
+    """Rendered rays with their samples, in no particular order."""
+
+    features: Tensor  # N,M,F in [-1, 1]
+    depths: Tensor  # N,M,T of the samples, world units
+    weights: Tensor  # N,M,T compositing weights
+    weight_sum: Tensor  # N,M,1 in [0, 1], opacity of the ray
+
+
 class _Rays(NamedTuple):
     """Rays and all random numbers used on them, so that chunks of rays render like the whole."""
 
@@ -220,6 +229,23 @@ def render(
     return Rendering(*(torch.cat(tensors, dim=1) for tensors in zip(*chunks, strict=True)))
 
 
+def render_weighted(
+    field: Field, origins: Tensor, directions: Tensor, options: RenderOptions, depths: Tensor | None = None
+) -> WeightedRendering:
+    """Render rays for training losses on the depths of samples.
+
+    Args:
+        field: radiance field.
+        origins, directions: N,M,3; directions of length 1.
+        depths: N,M,T of all samples, in any order, world units; None samples in two passes with jitter, as `render`.
+    Returns:
+        Features, depths and weights. No gradient passes through the choice of depths.
+    """
+    if depths is None:
+        return _composite_passes(field, _coarse_samples(origins, directions, options, jitter=True), options)
+    return _composite_passes(field, _Rays(origins, directions, depths[..., None], None, None, None), options)
+
+
 def _coarse_samples(origins: Tensor, directions: Tensor, options: RenderOptions, jitter: bool) -> _Rays:
     """Choose the coarse depths, and generate all random numbers of a call, each kind in one tensor."""
     # Shapes of both passes.
@@ -280,6 +306,13 @@ def _fine_depths(rays: _Rays, sigma: Tensor) -> Tensor:
 
 def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: DepthRange) -> Rendering:
     """Composite deferred features of unsorted samples, and decode them once per ray."""
+    features, depths, weights, weight_sum = _composite_passes(field, rays, options)
+    depth = expected_depth((weights * depths).sum(dim=-1, keepdim=True), weight_sum, limits)
+    return Rendering(features, depth, weight_sum)
+
+
+def _composite_passes(field: Field, rays: _Rays, options: RenderOptions) -> WeightedRendering:
+    """Composite both passes, or the given samples alone where there are no quantiles for a fine one."""
     # Coarse pass: N,M*T,any for each head.
     deferred, sigma = field.deferred_features(_points(rays, rays.depths))
     depths = rays.depths  # N,M,T,1
@@ -300,16 +333,16 @@ def _render_fast(field: Field, rays: _Rays, options: RenderOptions, limits: Dept
     weight_sum = weights.sum(dim=-1, keepdim=True)  # N,M,1
 
     # Composite each deferred tensor: the sum of its coarse and its fine samples, each with their weights.
-    weights_of_pass = weights.split([options.samples, options.fine_samples][: len(passes)], dim=-1)
+    samples = rays.depths.shape[2]
+    weights_of_pass = weights.split([samples, depths.shape[2] - samples][: len(passes)], dim=-1)
     composited = []
     for tensors in zip(*passes, strict=True):
         sums = [_weighted_sum(w, x) for w, x in zip(weights_of_pass, tensors, strict=True)]
         composited.append(sum(sums))
 
     # Decode once per ray, instead of once for each of its 96 samples.
-    features = field.finish_features(composited, weight_sum)
-    depth = expected_depth((weights * depths).sum(dim=-1, keepdim=True), weight_sum, limits)
-    return Rendering(to_output_range(features, weight_sum, options.white_back), depth, weight_sum)
+    features = to_output_range(field.finish_features(composited, weight_sum), weight_sum, options.white_back)
+    return WeightedRendering(features, depths, weights, weight_sum)
 
 
 def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:

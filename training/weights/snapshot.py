@@ -117,12 +117,15 @@ def _is_description(path: Path) -> bool:
 # --------------------------------------------------------------------------- reading
 
 
-def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dict[str, Any]:
+def load_network_pkl(
+    source: Source, only: Collection[str] | None = None, optional: Collection[str] = ()
+) -> dict[str, Any]:
     """Load the networks of a weights file: a published pickle of pix2pix3D or EG3D, or one of our snapshots.
 
     Args:
         source: path, URL or binary file.
         only: names of the networks to build; None builds all.
+        optional: names of further networks to build if the file has them.
     Returns:
         The networks in the file by public name (G, D, G_ema, D_semantic, augment_pipe), in eval mode on the CPU;
         "training_set_kwargs" (dict or None); "extra" (dict, see `save_snapshot`). An augment_pipe whose class is not
@@ -135,7 +138,10 @@ def load_network_pkl(source: Source, only: Collection[str] | None = None) -> dic
 
     # Networks. Each takes memory and time to build, so those that are not asked for are left out.
     data: dict[str, Any] = {}
-    for name in contents.networks if only is None else only:
+    names = list(contents.networks)
+    if only is not None:
+        names = [*only, *(name for name in optional if name in contents.networks)]
+    for name in names:
         if name not in contents.networks:
             raise WeightsError(f"{_label(source)}: has {', '.join(contents.networks)}, but no {name}")
 
