@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from torch_utils.ops.weighted_gather import weighted_gather
 
@@ -120,26 +121,67 @@ def fold_planes(planes: Tensor, axes: str = "published") -> FoldedPlanes:
     if planes.shape[3] != planes.shape[4]:
         raise ValueError(f"planes: expected square ones, got {tuple(planes.shape)}")
 
-    # Sum the planes by the axes they span. Dividing the planes by 3 is cheaper than dividing every sample.
-    folded: dict[tuple[int, int], Tensor] = {}
-    for pair, plane in zip(PLANE_COORDINATES[axes], (planes / 3).unbind(1), strict=True):
+    # Planes that span the axes of each map, and whether they are transposed.
+    sources: dict[tuple[int, int], list[tuple[int, bool]]] = {}
+    for i, pair in enumerate(PLANE_COORDINATES[axes]):
         swapped = pair[::-1]
-        if swapped in folded:
-            folded[swapped] = folded[swapped] + plane.mT
+        if swapped in sources:
+            sources[swapped].append((i, True))
         else:
-            folded[pair] = plane  # N,C,P,P
+            sources[pair] = [(i, False)]
 
-    # Store channels last, so that the channels of a neighbor are contiguous: one read of C numbers instead of C reads
-    # far apart.
-    maps = torch.stack(list(folded.values()), dim=1)  # N,J,C,P,P
-    maps = maps.movedim(2, -1).contiguous().movedim(-1, 2)
+    # Maps, as a view without the border.
+    padded = _PaddedMaps.apply(planes, tuple(sources.values()))  # N,J,P+3,P+3,C
+    maps = _inside(padded, planes.shape[-1]).movedim(-1, 2)
+    table = padded.flatten(0, 3) if planes.device.type == "cpu" else None
+    return FoldedPlanes(maps, tuple(sources), table)
 
-    # On a CPU, also a table for `_sample_table`. With a border of zeros, no neighbor needs a check for being outside.
-    table = None
-    if planes.device.type == "cpu":
-        border = (0, 0, BORDER_BEFORE, BORDER_AFTER, BORDER_BEFORE, BORDER_AFTER)
-        table = F.pad(maps.movedim(2, -1), border).flatten(0, 3)
-    return FoldedPlanes(maps, tuple(folded), table)
+
+def _inside(padded: Tensor, size: int) -> Tensor:
+    """Return ...,P,P,C of ...,P+3,P+3,C without the border."""
+    inside = slice(BORDER_BEFORE, BORDER_BEFORE + size)
+    return padded[..., inside, inside, :]
+
+
+class _PaddedMaps(torch.autograd.Function):
+    """Maps N,J,P+3,P+3,C with a border of zeros, so that no neighbor needs a check for being outside.
+
+    Channels are last, so that those of a neighbor are contiguous: one read of C numbers instead of C reads far apart.
+    With autograd of its own, planes and gradients are each read once, and gradients keep the planes' memory format.
+    """
+
+    @staticmethod
+    def forward(ctx, planes, sources):
+        # Every map is the sum of its planes. Dividing them by 3 is cheaper than dividing every sample.
+        batch, _, channels, size, _ = planes.shape
+        width = size + BORDER_BEFORE + BORDER_AFTER
+        padded = planes.new_zeros(batch, len(sources), width, width, channels)
+        for maps, members in zip(_inside(padded, size).unbind(1), sources, strict=True):
+            for number, (i, transposed) in enumerate(members):
+                plane = _channels_last(planes[:, i], transposed)  # N,P,P,C
+                if number == 0:
+                    torch.div(plane, 3, out=maps)
+                else:
+                    maps += plane / 3
+
+        ctx.sources = sources
+        ctx.format = torch.empty_like(planes, device="meta")
+        return padded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dpadded):
+        # Every plane is part of one map, whose gradient it receives.
+        dplanes = torch.empty_like(ctx.format, device=dpadded.device)
+        for dmaps, members in zip(_inside(dpadded, dplanes.shape[-1]).unbind(1), ctx.sources, strict=True):
+            for i, transposed in members:
+                torch.div(dmaps, 3, out=_channels_last(dplanes[:, i], transposed))
+        return dplanes, None
+
+
+def _channels_last(plane: Tensor, transposed: bool) -> Tensor:
+    """View N,C,P,P as N,P,P,C, with rows and columns exchanged if `transposed`."""
+    return plane.permute(0, 3, 2, 1) if transposed else plane.permute(0, 2, 3, 1)
 
 
 def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
