@@ -158,6 +158,7 @@ TEXT_PATH = NonEmptyPath()
            "encoder, pixels.  [default: the images' size]"),
     option("z_dim", click.IntRange(1, 512), 512, "Size of the latent z."),
     option("map_lr_mul", POSITIVE, 0.01, "Learning rate of the mapping network relative to the other layers."),
+    option("style_bias", bool, False, "Let the decoder see the style directly, as a bias of the tri-planes."),
     option("decoder_lr_mul", POSITIVE, 1.0, "Learning rate of the decoder relative to the other layers."),
     option("c-scale", NOT_NEGATIVE, 1.0, "Factor of the pose in the mapping network."),
     option("sr-module", str, None, "Class of the super-resolution of colors.  [default: by resolution]"),

@@ -19,8 +19,8 @@ from training.volumetric_rendering.rays import rays_through
 # as the middle.
 OVERHANG = 6
 
-# Output pixels next to an inner edge of a patch in which zero padding replaces the neighbors that super-resolution
-# would see in a whole image.
+# Output pixels next to an inner edge of a patch that super-resolution makes differently than in a whole image, as it
+# sees zero padding in place of neighbors. Up to three more differ a little.
 EDGE_PIXELS = 5
 
 # Range of the depths within a pixel, as a share of the rays' length, above which it shows an edge of the object.

@@ -159,8 +159,10 @@ BASE = {**SMALL, "resume": "x.pkl"}
 BACKGROUND = {"use_bg": True}
 EDGES = {"data_type": "edge"}
 LARGE_ENOUGH = {"neural_rendering_resolution_initial": 16}  # for the downsampling of LPIPS
-PATCHES = {"reconstruction": "patches", "dis_mask": False, "neural_rendering_resolution_initial": 64}
+SIZES = {"dis_mask": False, "neural_rendering_resolution_initial": 64}  # that patches need
+PATCHES = {**SIZES, "reconstruction": "patches"}
 STYLE = {**PATCHES, "style_encoder": True}
+PATCH_D = {**PATCHES, "lambda_patch_d": 0.1}
 CHANGES = {  # option: value other than the default, and options that it needs
     "cfg": "ffhq", "data_type": "edge", "semantic_channels": 5, "mirror": True, "gpus": 2, "batch": 4,
     "batch_gpu": 1, "kimg": 5, "cond": False, "gen_pose_cond": True, "render_mask": (False, {"dis_mask": False}),
@@ -182,28 +184,19 @@ CHANGES = {  # option: value other than the default, and options that it needs
     "grid": "2x2", "metrics": "none", "wandb_log": True, "seed": 3, "workers": 1, "nobench": True, "debug": True,
     "no_eval": (False, {"metrics": "miou"}),
     "mirror_pose": (True, {"mirror": True}), "encoder_resolution": 64, "z_dim": 16, "map_lr_mul": 0.1,
+    "style_bias": True,
     "plane_axes": "corrected", "box_warp": 1.2, "ray_start": 2.3, "ray_end": 3.2, "beta1": 0.9,
-    "lr_schedule": "cosine", "warmup_kimg": 1, "clip_grad": 10, "ema_kimg": 1, "reconstruction": ("patches", PATCHES),
+    "lr_schedule": "cosine", "warmup_kimg": 1, "clip_grad": 10, "ema_kimg": 1, "reconstruction": ("patches", SIZES),
     "patch_size": (16, PATCHES), "patch_prob": (0.4, PATCHES), "lambda_novel_view": (2, PATCHES),
-    "lambda_depth": (1, PATCHES), "lambda_empty": (1, PATCHES), "guided_kimg": (2, PATCHES),
-    "lambda_patch_d": (0.1, PATCHES), "lambda_feature": (2, PATCHES), "patch_d_start_kimg": (3, PATCHES),
-    "d_width": (8, PATCHES), "style_encoder": (True, PATCHES), "lambda_kl": (1e-3, STYLE),
+    "lambda_patch_d": (0.1, PATCHES), "lambda_feature": (2, PATCH_D), "patch_d_start_kimg": (3, PATCH_D),
+    "d_width": (8, PATCH_D), "style_encoder": (True, PATCHES), "lambda_kl": (1e-3, STYLE),
     "kl_warmup_kimg": (1, STYLE), "lambda_moments": (0.1, STYLE), "lambda_color": (2, STYLE),
     "prior_prob": (0.3, STYLE),
 }  # fmt: skip
 TESTED_ELSEWHERE = {
-    *(
-        "outdir",
-        "data",
-        "mask_data",
-        "continue_dir",
-        "dry_run",
-        "device",
-        "data_resolution",
-        "depth_data",
-        *train.NO_EFFECT,
-    )
-}
+    *("outdir", "data", "mask_data", "continue_dir", "dry_run", "device", "data_resolution", *train.NO_EFFECT),
+    *("depth_data", "lambda_depth", "lambda_empty", "guided_kimg"),
+}  # fmt: skip
 
 
 def test_every_option_is_in_the_table_of_changes():
@@ -225,7 +218,13 @@ def test_each_option_changes_the_resolved_options(name, data, tmp_path):
 WITHOUT_EFFECT = {  # option: options beside which it has no effect, and what it needs
     "edge_weight": ({"edge_weight": 3}, "--data_type=edge and --render_mask=True"),
     "seg_weight": ({"seg_weight": "auto", "render_mask": False, "dis_mask": False}, "--render_mask=True"),
-    "lambda_cross_view": ({"lambda_cross_view": 1, "render_mask": False, "dis_mask": False}, "--render_mask=True"),
+    "lambda_cross_view": (
+        {"lambda_cross_view": 1, "render_mask": False, "dis_mask": False},
+        "--render_mask=True and --reconstruction=images",
+    ),
+    "lambda_kl": ({"lambda_kl": 1}, "--style_encoder=True"),
+    "lambda_depth": ({"lambda_depth": 1}, "--depth_data"),
+    "d_width": ({"d_width": 1}, "--lambda_patch_d above 0"),
     "p": ({"p": 0.3}, "--aug=fixed"),
     "lpips_weights": ({"lpips_weights": "vgg.pth"}, "--lambda_lpips above 0 or a metric that computes LPIPS"),
     "blur_fade_kimg": ({"blur_fade_kimg": 7}, "--resume_blur=True after --resume"),

@@ -62,6 +62,7 @@ class GeneratorOptions:
     map_lr_mul: float = PUBLISHED_MAPPING_LR  # learning rate of the mapping network relative to the other layers
     z_dim: int = PUBLISHED_Z_DIM  # size of the latent z
     encoder_resolution: int | None = None  # label maps are averaged to this size for their encoder; None: not
+    style_bias: bool = False  # plane channels depend on the style directly, see training/networks/generator.py
     plane_axes: str = "published"  # or "corrected", see training/volumetric_rendering/planes.py
     # Limits of the rays and side of the box that the planes cover, world units; None for the camera's.
     ray_start: float | None = None
@@ -136,6 +137,8 @@ class GeneratorOptions:
             kwargs["sr_kwargs"]["width"] = self.sr_width
         if self.plane_resolution != PUBLISHED_PLANE_RESOLUTION:
             kwargs["plane_resolution"] = self.plane_resolution
+        if self.style_bias:
+            kwargs["style_bias"] = True
         return kwargs
 
     def _mapping_kwargs(self) -> dict[str, Any]:

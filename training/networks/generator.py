@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.decoders import Decoder, DecoderPair, widened_sigmoid
+from training.networks.layers import FullyConnectedLayer
 from training.networks.style_encoder import StyleEncoder
 from training.networks.superresolution import SUPERRESOLUTIONS
 from training.networks.synthesis import NOISE_MODES, Generator
@@ -59,6 +60,8 @@ class TriPlane(nn.Module):
         semantic_channels: S, classes of the label map; 1 for edges.
         data_type: seg or edge.
         plane_resolution: P, pixels of the planes, a power of two.
+        style_bias: add to every plane channel a constant that depends on the last style vector, which lets the decoder
+            see the style directly; small models learn colors faster with it. The published ones have none.
         synthesis_kwargs: further arguments of the backbones' SynthesisNetwork: channel_base, num_fp16_res, ...
     Raises:
         ValueError: semantic_channels out of range, or unknown class names.
@@ -79,6 +82,7 @@ class TriPlane(nn.Module):
         semantic_channels: int | None = None,
         data_type: str | None = None,
         plane_resolution: int = PUBLISHED_PLANE_RESOLUTION,
+        style_bias: bool = False,
         **synthesis_kwargs,
     ):
         super().__init__()
@@ -109,6 +113,11 @@ class TriPlane(nn.Module):
         if architecture.background:
             self.backbone_bg = backbone(z_dim, 0, img_channels=2 * FEATURES, mapping_kwargs=unconditional)
         self.num_ws = self.backbone.num_ws
+
+        # Constants of the plane channels, zero at the start.
+        self.style_bias = FullyConnectedLayer(w_dim, 3 * FEATURES) if style_bias else None
+        if style_bias:
+            nn.init.zeros_(self.style_bias.weight)
 
         # Super-resolution of color and labels: two networks of the same layout, which share no weights.
         sr_kwargs = {
@@ -250,7 +259,10 @@ class TriPlane(nn.Module):
             N,3,32,P,P; N,3,64,P,P for split backbones, color first.
         """
         # The channels of a backbone's image are three planes of 32, plane by plane.
-        images = [self.backbone.synthesis(ws[..., : self.w_dim], noise_mode)]  # N,96,P,P
+        color_ws = ws[..., : self.w_dim]
+        images = [self.backbone.synthesis(color_ws, noise_mode)]  # N,96,P,P
+        if self.style_bias is not None:
+            images[0] = images[0] + self.style_bias(color_ws[:, -1].float())[:, :, None, None]
         if self.architecture.split:
             images.append(self.backbone_semantic.synthesis(ws[..., self.w_dim :], noise_mode))
         return torch.cat([x.unflatten(1, (3, FEATURES)) for x in images], dim=2)
