@@ -16,8 +16,8 @@ from torch import Tensor
 import inference
 from dnnlib.cli import InputError, option_group, user_errors
 from dnnlib.util import check_outdir
+from inference.inputs import to_label_map
 from inference.latents import MAX_SEED
-from inference.scene import to_label_map
 from torch_utils.devices import choose_device
 from torch_utils.precision import PRECISIONS
 from training.data.dataset import PUBLISHED, PosedImageDataset

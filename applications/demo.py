@@ -18,9 +18,9 @@ from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
 from dnnlib.cli import Command, option_group, user_errors
 from dnnlib.util import atomic_write
 from inference import Scene
+from inference.inputs import to_label_map
 from inference.mesh.rasterize import orbit_frames
 from inference.mesh.triangles import check_libraries
-from inference.scene import to_label_map
 from inference.video import open_video
 from inference.view import write_videos
 from training.data.image_io import write_png

@@ -18,7 +18,7 @@ from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses
 from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
 from inference import Scene, View
 from inference.generator import config_of
-from inference.scene import to_label_map
+from inference.inputs import to_label_map
 from inference.video import ENCODERS, FPS, check_video_format
 from inference.view import SHOWS, interpolate_views, write_videos
 from training.data.image_io import write_png

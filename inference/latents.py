@@ -1,4 +1,4 @@
-"""Latent codes: z from integer seeds, ws of a scene, tri-planes of ws."""
+"""Latent codes: z from seeds or photos, ws of a scene, tri-planes of ws."""
 
 from __future__ import annotations
 
@@ -16,29 +16,69 @@ from training.networks.generator import TriPlane
 MAX_SEED = 2**32 - 1
 
 
-def latent(seed: int, z_dim: int) -> Tensor:
-    """Return z (1,z_dim float32) of a seed, the same on every machine.
+# Styles of N scenes: N seeds, or N photos N,3,H,W in [-1, 1] for the style encoder of a network.
+Styles = Sequence[int] | Tensor
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed.
 
     Raises:
         ConfigError: not a whole number from 0 to MAX_SEED.
     """
     if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
         raise ConfigError("seed", seed, f"a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def latent(seed: int, z_dim: int) -> Tensor:
+    """Return z (1,z_dim float32) of a seed, the same on every machine.
+
+    Raises:
+        ConfigError: not a whole number from 0 to MAX_SEED.
+    """
     # Published seeds mean this generator. torch's own gives other numbers on CUDA than on the CPU.
-    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim).astype(np.float32))
+    return torch.from_numpy(np.random.RandomState(check_seed(seed)).randn(1, z_dim).astype(np.float32))
 
 
-def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Map encoded label maps and seeds to ws (N,num_ws,w_dim), one scene per seed, without truncation.
+def check_style_encoder(G: TriPlane) -> None:
+    """Check that a network has a style encoder, which published ones lack.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if G.style_encoder is None:
+        problem = "this network has no encoder of photos"
+        raise ConfigError("style", problem=problem, hint="choose its styles by seeds")
+
+
+def style_latents(G: TriPlane, styles: Styles) -> Tensor:
+    """Return z (N,z_dim, on the device of the generator) of N styles.
+
+    Raises:
+        ConfigError: an invalid seed, or photos for a network without a style encoder.
+    """
+    device = next(G.parameters()).device
+    if not isinstance(styles, Tensor):
+        return torch.cat([latent(seed, G.z_dim) for seed in styles]).to(device)
+
+    # The mean of the encoder's distribution: a photo always has the same style.
+    check_style_encoder(G)
+    mean, _ = G.style_encoder(styles.to(device))
+    return mean
+
+
+def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, styles: Styles) -> Tensor:
+    """Map encoded label maps and styles to ws (N,num_ws,w_dim), one scene per style, without truncation.
 
     Args:
         G: the generator.
-        encoded: result of `G.encode` for N label maps, or for one that serves all seeds.
+        encoded: result of `G.encode` for N label maps, or for one that serves all styles.
         pose: N,25 or 1,25 poses to condition on.
-        seeds: N integers.
+        styles: N seeds, or photos N,3,H,W in [-1, 1].
     """
-    # The label map is encoded once and shared by all seeds: the encoder takes longer than the mapping.
-    z = torch.cat([latent(seed, G.z_dim) for seed in seeds]).to(pose.device)  # N,z_dim
+    # The label map is encoded once and shared by all styles: the encoder takes longer than the mapping.
+    z = style_latents(G, styles)  # N,z_dim
     count = len(z)
     return G.mapping(z, pose.expand(count, -1), encoded=encoded.expand(count, *encoded.shape[1:]))
 

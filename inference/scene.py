@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from camera_utils import CAMERAS, PATH_FRAMES, PATHS, front_pose, orbit_positions, path_poses, pose_at
+from camera_utils import CAMERAS, PATH_FRAMES, PATHS, orbit_positions, path_poses, pose_at
 from dnnlib.errors import ConfigError
 from inference.generator import config_of
-from inference.latents import scene_planes, scene_ws
+from inference.inputs import LabelMap, Photo, Pose, to_label_map, to_photo, to_pose
+from inference.latents import check_seed, scene_planes, scene_ws
 from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
 from inference.video import FPS, render_views
 from inference.view import SHOWS, View, write_videos
-from training.data.image_io import encode_png
-from training.data.label_maps import decode_label_map, read_label_map, resize_label_map
 from training.networks.generator import TriPlane
 
 # Points of the density grid on a side. This takes seconds on a CPU, the published 512 minutes.
 MESH_RESOLUTION = 256
-
-# Forms that `to_label_map` and `to_pose` accept.
-LabelMap = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
-Pose = Tensor | np.ndarray | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +45,15 @@ class Scene:
 
     @classmethod
     def from_label_map(
-        cls, G: TriPlane, label_map: LabelMap, seed: int = 0, pose: Pose | None = None, cfg: str | None = None
+        cls,
+        G: TriPlane,
+        label_map: LabelMap,
+        seed: int = 0,
+        pose: Pose | None = None,
+        cfg: str | None = None,
+        style: Photo | None = None,
     ) -> Scene:
-        """Make a scene from a label map and a seed.
+        """Make a scene from a label map and a seed or a photo.
 
         Args:
             G: the generator.
@@ -62,15 +61,33 @@ class Scene:
             seed: of the latent code z, 0 to MAX_SEED.
             pose: camera that the label map is seen from, 25 numbers; None for the front.
             cfg: configuration of the cameras; None for the one that the weights follow.
+            style: photo whose style the scene takes, in place of the seed; see `to_photo`.
+        Raises:
+            ConfigError: an invalid argument, or a photo for a network without a style encoder.
         """
-        return next(cls.from_seeds(G, label_map, [seed], pose, cfg))
+        if style is None:
+            return next(cls.from_seeds(G, label_map, [seed], pose, cfg))
+        return next(cls.from_styles(G, label_map, [style], pose, cfg))
 
     @classmethod
-    @torch.inference_mode()
     def from_seeds(
         cls, G: TriPlane, label_map: LabelMap, seeds: Sequence[int], pose: Pose | None = None, cfg: str | None = None
     ) -> Iterator[Scene]:
         """Make one scene per seed; the label map is encoded once. Arguments as of `from_label_map`."""
+        # Checked here, since a text would be the path of a photo.
+        return cls.from_styles(G, label_map, map(check_seed, seeds), pose, cfg)
+
+    @classmethod
+    @torch.inference_mode()
+    def from_styles(
+        cls,
+        G: TriPlane,
+        label_map: LabelMap,
+        styles: Iterable[int | Photo],
+        pose: Pose | None = None,
+        cfg: str | None = None,
+    ) -> Iterator[Scene]:
+        """Make one scene per style, each a seed or a photo. Arguments as of `from_label_map`."""
         # Reject swapped arguments and unknown cameras here, where the message can name them.
         if not isinstance(G, TriPlane):
             raise ConfigError("G", type(G).__name__, "a generator", "load_generator loads one from a file")
@@ -78,11 +95,12 @@ class Scene:
         if cfg not in CAMERAS:
             raise ConfigError("cfg", cfg, ", ".join(CAMERAS))
 
-        # The encoder is run once; it takes longer than the mapping of a seed.
+        # The encoder is run once; it takes longer than the mapping of a style.
         pose = to_pose(pose, G, cfg)
         encoded = G.encode({"mask": to_label_map(label_map, G)})
-        for seed in seeds:
-            yield cls(G, scene_ws(G, encoded, pose, [seed]), cfg)
+        for style in styles:
+            one_style = [style] if isinstance(style, Integral) else to_photo(style)
+            yield cls(G, scene_ws(G, encoded, pose, one_style), cfg)
 
     @cached_property
     def planes(self) -> Tensor:
@@ -200,81 +218,3 @@ class Scene:
         # Colors as seen from the published camera path, the views that the networks were made for.
         cameras = orbit_positions(CAMERAS[self.cfg], **self.G.orbit)
         return extraction_steps(self.G, self.planes, *args, cameras=cameras, **options)
-
-
-# --------------------------------------------------------------------------- inputs
-
-
-def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
-    """Return a label map as the network takes it, 1,1,R,R on its device.
-
-    Args:
-        label_map: path of an image file, PIL image or array: class ids H,W or palette colors H,W,3, or for networks of
-            edges a drawing with dark lines on white. Or a tensor H,W or 1,1,H,W in the network's own form: integer
-            class ids, or edges from -1 (line) to 1 (background).
-        G: the generator.
-    Raises:
-        OSError: no such file.
-        ValueError: not a label map of this network.
-    """
-    # Read files, images and arrays.
-    if isinstance(label_map, str | os.PathLike):
-        label_map = read_label_map(label_map, G.data_type, G.semantic_channels)
-    elif not isinstance(label_map, Tensor):
-        try:
-            label_map = decode_label_map(_to_png(label_map), G.data_type, G.semantic_channels)
-        except (OSError, ValueError) as error:
-            raise ConfigError("label_map", problem=str(error)) from error
-
-    # Tensors, of the user or of a data set, have not been checked yet.
-    height, width = label_map.shape[-2:] if label_map.ndim >= 2 else (0, 0)
-    if label_map.numel() != height * width or height != width or not height:
-        raise ConfigError("label_map", tuple(label_map.shape), "1,1,R,R")
-    if G.data_type == "seg" and label_map.is_floating_point():
-        raise ConfigError("label_map", label_map.dtype, "integer class ids")
-
-    # Type and range of the network.
-    label_map = label_map.long() if G.data_type == "seg" else label_map.float()
-    low, high = (0, G.semantic_channels - 1) if G.data_type == "seg" else (-1, 1)
-    if not low <= label_map.min() <= label_map.max() <= high:  # also where there is a NaN
-        raise ConfigError("label_map", f"{label_map.min()} to {label_map.max()}", f"{low} to {high}")
-
-    # Resizing is done by numpy, on the CPU.
-    resized = resize_label_map(label_map.cpu().view(1, 1, height, width), G.img_resolution)
-    return resized.to(next(G.parameters()).device)
-
-
-def _to_png(image: np.ndarray | Image.Image) -> bytes:
-    """Encode an array or a PIL image as PNG, so that it is checked as files are.
-
-    Raises:
-        OSError, ValueError: not an image; the message does not name the argument.
-    """
-    if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        image.save(file, "png")
-        return file.getvalue()
-
-    # Lists of lists are accepted as arrays, and whole numbers of any type if they fit into 8 bits.
-    pixels = np.asarray(image)
-    if pixels.dtype.kind not in "buif" or (pixels.ndim != 2 and pixels.shape[2:] != (3,)):
-        got = f"{type(image).__name__} of {pixels.dtype} {pixels.shape}"
-        raise ValueError(f"got {got}, expected a path, an image, a tensor, or an array H,W or H,W,3 of numbers")
-    if not ((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all():
-        raise ValueError(f"got values from {pixels.min()} to {pixels.max()}, expected whole numbers from 0 to 255")
-    return encode_png(pixels.astype(np.uint8))
-
-
-def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
-    """Return 25 numbers, or None for the front, as a pose 1,25 on the generator's device.
-
-    Raises:
-        ConfigError: not 25 numbers.
-    """
-    device = next(G.parameters()).device
-    if pose is None:
-        return front_pose(CAMERAS[cfg], **G.orbit, device=device)
-    pose = torch.as_tensor(pose, dtype=torch.float32, device=device)
-    if pose.numel() != 25:
-        raise ConfigError("pose", tuple(pose.shape), "25 numbers")
-    return pose.view(1, 25)

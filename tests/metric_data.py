@@ -28,7 +28,7 @@ def toy(directory: Path, kind: str = "cats") -> dict[str, Path]:
     return {"data": images, "mask_data": label_maps}
 
 
-def tiny_network(path: Path, kind: str = "cats", resolution: int = 8) -> Path:
+def tiny_network(path: Path, kind: str = "cats", resolution: int = 8, style_encoder: bool = False) -> Path:
     """Write the weights of an untrained generator of 128 pixels with very few channels."""
     camera, data_type, classes = NETWORKS[kind]
     widths = {"channel_base": 512, "channel_max": 8, "encoder_width": 1 / 64, "sr_width": 1 / 64}
@@ -37,7 +37,12 @@ def tiny_network(path: Path, kind: str = "cats", resolution: int = 8) -> Path:
     torch.manual_seed(0)
     G = construct(options.class_name, options.kwargs())
     G.neural_rendering_resolution = resolution
-    save_snapshot(path, {"G_ema": G})
+    networks = {"G_ema": G}
+    if style_encoder:
+        E = construct("StyleEncoder", {"z_dim": G.z_dim, "regions": classes, "width": 4})
+        torch.nn.init.normal_(E.out.weight)  # so that photos have different styles without training
+        networks["E"] = E
+    save_snapshot(path, networks)
     return path
 
 

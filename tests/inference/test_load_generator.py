@@ -9,7 +9,7 @@ from paths import ROOT
 from camera_utils import CAMERAS
 from inference import load_generator
 from inference.generator import config_of
-from inference.scene import to_pose
+from inference.inputs import to_pose
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.networks.registry import construct
 from training.weights.snapshot import save_snapshot

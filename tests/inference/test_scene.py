@@ -13,7 +13,7 @@ from PIL import Image
 import inference
 from camera_utils import CAMERAS, front_pose, pose_at, view_angles
 from inference import Mesh, Scene, View, load_generator
-from inference.scene import to_label_map
+from inference.inputs import to_label_map
 from training.data.label_maps import colorize, draw_image, draw_semantic, read_label_map
 
 ASSETS = ROOT / "applications" / "assets"
