@@ -1,17 +1,11 @@
 #!/usr/bin/env bash
-# Train a small model of toy cats from label maps on a laptop or one GPU, without LPIPS; creates the data set first.
+# Train a small model of toy cats from label maps, on a laptop or one GPU; creates the data set first.
 # Options on the command line are appended: train_scripts/toy_seg.sh --kimg=10
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA=data/toy
-[ -f $DATA/cats_128_label.zip ] || python dataset_tool.py toy --kind cats --outdir $DATA --number 2000
-# Network widths and number of images for a GPU; smaller ones for a CPU, where 20 kimg take a few hours.
-if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    SIZE="--cbase=16384 --cmax=256 --encoder_width=0.25 --neural_rendering_resolution_initial=64 --batch=16 --mbstd-group=4 --workers=3 --kimg=200"
-else
-    SIZE="--cbase=1024 --cmax=64 --encoder_width=0.0625 --sr_width=0.125 --plane_resolution=64 --depth_resolution=12
-        --neural_rendering_resolution_initial=32 --batch=4 --mbstd-group=4 --workers=0 --kimg=20"
-fi
-exec python train.py --outdir=runs --data=$DATA/cats_128.zip --mask_data=$DATA/cats_128_label.zip \
-    --cfg=afhq --data_type=seg --semantic_channels=6 --gen_pose_cond=True --render_mask=True --dis_mask=True --gpus=1 $SIZE --gamma=1 \
-    --random_c_prob=0.5 --lambda_lpips=0 --lambda_l1=10 --blur_fade_kimg=8 --tick=0.25 --snap=4 "$@"
+DATA=data/toy/cats_128
+[ -f ${DATA}_depth.zip ] ||
+    python dataset_tool.py toy --kind cats --outdir data/toy --number 6000 --views 3 --wide-views 1 --depth
+source train_scripts/toy_options.sh
+exec python train.py --outdir=runs --data=$DATA.zip --mask_data=${DATA}_label.zip --depth_data=${DATA}_depth.zip \
+    --cfg=afhq --data_type=seg --semantic_channels=6 --seg_weight=auto --lambda_l1=1.5 --gpus=1 $RECIPE $SIZE "$@"

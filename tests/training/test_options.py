@@ -260,19 +260,49 @@ def test_docs_list_the_options_that_continue_allows():
     assert {name.replace("-", "_") for name in listed} == train.CHANGEABLE.keys() | {"device"}
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.stem)
-def test_training_scripts_have_valid_options(script, data, tmp_path):
+PUBLISHED_SCRIPTS = [path for path in sorted(SCRIPTS.glob("*.sh")) if not path.stem.startswith("toy")]
+
+
+@pytest.mark.parametrize("script", PUBLISHED_SCRIPTS, ids=lambda path: path.stem)
+def test_published_training_scripts_have_valid_options(script, data, tmp_path):
     text = script.read_text()
     assert os.access(script, os.X_OK) and subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    sizes = re.findall(r'SIZE="([^"]*)"', text) or [""]
     (command,) = re.findall(r"^exec python train\.py (.*)$", text.replace("\\\n", " "), re.MULTILINE)
-    assert len(sizes) == (2 if "toy" in script.stem else 1)
-    for size in sizes:
-        words = [word for word in shlex.split(command.replace("$SIZE", size)) if word != "$@"]
-        pixels = 128 if "shapenet" in command or "toy" in script.stem else 512
-        options = resolved(*words, outdir=tmp_path, **data(pixels, "edge" if "edge" in script.stem else "seg"))
-        assert options.generator.render_labels and options.label_discriminator and options.loss.random_c_prob == 0.5
-        assert options.resume_pkl or options.loss.lambda_lpips == 0
+    words = [word for word in shlex.split(command) if word != "$@"]
+    pixels = 128 if "shapenet" in command else 512
+    options = resolved(*words, outdir=tmp_path, **data(pixels, "edge" if "edge" in script.stem else "seg"))
+    assert options.generator.render_labels and options.label_discriminator and options.loss.random_c_prob == 0.5
+    assert options.resume_pkl or options.loss.lambda_lpips == 0
+
+
+# In place of Python: says whether there is a GPU, and prints the options of the training command.
+FAKE_PYTHON = """#!/bin/bash
+case "$1" in
+    -c) exit $NO_GPU ;;
+    train.py) shift; printf "%s\\n" "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("no_gpu", ["0", "1"])
+@pytest.mark.parametrize("kind", ["seg", "edge"])
+def test_toy_training_scripts_have_valid_options(kind, no_gpu, data, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NO_GPU": no_gpu}
+    command = [SCRIPTS / f"toy_{kind}.sh", "--kimg=7"]
+    words = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    # Depth maps are those of a data set that this test does not make.
+    words = [word for word in words if not word.startswith("--depth_data")]
+    output = run("-n", *words, outdir=tmp_path, **data(128, kind)).output
+    assert set(re.findall("--(\\w+) has no effect", output)) <= {"guided_kimg"}, output
+    options = resolved(*words, outdir=tmp_path, **data(128, kind))
+    assert options.total_kimg == 7
+    assert options.style is not None
+    assert options.patches.lambda_patch_d > 0
+    assert (options.batch_size > 4) == (no_gpu == "0")
 
 
 @pytest.mark.parametrize("name", train.NO_EFFECT)

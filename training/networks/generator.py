@@ -114,10 +114,7 @@ class TriPlane(nn.Module):
             self.backbone_bg = backbone(z_dim, 0, img_channels=2 * FEATURES, mapping_kwargs=unconditional)
         self.num_ws = self.backbone.num_ws
 
-        # Constants of the plane channels, zero at the start.
-        self.style_bias = FullyConnectedLayer(w_dim, 3 * FEATURES) if style_bias else None
-        if style_bias:
-            nn.init.zeros_(self.style_bias.weight)
+        self.style_bias = _zero_layer(w_dim, 3 * FEATURES) if style_bias else None
 
         # Super-resolution of color and labels: two networks of the same layout, which share no weights.
         sr_kwargs = {
@@ -132,17 +129,20 @@ class TriPlane(nn.Module):
             name = self.rendering_kwargs["superresolution_module_semantic"]
             self.superresolution_semantic = _superresolution(name, semantic_channels=semantic_channels, **sr_kwargs)
 
-        # Decoders of plane features. Density comes from the decoder, or the head, of the labels where there is one.
-        decoder_options = {
+        self._build_decoders()
+        self.attach_style_encoder(None)
+
+    def _build_decoders(self) -> None:
+        """Decoders of plane features. Density comes from the decoder, or the head, of the labels where there is one."""
+        options = {
             "decoder_lr_mul": self.rendering_kwargs.get("decoder_lr_mul", 1),
             "decoder_output_dim": FEATURES,
-            "semantic_channels": semantic_channels,
+            "semantic_channels": self.semantic_channels,
         }
-        decoder_inputs = 2 * FEATURES if architecture.split else FEATURES
-        self.decoder = Decoder(decoder_inputs, decoder_options, architecture.decoder)
-        if architecture.split:
-            self.decoder_semantic = Decoder(FEATURES, decoder_options, "OSGDecoder_semantic")
-        self.attach_style_encoder(None)
+        inputs = 2 * FEATURES if self.architecture.split else FEATURES
+        self.decoder = Decoder(inputs, options, self.architecture.decoder)
+        if self.architecture.split:
+            self.decoder_semantic = Decoder(FEATURES, options, "OSGDecoder_semantic")
 
     def attach_style_encoder(self, E: StyleEncoder | None) -> None:
         """Keep the style encoder that was trained with this generator as the attribute `style_encoder`.
@@ -265,7 +265,10 @@ class TriPlane(nn.Module):
             images[0] = images[0] + self.style_bias(color_ws[:, -1].float())[:, :, None, None]
         if self.architecture.split:
             images.append(self.backbone_semantic.synthesis(ws[..., self.w_dim :], noise_mode))
-        return torch.cat([x.unflatten(1, (3, FEATURES)) for x in images], dim=2)
+
+        # Concatenated with channels last, as the backbones give them: another order would copy the memory twice.
+        planes = [x.movedim(1, -1).unflatten(-1, (3, FEATURES)) for x in images]  # N,P,P,3,C
+        return torch.cat(planes, dim=-1).permute(0, 3, 4, 1, 2)
 
     def field(self, planes: Tensor) -> TriplaneField:
         """Build the radiance field of planes N,3,C,P,P."""
@@ -477,6 +480,13 @@ class TriPlane(nn.Module):
         """Evaluate the field at points N,K,3 as `sample_mixed` does, from z (N,z_dim), pose c (N,25) and batch."""
         ws = self.mapping(z, self._mapping_pose(c, batch), batch, truncation_psi, truncation_cutoff)
         return self.sample_mixed(coordinates, directions, ws, noise_mode=noise_mode)
+
+
+def _zero_layer(in_features: int, out_features: int) -> FullyConnectedLayer:
+    """Fully connected layer whose output is 0 before training."""
+    layer = FullyConnectedLayer(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 def _superresolution(class_name: str, **kwargs) -> nn.Module:
