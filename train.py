@@ -213,8 +213,8 @@ TEXT_PATH = NonEmptyPath()
     option("patch_prob", PROBABILITY, 0.5, "Share of patches; the other samples are rendered whole, with a stride."),
     option("lambda_novel_view", NOT_NEGATIVE, 1.0, "Weight of other views of the object than the input's, if the data "
            "set names its objects."),
-    option("lambda_depth", NOT_NEGATIVE, 3.0, "Weight of the distance to known depth."),
-    option("lambda_empty", NOT_NEGATIVE, 3.0, "Weight of rays that are known to miss the object."),
+    option("lambda_depth", NOT_NEGATIVE, 2.0, "Weight of the distance to known depth."),
+    option("lambda_empty", NOT_NEGATIVE, 1.0, "Weight of rays that are known to miss the object."),
     option("guided_kimg", NOT_NEGATIVE, 0.0, "Time in which rays are sampled about known depth, thousands of images."),
     option("style_encoder", bool, False, "Train an encoder of photos to z."),
     option("lambda_kl", NOT_NEGATIVE, 3e-4, "Weight of the KL divergence of z from the prior."),

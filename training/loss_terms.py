@@ -20,6 +20,13 @@ CLASS_WEIGHTS = (
     1.25281865,
 )
 
+# Rows: brightness, red-blue, green-magenta. Orthogonal; the second and third count twice.
+OPPONENT_COLORS = (
+    (1.0, 1.0, 1.0),
+    (6**0.5, 0.0, -(6**0.5)),
+    (2**0.5, -2 * 2**0.5, 2**0.5),
+)
+
 # --------------------------------------------------------------------------- discriminators
 
 
@@ -153,19 +160,28 @@ def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
     return (x * weight).sum() / total.clamp(min=1e-6)
 
 
+def opponent_colors(rgb: Tensor) -> Tensor:
+    """Transform colors N,3,H,W to brightness, red-blue and green-magenta, N,3,H,W.
+
+    Brightness keeps the mean absolute value of gray; the other two count more. L1 of RGB hardly sees hue: where
+    brightness is wrong by more, the sign of all three errors is that of brightness.
+    """
+    return torch.einsum("ck,nkhw->nchw", rgb.new_tensor(OPPONENT_COLORS), rgb)
+
+
 def multiscale_l1(fake: Tensor, real: Tensor, weight: Tensor, gradients: bool) -> Tensor:
-    """Compute weighted L1 of images and, if asked for, L1 of their gradients at two scales.
+    """Compute weighted L1 of images in opponent colors and, if asked for, L1 of their gradients at two scales.
 
     Gradients (differences of neighboring pixels) penalize blur, which L1 of the values alone prefers to misplaced
     detail.
 
     Args:
-        fake, real: N,C,H,W; neighboring pixels if `gradients`.
+        fake, real: N,3,H,W; neighboring pixels if `gradients`.
         weight: N,1,H,W pixel weights.
     Returns:
         Scalar.
     """
-    error = fake - real
+    error = opponent_colors(fake - real)
     loss = weighted_mean(error.abs(), weight)
     if not gradients:
         return loss

@@ -372,9 +372,11 @@ class PatchLoss:
         # With a white background, empty rays must let all light through.
         if rays.white_back:
             distance = torch.where(depth.is_empty, opacity[..., 0] * half_length, distance)
-        weight = self.patches.lambda_depth * depth.is_surface + self.patches.lambda_empty * depth.is_empty
-        count = (depth.is_surface | depth.is_empty).sum().clamp(min=1)
-        return (distance * weight * view_weight[:, :, 0, 0]).sum() / count
+        # Each kind has its own mean: many empty rays would otherwise outvote a small object, and empty the scene.
+        distance = (distance * view_weight[:, :, 0, 0])[:, None, None]  # N,1,1,M
+        surface, empty = (x.float()[:, None, None] for x in (depth.is_surface, depth.is_empty))
+        surface_term = self.patches.lambda_depth * loss_terms.weighted_mean(distance, surface)
+        return surface_term + self.patches.lambda_empty * loss_terms.weighted_mean(distance, empty)
 
     def _adversarial_terms(self, pair: PatchPair, photo_weight: Tensor) -> dict[str, Tensor]:
         """Adversarial loss, and feature matching of the samples whose real patch has their style (N,1,1,1)."""
