@@ -16,8 +16,9 @@ from dnnlib.cli import Command, InputError, option_group, user_errors
 from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
 from inference.generator import config_of
+from inference.latents import check_style_encoder
 from metrics.distributed import run_on_rank_0
-from metrics.evaluation import Evaluator, SamplingOptions, SceneGenerator
+from metrics.evaluation import PHOTO, SEEDS, STYLES, Evaluator, SamplingOptions, SceneGenerator
 from metrics.generators import NetworkGenerator, fit_mean_baseline
 from metrics.image_features import INCEPTION, SOURCES
 from metrics.image_similarity import DISTANCES
@@ -46,7 +47,7 @@ CONSTANT = "constant"
 # click shows constant defaults only, so a default that follows from the data is part of the text.
 NUM_HELP = (
     "Number of label maps, for metrics whose names have no number.  "
-    "[default: all, at most 50000; for sg, fvv, nvs and chamfer at most 200]"
+    "[default: all, at most 50000; where a sample takes several images or a mesh, at most 200]"
 )
 EXTRACTOR_HELP = f"Feature extractor for fid, kid, pr and is: inception, inception:WEIGHTS, {SOURCES}."
 
@@ -68,6 +69,7 @@ class Options:
     metrics: list[Metric]
     sampling: SamplingOptions
     resources: ResourceOptions
+    without: int | None
     baselines: bool
 
     # Output and machine.
@@ -97,6 +99,10 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
            callback=split_names),
     option("num", click.IntRange(1, MAX_SAMPLES), None, NUM_HELP, metavar="N"),
     option("seed", click.IntRange(0, MAX_SEED), 0, "Seed of the order of the data set and of the latent codes."),
+    option("style", click.Choice(STYLES), SEEDS, "Source of z. photo: the style encoder's mean for the photo of each "
+           "label map. sg, diversity and nearest use seeds."),
+    option("without", click.IntRange(0), None, "Class that chamfer's meshes leave out, such as a background (0) that "
+           "the network models as solid.", metavar="CLASS"),
     option("baselines", bool, False, "Evaluate an untrained network and the best constant output too.", is_flag=True),
 )  # fmt: skip
 @option_group(
@@ -105,7 +111,8 @@ def split_names(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
     option("embedding", str, None, "Feature extractor for fvv, in the same forms as --extractor.", metavar="NETWORK"),
     option("segmenter", str, None, "Segmentation of rendered images (N,S,H,W logits) for miou and acc.",
            metavar="NETWORK"),
-    option("distance", click.Choice(DISTANCES), "lpips", "Distance between images for sg."),
+    option("distance", click.Choice(DISTANCES), None, "Distance between images for sg and diversity.  [default: lpips; "
+           "for diversity alone l1 where LPIPS is not available]"),
     option("lpips_weights", str, None, "VGG16's weights for --distance lpips.  [default: download]", metavar="FILE"),
 )  # fmt: skip
 @option_group(
@@ -157,6 +164,9 @@ def evaluate(device: torch.device, options: Options) -> None:
         notify = click.echo if is_rank_0 else lambda _message: None
         G = inference.load_generator(options.network, device, options.precision, options.cfg, notify)
     cfg = options.cfg or config_of(G)
+    if options.sampling.style == PHOTO:
+        check_style_encoder(G)
+    network = NetworkGenerator(G, options.without)
 
     # Open the data set, and check that all metrics can be computed before anything is rendered.
     dataset = open_dataset(options.data, options.mask_data, options.data_dir, cfg, G.data_type)
@@ -170,7 +180,7 @@ def evaluate(device: torch.device, options: Options) -> None:
     evaluator = Evaluator(dataset, resources, options.sampling, device, G.semantic_channels, show_progress=is_rank_0)
 
     # Evaluate all generators metric by metric, and write each metric at once: a later one may fail.
-    generators = make_generators(options, evaluator, G)
+    generators = make_generators(options, evaluator, network)
     run = run_settings(options, cfg, evaluator, G)
     rows = []
     evaluations = [evaluator.evaluate(generator, options.metrics) for generator in generators.values()]
@@ -188,28 +198,33 @@ def evaluate(device: torch.device, options: Options) -> None:
         click.echo(f"Wrote {options.outdir}/metric-*")
 
 
-def make_generators(options: Options, evaluator: Evaluator, G: TriPlane) -> dict[str, SceneGenerator]:
+def make_generators(options: Options, evaluator: Evaluator, network: NetworkGenerator) -> dict[str, SceneGenerator]:
     """Return the network and, if requested, its baselines, by the names of their columns."""
-    network = NetworkGenerator(G)
     if not options.baselines:
         return {NETWORK: network}
-
-    # The same architecture with new weights. The fork keeps the global random state, so that no other number changes.
-    class_name, init_kwargs = describe(G)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        untrained = construct(class_name, init_kwargs)
-
-    # Settings that are not arguments of the constructor.
-    untrained.rendering_kwargs = G.rendering_kwargs
-    untrained.neural_rendering_resolution = G.neural_rendering_resolution
-    set_precision(untrained, options.precision)
-    untrained = untrained.eval().requires_grad_(False).to(evaluator.device)
 
     # The best output that ignores the label map: a figure that is not better shows nothing.
     members = evaluator.members(min(BASELINE_SAMPLES, len(evaluator.dataset)))
     constant = fit_mean_baseline(evaluator, members, network.pivot)
-    return {NETWORK: network, UNTRAINED: NetworkGenerator(untrained), CONSTANT: constant}
+    untrained = NetworkGenerator(untrained_network(network.G, options.precision, evaluator.device), options.without)
+    return {NETWORK: network, UNTRAINED: untrained, CONSTANT: constant}
+
+
+def untrained_network(G: TriPlane, precision: str, device: torch.device) -> TriPlane:
+    """Return a network of the architecture of G, style encoder included, with new weights."""
+    # The fork keeps the global random state, so that no other number changes.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        untrained = construct(*describe(G))
+        E = None if G.style_encoder is None else construct(*describe(G.style_encoder))
+
+    # Settings that are not arguments of the constructor.
+    untrained.rendering_kwargs = G.rendering_kwargs
+    untrained.neural_rendering_resolution = G.neural_rendering_resolution
+    set_precision(untrained, precision)
+    if E is not None:
+        untrained.attach_style_encoder(E.eval().requires_grad_(False).to(device))
+    return untrained.eval().requires_grad_(False).to(device)
 
 
 def run_settings(options: Options, cfg: str, evaluator: Evaluator, G: TriPlane) -> dict[str, str]:
@@ -225,6 +240,8 @@ def run_settings(options: Options, cfg: str, evaluator: Evaluator, G: TriPlane) 
         "data": f"{dataset.images.path}, {dataset.label_maps.path}",
         **{f"--{name}": value for name, value in asdict(options.resources).items() if value},
     }
+    if options.without is not None:
+        settings["--without"] = str(options.without)
 
     # Definitions of the baselines.
     if options.baselines:

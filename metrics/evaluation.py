@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from inference.latents import Styles
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
 from metrics.image_features import dataset_features, to_uint8
-from metrics.image_similarity import mean_pairwise_distance
-from metrics.registry import SEEDS_PER_LABEL_MAP, EvalMode, Figures, Metric, MetricInputs
+from metrics.image_similarity import mean_pairwise_distance, psnr
+from metrics.registry import NEAREST_OF, SEEDS_PER_LABEL_MAP, EvalMode, Figures, Metric, MetricInputs
 from metrics.resources import MultiViewObjects, Resources
 from metrics.segmentation import label_counts
+from metrics.strokes import color_change, paint_stroke
 from metrics.views import (
     TURNS_RAD,
     Views,
@@ -37,6 +39,11 @@ from training.data.label_maps import label_map_from_dataset
 # 2^32 / golden ratio. Consecutive seeds shift the seeds of z by this, so that no z is shared by two evaluations.
 SEED_STEP = 2_654_435_761
 
+# Sources of z.
+SEEDS = "seeds"
+PHOTO = "photo"
+STYLES = (SEEDS, PHOTO)
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -46,11 +53,14 @@ class SamplingOptions:
         num: samples of metrics whose names have no number; None for the metric's default.
         batch: images rendered at once.
         seed: of the order of the data set and of z.
+        style: source of z, one of STYLES: a seed for each sample, or its photo by the style encoder. Metrics of several
+            seeds use seeds in either case.
     """
 
     num: int | None = None
     batch: int = 4
     seed: int = 0
+    style: str = SEEDS
 
     def z_seeds(self, indices: Iterable[int]) -> list[int]:
         """Return the seeds of z of samples: for seed 0 the index of the sample, for others an offset added."""
@@ -61,18 +71,18 @@ class Samples(NamedTuple):
     """A batch of evaluation samples.
 
     Args:
-        indices: N positions in the evaluation; `seeds` and the members of the data set follow from them.
+        indices: N positions in the evaluation; seeds and the members of the data set follow from them.
         image: N,3,R,R in [-1, 1], or None if not read.
         label_map: N,1,R,R in network form.
         pose: N,25.
-        seeds: N seeds of z.
+        styles: N seeds of z, or the images.
     """
 
     indices: list[int]
     image: Tensor | None
     label_map: Tensor
     pose: Tensor
-    seeds: list[int]
+    styles: Styles
 
 
 def sample_order(count: int, length: int, seed: int) -> np.ndarray:
@@ -105,13 +115,13 @@ class SceneGenerator(Protocol):
 
     pivot: Tensor  # 3, world units: center of turned views
 
-    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> Any:
+    def generate(self, label_map: Tensor, pose: Tensor, styles: Styles) -> Any:
         """Generate N scenes.
 
         Args:
-            label_map: N,1,R,R in network form, or 1,1,R,R for all seeds.
+            label_map: N,1,R,R in network form, or 1,1,R,R for all styles.
             pose: N,25 or 1,25 to condition on.
-            seeds: N seeds of z.
+            styles: N seeds of z, or photos N,3,R,R in [-1, 1].
         """
 
     def render(self, scenes: Any, pose: Tensor) -> Views:
@@ -200,12 +210,18 @@ class Evaluator:
             self._real_features[count] = features.to(self.device)
         return self._real_features[count]
 
-    def batches(self, count: int, batch_size: int, label: str) -> Iterator[Samples]:
-        """Yield this process's batches of the first `count` samples, without images; `label` is for the progress."""
-        # Images of the data set are not decoded, which would take most of the time of reading.
+    def batches(self, count: int, batch_size: int, label: str, images: bool = False) -> Iterator[Samples]:
+        """Yield this process's batches of the first `count` samples.
+
+        Args:
+            count: number of samples of all processes.
+            batch_size: samples in a batch.
+            label: of the progress bar.
+            images: whether to decode the images, which takes most of the time of reading.
+        """
         members = self.members(count)
         for indices in self.progress(local_batches(count, batch_size), label):
-            yield self.samples(indices, members[indices.start : indices.stop])
+            yield self.samples(indices, members[indices.start : indices.stop], images)
 
     def progress(self, batches: Iterable[range], label: str) -> Iterable[range]:
         """Show a progress bar around batches if they take longer than 2 seconds."""
@@ -219,12 +235,13 @@ class Evaluator:
         Args:
             indices: N positions in the evaluation.
             members: N positions in the data set.
-            images: whether to decode the images, which takes time.
+            images: whether to decode the images, which takes time; done anyway where they are the styles.
         Raises:
             DataError: a class that the network does not know.
         """
         # Read files; label maps are checked here, since the data set does not know the network.
         dataset = self.dataset
+        images = images or self.options.style == PHOTO
         items = [dataset[int(i)] if images else dataset.get_conditions(int(i)) for i in members]
         for item in items:
             if dataset.data_type == "seg" and item["mask"].max() >= self.classes:
@@ -237,14 +254,34 @@ class Evaluator:
         image = None
         if images:
             image = torch.from_numpy(np.stack([item["image"] for item in items])).to(self.device) / 127.5 - 1
-        seeds = self.options.z_seeds(indices)
-        return Samples(list(indices), image, label_map.to(self.device), pose.to(self.device), seeds)
+        styles = image if self.options.style == PHOTO else self.options.z_seeds(indices)
+        return Samples(list(indices), image, label_map.to(self.device), pose.to(self.device), styles)
+
+    def other_object(self, index: int) -> Tensor:
+        """Return the image 1,3,R,R in [-1, 1] of the next sample after a position that shows another object."""
+        order = np.roll(self.members(len(self.dataset)), -index)
+        objects = self.dataset.objects[order]
+        member = order[np.argmax(objects != objects[0])]
+        return self.samples([index], [member], images=True).image
 
     def render_batches(self, generator: SceneGenerator, scene: Any, poses: Tensor) -> Views:
         """Render one scene from poses N,25, a batch at a time."""
         # A batch bounds the memory of rendering; all views of a scene together are small.
         batches = [generator.render(scene, batch) for batch in poses.split(self.options.batch)]
         return {name: torch.cat([views[name] for views in batches]) for name in batches[0]}
+
+    def render_seeds(self, generator: SceneGenerator, sample: Samples, count: int) -> Tensor:
+        """Render a batch of one sample with `count` seeds, which no other sample has: count,3,R,R in [-1, 1]."""
+        first = sample.indices[0] * count
+        z_seeds = self.options.z_seeds(range(first, first + count))
+
+        # A batch of seeds at a time; the label map and its pose serve for all of them.
+        images = []
+        for start in range(0, count, self.options.batch):
+            batch = z_seeds[start : start + self.options.batch]
+            scenes = generator.generate(sample.label_map, sample.pose, batch)
+            images.append(generator.render(scenes, sample.pose.expand(len(batch), -1))["image"])
+        return torch.cat(images).float().clamp(-1, 1)
 
 
 # --------------------------------------------------------------------------- rendering loops, one per mode
@@ -261,7 +298,7 @@ def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: S
 
     for samples in evaluator.batches(max(counts.values()), evaluator.options.batch, "images"):
         # Render.
-        scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        scenes = generator.generate(samples.label_map, samples.pose, samples.styles)
         out = generator.render(scenes, samples.pose)
         images = to_uint8(out["image"])  # N,3,R,R
 
@@ -282,25 +319,49 @@ def _input_view_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: S
 
 
 def _seeds_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
-    """Render each label map with several seeds; accumulate distances between the images."""
+    """Render each label map with several seeds; accumulate distances between the images and to the photo."""
+    # Rows that the metrics average; photos are read only for those that need them.
+    accumulator = Accumulator()
+    distance = evaluator.resources.distance
+    rows = {name for metric in metrics for name in metric.spec.means}
+    photos = not rows.isdisjoint({"real_diversity", "nearest"})
+
+    for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "label maps", photos):
+        # Compare all pairs of images.
+        if "diversity" in rows:
+            image = evaluator.render_seeds(generator, samples, SEEDS_PER_LABEL_MAP)
+            pairs = mean_pairwise_distance(image, distance, evaluator.options.batch)
+            accumulator.put_rows("diversity", samples.indices, pairs)
+
+        # Compare the photo with that of another object.
+        if "real_diversity" in rows:
+            other = evaluator.other_object(samples.indices[0])
+            accumulator.put_rows("real_diversity", samples.indices, distance.between(samples.image, other)[:, None])
+
+        # Compare the photo with its nearest image.
+        if "nearest" in rows:
+            image = evaluator.render_seeds(generator, samples, NEAREST_OF)
+            nearest = psnr(image, samples.image.expand_as(image)).max()
+            accumulator.put_rows("nearest", samples.indices, nearest.view(1, 1))
+    return accumulator
+
+
+def _strokes_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: Sequence[Metric]) -> Accumulator:
+    """Render each label map before and after a stroke; accumulate changes of color away from it."""
     accumulator = Accumulator()
     options = evaluator.options
-    for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "label maps"):
-        # Seeds of this label map, which no other label map has.
-        first = samples.indices[0] * SEEDS_PER_LABEL_MAP
-        z_seeds = options.z_seeds(range(first, first + SEEDS_PER_LABEL_MAP))
+    for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), options.batch, "strokes"):
+        # A stroke on each label map.
+        seeds = options.z_seeds(samples.indices)
+        strokes = [paint_stroke(ids, seed) for ids, seed in zip(samples.label_map[:, 0], seeds, strict=True)]
+        painted, away = (torch.stack(maps) for maps in zip(*strokes, strict=True))  # N,R,R each
 
-        # Render a batch of seeds at a time; the label map and its pose serve for all of them.
+        # Render with and without it, in the same style.
         images = []
-        for start in range(0, len(z_seeds), options.batch):
-            batch = z_seeds[start : start + options.batch]
-            scenes = generator.generate(samples.label_map, samples.pose, batch)
-            images.append(generator.render(scenes, samples.pose.expand(len(batch), -1))["image"])
-
-        # Compare all pairs of images.
-        image = torch.cat(images).float().clamp(-1, 1)  # K,3,R,R
-        distance = mean_pairwise_distance(image, evaluator.resources.distance, options.batch)
-        accumulator.put_rows("diversity", samples.indices, distance)
+        for label_map in (samples.label_map, painted[:, None]):
+            scenes = generator.generate(label_map, samples.pose, samples.styles)
+            images.append(generator.render(scenes, samples.pose)["image"])
+        accumulator.put_rows("stroke", samples.indices, color_change(*images, away)[:, None])
     return accumulator
 
 
@@ -312,7 +373,7 @@ def _turned_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics:
     for samples in evaluator.batches(max(map(evaluator.num_samples, metrics)), 1, "scenes"):
         # Render the input view and turned views.
         poses = torch.cat([turn_pose(samples.pose, yaw, generator.pivot) for yaw in TURNS_RAD])  # V,25
-        scene = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        scene = generator.generate(samples.label_map, samples.pose, samples.styles)
         out = evaluator.render_batches(generator, scene, torch.cat([samples.pose, poses]))
 
         # Compare them through the rendered depth; baselines may have none.
@@ -352,7 +413,7 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
             depth = torch.stack([depth_images.read(dataset, i) for i in members]).to(evaluator.device)  # V,1,R,R
 
         # Render the other views; for the mesh also the input view, since points that it sees are compared too.
-        scene = generator.generate(true.label_map[:1], true.pose[:1], true.seeds[:1])
+        scene = generator.generate(true.label_map[:1], true.pose[:1], true.styles[:1])
         with_mesh = index < counts.get("chamfer", 0)
         first = 0 if with_mesh else 1
         out = evaluator.render_batches(generator, scene, true.pose[first:])
@@ -377,6 +438,7 @@ def _novel_views_loop(evaluator: Evaluator, generator: SceneGenerator, metrics: 
 LOOPS = {
     EvalMode.INPUT_VIEW: _input_view_loop,
     EvalMode.SEEDS: _seeds_loop,
+    EvalMode.STROKES: _strokes_loop,
     EvalMode.TURNED_VIEWS: _turned_views_loop,
     EvalMode.NOVEL_VIEWS: _novel_views_loop,
 }

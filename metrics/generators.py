@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import ConfigError
-from inference.latents import scene_planes, scene_ws
-from inference.mesh.extraction import extract_mesh
+from inference.latents import Styles, scene_planes, scene_ws
+from inference.mesh.extraction import check_removed_class, extract_mesh
 from inference.mesh.surface import NoSurfaceError
 from metrics.evaluation import Evaluator
 from metrics.views import MESH_GRID, Views, subsample_points, unproject
@@ -29,9 +29,16 @@ class NetworkGenerator:
 
     Args:
         G: the network.
+        without: class that meshes leave out, such as a background that the network models as solid.
+    Raises:
+        ConfigError: no such class.
     """
 
     G: TriPlane
+    without: int | None = None
+
+    def __post_init__(self) -> None:
+        check_removed_class(self.G, self.without)
 
     @property
     def pivot(self) -> Tensor:
@@ -39,10 +46,10 @@ class NetworkGenerator:
         # Networks without this setting have cameras that look at the origin.
         return torch.tensor(self.G.rendering_kwargs.get("avg_camera_pivot", (0.0, 0.0, 0.0)), dtype=torch.float32)
 
-    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return ws N,num_ws,w_dim and planes N,3,C,P,P of N seeds; see `SceneGenerator`."""
-        # The encoder runs once per label map: N seeds may share one.
-        ws = scene_ws(self.G, self.G.encode({"mask": label_map}), pose, seeds)
+    def generate(self, label_map: Tensor, pose: Tensor, styles: Styles) -> tuple[Tensor, Tensor]:
+        """Return ws N,num_ws,w_dim and planes N,3,C,P,P of N styles; see `SceneGenerator`."""
+        # The encoder runs once per label map: N styles may share one.
+        ws = scene_ws(self.G, self.G.encode({"mask": label_map}), pose, styles)
         return ws, scene_planes(self.G, ws)
 
     def render(self, scenes: tuple[Tensor, Tensor], pose: Tensor) -> Views:
@@ -66,7 +73,7 @@ class NetworkGenerator:
         # A scene without a surface is a possible result, not an error.
         _, planes = scene
         try:
-            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None)
+            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None, without=self.without)
         except NoSurfaceError:
             return planes.new_zeros(0, 3)
         return torch.from_numpy(mesh.vertices).to(planes.device)
@@ -93,9 +100,9 @@ class MeanBaseline:
     points: Tensor | None
     pivot: Tensor
 
-    def generate(self, label_map: Tensor, pose: Tensor, seeds: Sequence[int]) -> int:
+    def generate(self, label_map: Tensor, pose: Tensor, styles: Styles) -> int:
         """Return the number N of scenes, which are all equal; label_map N,1,R,R and pose N,25 have no effect."""
-        return len(seeds)
+        return len(styles)
 
     def render(self, scenes: int, pose: Tensor) -> Views:
         """Repeat the outputs for N scenes or poses N,25."""

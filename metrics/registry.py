@@ -19,6 +19,7 @@ from metrics.distributed import Accumulator
 from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBORS, SPLITS
 from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
 from metrics.segmentation import EDGE_TOLERANCE, LEVELS, LINE_BELOW, average_precision, mean_iou, pixel_accuracy
+from metrics.strokes import STROKE_MARGIN, STROKE_RADIUS
 from metrics.views import DEPTH_AGREEMENT, MESH_GRID, OPAQUE, SURFACE_POINTS, TURNS_RAD
 
 # Default number of samples, for metrics that render one image per sample and for those that render several.
@@ -26,6 +27,8 @@ MANY_SAMPLES = 50_000
 FEW_SAMPLES = 200
 # Images of one label map for diversity: 10 pairs.
 SEEDS_PER_LABEL_MAP = 5
+# Images of one label map from which the nearest to the photo is chosen.
+NEAREST_OF = 20
 # Features of more samples would not fit into memory.
 MAX_SAMPLES = 10_000_000
 
@@ -91,6 +94,11 @@ def _novel_view_labels(inputs: MetricInputs) -> Figures:
     return {"_ap": average_precision(counts)}
 
 
+def _diversity_ratio(inputs: MetricInputs) -> Figures:
+    seeds, real = (inputs.accumulator.rows(name).double().mean() for name in ("diversity", "real_diversity"))
+    return {"_ratio": float(seeds / real)}
+
+
 # --------------------------------------------------------------------------- the metrics
 
 
@@ -100,6 +108,7 @@ class EvalMode(Enum):
     INPUT_VIEW = "one image per label map, from the pose of its sample"
     SEEDS = "images of one label map with several seeds"
     TURNED_VIEWS = "views of one scene, turned to both sides of the input pose"
+    STROKES = "two images of one label map, before and after a stroke, from the pose of its sample with the same z"
     NOVEL_VIEWS = "views of one object at the poses of its other images in the data set"
 
 
@@ -185,6 +194,29 @@ METRICS = {
         f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map; higher is more diverse.",
         means={"diversity": ("",)}, resources=("distance",), max_samples=FEW_SAMPLES,
     ),
+    "diversity": MetricSpec(
+        EvalMode.SEEDS,
+        f"Mean distance over all pairs of {SEEDS_PER_LABEL_MAP} images of one label map (_seeds), over pairs of photos "
+        "of different objects (_real: each photo and the next one in the order of samples), and the share of the first "
+        "in the second (_ratio), which is 1 where seeds differ as much as photos.",
+        _diversity_ratio, {"diversity": ("_seeds",), "real_diversity": ("_real",)}, resources=("distance",),
+        max_samples=FEW_SAMPLES,
+    ),
+    "nearest": MetricSpec(
+        EvalMode.SEEDS,
+        f"PSNR in dB ({MAX_PSNR:g} at most) between the photo and the most similar of {NEAREST_OF} images of its label "
+        "map; higher is better.",
+        means={"nearest": ("_psnr",)}, max_samples=FEW_SAMPLES,
+    ),
+    # Editing.
+    "stroke": MetricSpec(
+        EvalMode.STROKES,
+        "Mean absolute change of colors, in levels of 255, outside of a stroke that grows one class, with z unchanged. "
+        f"The stroke is a disk of radius {STROKE_RADIUS:g} of the image's side about a random pixel at the border of a "
+        f"random class other than 0; pixels less than {STROKE_MARGIN:g} of the side from it are left out. Lower is "
+        "better.",
+        means={"stroke": ("_color",)}, max_samples=FEW_SAMPLES, data_type="seg",
+    ),
     # Consistency of views, and agreement with known 3D.
     "fvv": MetricSpec(
         EvalMode.TURNED_VIEWS,
@@ -219,7 +251,10 @@ METRICS = {
 
 # --------------------------------------------------------------------------- names
 
-EXAMPLES = "fid, kid, pr, is, sg, miou, acc, ap, fvv, nvs, chamfer; with a number: fid50k_full, kid5k, pr50k3"
+EXAMPLES = (
+    "fid, kid, pr, is, miou, acc, ap, sg, diversity, nearest, stroke, fvv, nvs, chamfer; with a number: fid50k_full, "
+    "kid5k, pr50k3"
+)
 # fid, fid5k, fid50k_full, fid123; pr50k3: the 3 after k is the number of neighbors.
 NAME = re.compile(r"(?P<key>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<neighbors>(?<=k)3)?(?P<full>_full)?)?")
 

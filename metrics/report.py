@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from dnnlib.util import atomic_write, format_time
-from metrics.evaluation import SEED_STEP, Evaluator, Result
+from metrics.evaluation import PHOTO, SEED_STEP, Evaluator, Result
+from metrics.registry import EvalMode
 from torch_utils.precision import Precision
 from training.networks.generator import TriPlane
 
@@ -84,8 +85,7 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         "data set": f"{dataset.name}, {len(dataset)} images of {dataset.resolution} pixels, {dataset.data_type}",
         **asdict(evaluator.options),
         "order": f"numpy RandomState({evaluator.options.seed}).permutation, repeated",
-        "z": f"numpy RandomState((seed * {SEED_STEP} + i) mod 2^32).randn for image i; no truncation, const noise, "
-        "no jitter",
+        "z": f"{_source_of_z(evaluator, result)}; no truncation, const noise, no jitter",
     }
 
     # Real images and networks that this metric uses.
@@ -97,6 +97,13 @@ def protocol(evaluator: Evaluator, result: Result, run: Mapping[str, str]) -> di
         resource = getattr(evaluator.resources, name)
         settings[name] = resource.description if resource else "none"
     return {name: str(value) for name, value in settings.items()}
+
+
+def _source_of_z(evaluator: Evaluator, result: Result) -> str:
+    # Metrics of several seeds use seeds in either case.
+    if evaluator.options.style == PHOTO and result.metric.spec.mode is not EvalMode.SEEDS:
+        return "mean of the style encoder's distribution for the photo of the input view"
+    return f"numpy RandomState((seed * {SEED_STEP} + i) mod 2^32).randn for image i"
 
 
 def write_result(

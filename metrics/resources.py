@@ -70,7 +70,8 @@ class ResourceOptions:
         extractor: feature extractor, see `load_extractor`.
         embedding: feature extractor of turned views, or None.
         segmenter: segmentation network of rendered images, or None.
-        distance: between images of different seeds, one of DISTANCES.
+        distance: between images, one of DISTANCES; None for LPIPS, or L1 where only `diversity` needs one and LPIPS is
+            not available.
         lpips_weights: file of VGG16's weights; None lets the package lpips download them.
         depth_data: depth of the data set's images; None for DATA_depth.zip next to it, if there is one.
     """
@@ -78,7 +79,7 @@ class ResourceOptions:
     extractor: str = INCEPTION
     embedding: str | None = None
     segmenter: str | None = None
-    distance: str = "lpips"
+    distance: str | None = None
     lpips_weights: str | None = None
     depth_data: str | None = None
 
@@ -91,7 +92,7 @@ class Resources:
         extractor: features of images.
         embedding: features of turned views.
         segmenter: logits of classes of rendered images.
-        distance: between images of different seeds.
+        distance: between images.
         depth_images: depth of the data set's images.
     """
 
@@ -129,6 +130,10 @@ def check_metrics(
         if count < spec.min_samples:
             problem = f"{metric.name}: needs at least {spec.min_samples} samples, got {count}"
             raise ConfigError("metrics", problem=problem)
+
+    # Images of different objects.
+    if any(metric.key == "diversity" for metric in metrics) and len(np.unique(dataset.objects)) == 1:
+        raise ConfigError("metrics", problem="diversity: needs images of two or more objects")
 
     # Networks and views.
     if options.segmenter and dataset.data_type != "seg":
@@ -196,7 +201,20 @@ def load_resources(
 
     # Distance of images and depth of the data. Turned views use the depth only for the mean baseline.
     if "distance" in used:
-        distance = load_distance(options.distance, options.lpips_weights, extractor, device)
+        distance = _load_distance(options, metrics, extractor, device)
     if used & {"depth_images", "embedding"}:
         depth_images = find_depth(dataset, options.depth_data)
     return Resources(extractor, embedding, segmenter, distance, depth_images)
+
+
+def _load_distance(
+    options: ResourceOptions, metrics: Sequence[Metric], extractor: Extractor | None, device: torch.device
+) -> ImageDistance:
+    """Load the distance of images that is set, or the default one; errors as of `load_distance`."""
+    try:
+        return load_distance(options.distance or "lpips", options.lpips_weights, extractor, device)
+    except ConfigError:
+        # A ratio of distances has a meaning without LPIPS; figures of `sg` are compared with published ones.
+        if options.distance or options.lpips_weights or any(metric.key == "sg" for metric in metrics):
+            raise
+        return load_distance("l1", None, None, device)

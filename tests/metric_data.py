@@ -42,7 +42,7 @@ def tiny_network(path: Path, kind: str = "cats", resolution: int = 8, style_enco
         E = construct("StyleEncoder", {"z_dim": G.z_dim, "regions": classes, "width": 4})
         torch.nn.init.normal_(E.out.weight)  # so that photos have different styles without training
         networks["E"] = E
-    save_snapshot(path, networks)
+    save_snapshot(path, networks, extra={"training_options": {}})  # keeps its rendering resolution
     return path
 
 

@@ -95,6 +95,28 @@ def test_each_baseline_has_a_column_and_a_json_entry(cats, tmp_path):
     assert line["baselines"]["constant"]["nvs_miou"] > line["results"]["nvs_miou"]  # the network is untrained too
 
 
+def test_the_style_of_the_photo_is_that_of_the_encoder_also_of_the_untrained_network(cats, tmp_path):
+    network = tiny_network(tmp_path / "style.pt", style_encoder=True)
+    results = {}
+    for style in ("seeds", "photo"):
+        outdir = tmp_path / style
+        options = {**cats, "network": network, "outdir": outdir, "metrics": "nvs", "num": 1, "style": style}
+        result = run("--baselines", **options)
+        assert result.exit_code == 0, result.output
+        results[style] = json.loads((outdir / "metric-nvs.jsonl").read_text())
+    by_seed, by_photo = results["seeds"], results["photo"]
+    assert by_photo["protocol"]["style"] == "photo" and by_photo["results"] != by_seed["results"]
+    assert by_photo["baselines"]["untrained"] != by_seed["baselines"]["untrained"]
+    assert by_photo["baselines"]["constant"] == by_seed["baselines"]["constant"]
+
+
+def test_metrics_of_styles_and_strokes_run_together(cats, tmp_path):
+    result = run(**cats, outdir=tmp_path, metrics="diversity,stroke", num=1, distance="l1", without=0)
+    assert result.exit_code == 0, result.output
+    assert set(figures(tmp_path)) == {"diversity_seeds", "diversity_real", "diversity_ratio", "stroke_color"}
+    assert "--without: 0" in (tmp_path / "metric-stroke-protocol.txt").read_text()
+
+
 def test_edges_have_average_precision(cars, tmp_path):
     result = run(**cars, outdir=tmp_path, metrics="ap", num=2)
     assert result.exit_code == 0, result.output
@@ -264,6 +286,12 @@ INVALID = {
         {"metrics": "miou,beauty"},
         "--metrics: no such metric, got 'beauty', expected one or more of fid, kid",
     ),
+    "photos without an encoder": (
+        {"style": "photo"},
+        "--style: this network has no encoder of photos; choose its styles by seeds",
+    ),
+    "unknown style": ({"style": "mean"}, "'--style': 'mean' is not one of 'seeds', 'photo'"),
+    "no such class to leave out": ({"without": 6}, "--without: got 6, expected a class from 0 to 5"),
     "edges of classes": ({"metrics": "ap"}, "--metrics: ap: is for edge data, this is seg"),
     "no samples": ({"num": 0}, "'--num': 0 is not in the range 1<=x"),
     "word as number": ({"num": "all"}, "'--num': 'all' is not a valid integer"),
@@ -352,8 +380,13 @@ def test_invalid_input_is_one_line_and_exit_code_2_and_writes_no_file(case, cats
 
 
 def test_edge_data_rejects_segmenters_and_metrics_of_classes(cars, tmp_path):
-    for options, message in (({"segmenter": "x.pt", "metrics": "ap"}, "--segmenter: is for label maps of classes"),
-                             ({"metrics": "miou"}, "--metrics: miou: is for seg data, this is edge")):  # fmt: skip
+    cases = [
+        ({"segmenter": "x.pt", "metrics": "ap"}, "--segmenter: is for label maps of classes"),
+        ({"metrics": "miou"}, "--metrics: miou: is for seg data, this is edge"),
+        ({"metrics": "stroke"}, "--metrics: stroke: is for seg data, this is edge"),
+        ({"metrics": "ap", "without": 0}, "--without: got 0, expected none for edges"),
+    ]
+    for options, message in cases:
         result = run(**cars, **options, outdir=tmp_path / "out")
         assert result.exit_code == 2 and message in result.output
 
@@ -390,6 +423,9 @@ def test_commands_of_the_documentation_run(words, cats, tmp_path, monkeypatch):
     """With small files in place of the original ones."""
     monkeypatch.chdir(tmp_path)
     small = {**cats, "num": 2, "extractor": THUMBNAILS}
+    if "--style" in words:
+        network = tiny_network(tmp_path / "style.pt", style_encoder=True)
+        small |= {"network": network, "num": 1}  # 20 images of each label map
     for place, word in enumerate(words):
         if (name := word.removeprefix("--")) in small:
             words[place + 1] = str(small[name])

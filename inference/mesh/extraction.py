@@ -118,6 +118,15 @@ def _check_options(
         raise ConfigError("threshold", threshold, "a number or 'auto'")
     if color not in (None, *COLORS):
         raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
+    check_removed_class(G, without)
+
+
+def check_removed_class(G: TriPlane, without: int | None) -> None:
+    """Check a class that a mesh shall leave out; None for all of them.
+
+    Raises:
+        ConfigError: the generator has no such class.
+    """
     if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
         allowed = f"a class from 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "none for edges"
         raise ConfigError("without", without, allowed)

@@ -34,7 +34,7 @@ from training.networks.registry import construct
 def render_only(generator: NetworkGenerator, batches: list[Samples]) -> None:
     """Render samples that were read before."""
     for samples in batches:
-        scenes = generator.generate(samples.label_map, samples.pose, samples.seeds)
+        scenes = generator.generate(samples.label_map, samples.pose, samples.styles)
         generator.render(scenes, samples.pose)["image"].sum().item()  # waits for the device
 
 
