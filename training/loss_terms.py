@@ -20,6 +20,9 @@ CLASS_WEIGHTS = (
     1.25281865,
 )
 
+# Keeps the logarithm of an empty ray's opacity finite.
+OPACITY_EPS = 1e-6
+
 # Rows: brightness, red-blue, green-magenta. Orthogonal; the second and third count twice.
 OPPONENT_COLORS = (
     (1.0, 1.0, 1.0),
@@ -221,20 +224,21 @@ def line_weights(edges: Tensor) -> Tensor:
 
 
 def depth_distance(depths: Tensor, weights: Tensor, weight_sum: Tensor, target: Tensor, miss: float) -> Tensor:
-    """Expected distance from samples to the known depth of their ray.
+    """Expected distance from samples to the known depth of their ray, and cross-entropy of its opacity.
 
-    Stricter than the error of the expected depth: it also asks for a thin surface.
+    Stricter than the error of the expected depth: it also asks for a thin surface. The logarithm of the opacity has a
+    gradient however transparent a ray is, so that a scene that became empty can recover.
 
     Args:
         depths, weights: N,M,T of the samples.
         weight_sum: N,M,1 opacity.
         target: N,M known depth.
-        miss: distance that counts for the light that passes through all samples.
+        miss: weight of the cross-entropy, world units.
     Returns:
         N,M world units.
     """
     distance = (weights * (depths - target[..., None]).abs()).sum(dim=-1)
-    return distance + (1 - weight_sum[..., 0]) * miss
+    return distance - weight_sum[..., 0].add(OPACITY_EPS).log() * miss
 
 
 def kl_to_normal(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -99,11 +99,21 @@ def test_depth_distance_is_zero_for_an_opaque_surface_at_the_known_depth():
     depths = torch.tensor([[[1.0, 2.0, 3.0]]])
     opaque = torch.tensor([[[0.0, 1.0, 0.0]]])
     one = torch.ones(1, 1, 1)
-    assert loss_terms.depth_distance(depths, opaque, one, torch.tensor([[2.0]]), miss=0.5) == 0
+    distance = loss_terms.depth_distance(depths, opaque, one, torch.tensor([[2.0]]), miss=0.5)
+    assert_close(distance, torch.zeros(1, 1), atol=1e-6, rtol=0)
     # A blurred surface of the same expected depth costs, and so does light that passes.
     blurred = torch.tensor([[[0.5, 0.0, 0.5]]])
-    assert loss_terms.depth_distance(depths, blurred, one, torch.tensor([[2.0]]), miss=0.5) == 1
-    assert loss_terms.depth_distance(depths, 0 * opaque, 0 * one, torch.tensor([[2.0]]), miss=0.5) == 0.5
+    distance = loss_terms.depth_distance(depths, blurred, one, torch.tensor([[2.0]]), miss=0.5)
+    assert_close(distance, torch.ones(1, 1), atol=1e-6, rtol=0)
+    half = loss_terms.depth_distance(depths, opaque / 2, one / 2, torch.tensor([[2.0]]), miss=0.5)
+    assert_close(half, torch.full((1, 1), np.log(2) / 2, dtype=torch.float32), atol=1e-5, rtol=0)
+
+
+def test_an_almost_empty_ray_still_has_a_gradient_of_opacity():
+    opacity = torch.full((1, 1, 1), 1e-5, requires_grad=True)
+    zero = torch.zeros(1, 1, 1)
+    loss_terms.depth_distance(zero + 1, zero, opacity, torch.ones(1, 1), miss=0.5).sum().backward()
+    assert -opacity.grad * opacity.detach() > 0.4  # with respect to its logarithm, so to the raw density
 
 
 def test_kl_of_the_prior_is_zero():
