@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from torch import Tensor
 import inference
 from dnnlib.cli import InputError, option_group, user_errors
 from dnnlib.util import check_outdir
-from inference.inputs import to_label_map
-from inference.latents import MAX_SEED
+from inference.inputs import to_label_map, to_photo
+from inference.latents import MAX_SEED, check_style_encoder
 from torch_utils.devices import choose_device
 from torch_utils.precision import PRECISIONS
 from training.data.dataset import PUBLISHED, PosedImageDataset
@@ -84,9 +84,15 @@ def option(name: str, kind: Any, default: Any, text: str, **extra: Any) -> Calla
 
 def seeds_option(result: str) -> Callable:
     """Declare the option of several seeds; `result` names what is made for each."""
-    return click.option("--random_seed", "seeds", type=Seeds(), callback=unique_seeds, multiple=True, default=["0"],
-                        show_default=True, help="Seeds of the latent code, numbers and ranges such as 0 1 5-8; one "
-                        f"{result} for each.")  # fmt: skip
+    return click.option("--random_seed", "seeds", type=Seeds(), callback=unique_seeds, multiple=True,
+                        help="Seeds of the latent code, numbers and ranges such as 0 1 5-8; one "
+                        f"{result} for each.  [default: 0, or none if there is a --style]")  # fmt: skip
+
+
+def style_option(text: str, **extra: Any) -> Callable:
+    """Declare the option of photos in place of seeds; `text` says what is made."""
+    return click.option("--style", metavar="PHOTO", help=f"{text} Needs a network with a style encoder; the largest "
+                        "square about the photo's center is used.", **extra)  # fmt: skip
 
 
 # Options and groups of options, as decorators; `option_group` keeps them together in --help.
@@ -225,6 +231,46 @@ def read_input(
         sample = dataset[input_id]
     label_map = to_label_map(label_map_from_dataset(sample["mask"], G.data_type)[None], G)
     return Input(str(input_id), label_map, torch.from_numpy(sample["pose"])[None])
+
+
+# --------------------------------------------------------------------------- styles
+
+
+def name_styles(seeds: Sequence[int], photos: Sequence[str]) -> dict[str, int | str]:
+    """Return seeds and photos, in this order, by the names they have in file names: SEED, style-STEM.
+
+    Args:
+        seeds: different seeds; none stands for seed 0 if there is no photo.
+        photos: paths; their content is read by `read_styles`.
+    Raises:
+        InputError: no such file, or photos of the same name.
+    """
+    styles: dict[str, int | str] = {str(seed): seed for seed in seeds}
+    for photo in photos:
+        check_is_file("--style", photo)
+        name = f"style-{Path(photo).stem}"
+        if name in styles:
+            raise InputError(f"--style {styles[name]} {photo}: have the same name, which names the files; rename one")
+        styles[name] = photo
+    return styles or {"0": 0}
+
+
+def read_styles(G: TriPlane, styles: Mapping[str, int | str]) -> dict[str, int | Tensor]:
+    """Read the photos of `name_styles`, 1,3,H,H in [-1, 1]; seeds stay.
+
+    Raises:
+        ConfigError: the network has no style encoder.
+        InputError: a file is not a photo.
+    """
+    read: dict[str, int | Tensor] = {}
+    for name, source in styles.items():
+        if isinstance(source, int):
+            read[name] = source
+            continue
+        check_style_encoder(G)
+        with user_errors("--style"):
+            read[name] = to_photo(source)
+    return read
 
 
 # --------------------------------------------------------------------------- device, network and output

@@ -88,8 +88,8 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 @cli.input_options
 @option_group(
     "Input",
-    click.option("--random_seed", "seed", type=click.IntRange(0, cli.MAX_SEED), default=0, show_default=True,
-                 help="Seed of the latent code."),
+    cli.option("random_seed", click.IntRange(0, cli.MAX_SEED), None, "Seed of the latent code.  [default: 0]"),
+    cli.style_option("Photo whose style is taken in place of a seed's."),
 )  # fmt: skip
 @cli.model_options
 @option_group(
@@ -121,9 +121,10 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 )  # fmt: skip
 @cli.device_options
 def main(
-    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seed: int, formats: list[str],
-    color: str | None, without: int | None, resolution: int, threshold: float | str, largest: bool, closed: bool,
-    smooth: int, video: bool, frames: int | None, fps: int | None, **source: Any,
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, random_seed: int | None,
+    style: str | None, formats: list[str], color: str | None, without: int | None, resolution: int,
+    threshold: float | str, largest: bool, closed: bool, smooth: int, video: bool, frames: int | None,
+    fps: int | None, **source: Any,
 ) -> None:  # fmt: skip
     """Extract a colored triangle mesh of the scene of a label map.
 
@@ -142,15 +143,19 @@ def main(
     # Options of the video have no default in click, so that it is known whether they were typed.
     if not video and (frames or fps):
         raise InputError(f"{'--frames' if frames else '--fps'}: sets the video, which --no-film turns off")
+    if style is not None and random_seed is not None:
+        raise InputError("--random_seed, --style: expected one of them, got both")
     check_memory(resolution)
     torch_device = cli.check_places(device, outdir)
     cli.check_input(**source)
+    named_style = cli.name_styles([] if random_seed is None else [random_seed], [] if style is None else [style])
     G = cli.load_generator(network, cfg, torch_device, precision)
     cfg = cfg or config_of(G)
     label_input = cli.read_input(G, cfg, **source)
+    styles = cli.read_styles(G, named_style).values()
 
     # Extract the mesh. Edges have no classes to color by; "none" is the option's word for no colors.
-    scene = Scene.from_label_map(G, label_input.label_map, seed, label_input.pose, cfg)
+    scene = next(Scene.from_styles(G, label_input.label_map, styles, label_input.pose, cfg))
     color = {None: "label" if G.data_type == "seg" else None, "none": None}.get(color, color)
     cleaning = {"largest": largest, "closed": closed, "smooth": smooth}
     mesh = extract(scene, resolution, threshold, color=color, without=without, **cleaning)

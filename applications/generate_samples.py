@@ -1,4 +1,4 @@
-"""Render images and label maps of a label map, one pair per seed."""
+"""Render images and label maps of a label map, one pair per seed or photo."""
 
 from __future__ import annotations
 
@@ -21,41 +21,52 @@ from training.data.label_maps import draw_label_map
 @click.command(cls=Command, fields=cli.FIELDS)
 @cli.input_options
 @cli.model_options
-@option_group("Output", cli.outdir_option, cli.seeds_option("image and label map"))
+@option_group(
+    "Output",
+    cli.outdir_option,
+    cli.seeds_option("image and label map"),
+    cli.style_option("Photos whose style is taken in place of a seed's; one image and label map for each.",
+                     multiple=True),
+)  # fmt: skip
 @cli.device_options
 def main(
-    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int], **source: Any
-) -> None:
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int],
+    style: tuple[str, ...], **source: Any,
+) -> None:  # fmt: skip
     """Render the image and the label map of a label map, seen from the pose of its sample, or from the front.
 
     Writes CFG_NAME_input.png and, for each seed, CFG_NAME_SEED_color.png and CFG_NAME_SEED_label.png, where NAME is
-    the sample's number, or the name of the input file.
+    the sample's number, or the name of the input file. For each photo of --style, SEED is style-PHOTO.
 
     \b
-    Example:
+    Examples:
       python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
           --random_seed 0 1 --input applications/assets/cat.png
+      python applications/generate_samples.py --network cat.pt --outdir out --cfg seg2cat \\
+          --style ginger.jpg tabby.jpg --input applications/assets/cat.png
     """
     # Check the options before the weights, which can be a long download.
     torch_device = cli.check_places(device, outdir)
     cli.check_input(**source)
+    named_styles = cli.name_styles(seeds, style)
 
-    # Load the network, and the label map that fits it.
+    # Load the network, the label map that fits it, and photos.
     G = cli.load_generator(network, cfg, torch_device, precision)
     cfg = cfg or config_of(G)
     label_input = cli.read_input(G, cfg, **source)
+    styles = cli.read_styles(G, named_styles)
 
-    # Write the files seed by seed, so that an interruption keeps what is complete.
+    # Write the files style by style, so that an interruption keeps what is complete.
     prefix = outdir / f"{cfg}_{label_input.name}"
     with cli.output_errors():
         write_png(f"{prefix}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
-        # The generator makes each scene when it is asked for, so that memory does not grow with the seeds.
-        scenes = Scene.from_seeds(G, label_input.label_map, seeds, label_input.pose, cfg)
-        bar = tqdm(scenes, total=len(seeds), unit="sample", delay=2, disable=None)  # None: only on a terminal
-        for seed, scene in zip(seeds, bar, strict=True):
+        # The generator makes each scene when it is asked for, so that memory does not grow with the styles.
+        scenes = Scene.from_styles(G, label_input.label_map, styles.values(), label_input.pose, cfg)
+        bar = tqdm(scenes, total=len(styles), unit="sample", delay=2, disable=None)  # None: only on a terminal
+        for name, scene in zip(styles, bar, strict=True):
             view = scene.render(pose=label_input.pose)
-            write_png(f"{prefix}_{seed}_color.png", view.image)
-            write_png(f"{prefix}_{seed}_label.png", view.label_image)
+            write_png(f"{prefix}_{name}_color.png", view.image)
+            write_png(f"{prefix}_{name}_label.png", view.label_image)
     click.echo(f"Wrote {prefix}_*.png")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.data.label_maps import draw_label_map
 from training.data.pose_files import read_poses
 from training.networks.generator import TriPlane
 
-# Longest part of a file's name that lists seeds, or that names the second label map.
+# Longest part of a file's name that lists styles, or that names the second label map.
 NAME_LENGTH = 60
 # Suffixes of file names, by what a video shows.
 SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "depth": "_depth"}
@@ -50,27 +50,27 @@ def read_trajectory(path: str, frames: int | None) -> Tensor | None:
     return poses
 
 
-def check_interpolation(interpolate: bool, to: str | None, seeds: list[int], frames: int) -> None:
-    """Check the options of interpolation against each other.
+def check_interpolation(interpolate: bool, to: str | None, styles: int, frames: int) -> None:
+    """Check the options of interpolation, and the numbers of styles and frames, against each other.
 
     Raises:
         InputError: they do not go together, or there is nothing to interpolate between.
     """
-    # Options without effect are rejected, and so are videos that would stand still or skip seeds.
+    # Options without effect are rejected, and so are videos that would stand still or skip styles.
     if to is not None and not interpolate:
         raise InputError("--to: goes with --interpolate")
-    if interpolate and len(seeds) == 1 and to is None:
-        raise InputError("--interpolate: expected several --random_seed, or --to with a second label map")
-    if interpolate and len(seeds) > frames:
-        raise InputError(f"--interpolate: {len(seeds)} seeds need as many frames, got {frames}")
+    if interpolate and styles == 1 and to is None:
+        raise InputError("--interpolate: expected several --random_seed or --style, or --to with a second label map")
+    if interpolate and styles > frames:
+        raise InputError(f"--interpolate: {styles} seeds and styles need as many frames, got {frames}")
 
 
-def interpolation_name(seeds: list[int], to: str | None) -> str:
-    """Return the part of an interpolation's file name that lists its seeds and names its second label map."""
+def interpolation_name(styles: Sequence[str], to: str | None) -> str:
+    """Return the part of an interpolation's file name that lists its styles and names its second label map."""
     # Long lists are shortened: file systems allow about 255 bytes.
-    name = "-".join(map(str, seeds))
+    name = "-".join(styles)
     if len(name) > NAME_LENGTH:
-        name = f"{seeds[0]}-{seeds[-1]}"
+        name = f"{styles[0]}-{styles[-1]}"
     if to is None:
         return name
 
@@ -80,29 +80,35 @@ def interpolation_name(seeds: list[int], to: str | None) -> str:
 
 
 def videos(
-    G: TriPlane, cfg: str, inputs: list[cli.Input], seeds: list[int], poses: Tensor, outputs: set[str], name: str | None
+    G: TriPlane,
+    cfg: str,
+    inputs: list[cli.Input],
+    styles: Mapping[str, int | Tensor],
+    poses: Tensor,
+    outputs: set[str],
+    name: str | None,
 ) -> Iterator[tuple[str, Iterator[View]]]:
-    """Render one video per seed, or a single one that goes through all seeds and label maps.
+    """Render one video per style, or a single one that goes through all styles and label maps.
 
     Args:
         G: the generator.
         cfg: its cameras.
         inputs: one or two label maps; the pose of the first conditions all scenes.
-        seeds: K seeds.
+        styles: K seeds or photos by name.
         poses: F,25.
         outputs: of `G.synthesis`, that are rendered.
-        name: of the single video, or None for one per seed.
+        name: of the single video, or None for one per style.
     Yields:
         Name and F views of each video; the views are rendered as they are asked for.
     """
-    # Scenes are made as they are asked for, so that any number of seeds fits into memory.
-    scenes = [Scene.from_seeds(G, source.label_map, seeds, inputs[0].pose, cfg) for source in inputs]
+    # Scenes are made as they are asked for, so that any number of styles fits into memory.
+    scenes = [Scene.from_styles(G, source.label_map, styles.values(), inputs[0].pose, cfg) for source in inputs]
     if name is None:
-        for seed, scene in zip(seeds, scenes[0], strict=True):
-            yield str(seed), scene.views(poses, outputs)
+        for style, scene in zip(styles, scenes[0], strict=True):
+            yield style, scene.views(poses, outputs)
     else:
         # Only the ws are kept: tri-planes of interpolated scenes are computed per frame.
-        ws = [torch.cat([scene.ws for scene in by_seed]) for by_seed in scenes]  # K,num_ws,w_dim for each label map
+        ws = [torch.cat([scene.ws for scene in by_style]) for by_style in scenes]  # K,num_ws,w_dim for each label map
         yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
 
 
@@ -110,7 +116,8 @@ def videos(
 @cli.input_options
 @option_group(
     "Input",
-    cli.option("interpolate", bool, False, "Make one video that goes from the first seed to the last.", is_flag=True),
+    cli.option("interpolate", bool, False, "Make one video that goes from the first seed or style to the last.",
+               is_flag=True),
     cli.option("to", str, None, "Label map at the end of an --interpolate video, which begins with --input.",
                metavar="FILE"),
 )  # fmt: skip
@@ -127,6 +134,8 @@ def videos(
     "Output",
     cli.outdir_option,
     cli.seeds_option("video"),
+    cli.style_option("Photos whose style is taken in place of a seed's; one video for each, after those of the seeds.",
+                     multiple=True),
     cli.option("show", ChoiceList(SHOWS), "color,label", "What the videos show, one video for each.",
                metavar=",".join(SHOWS)),
     click.option("--format", "formats", type=ChoiceList(ENCODERS), default="gif", show_default=True, metavar="gif,mp4",
@@ -136,14 +145,15 @@ def videos(
 )  # fmt: skip
 @cli.device_options
 def main(
-    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int], path: str,
-    frames: int | None, fps: int, formats: list[str], show: list[str], interpolate: bool, to: str | None, **source: Any,
+    network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int],
+    style: tuple[str, ...], path: str, frames: int | None, fps: int, formats: list[str], show: list[str],
+    interpolate: bool, to: str | None, **source: Any,
 ) -> None:  # fmt: skip
     """Make videos of the scene of a label map, and of its label map; without --input of sample 0 of the data set.
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
-    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. With --interpolate, SEED is all of them, like 3-9-5
-    (of a long list the first and the last), and with --to it is 3-to-NAME.
+    --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. For a photo of --style, SEED is style-PHOTO. With
+    --interpolate, it is all of them, like 3-9-5 (of a long list the first and the last), and with --to it is 3-to-NAME.
 
     \b
     Examples:
@@ -159,20 +169,22 @@ def main(
             check_video_format(name)
     poses = read_trajectory(path, frames)
     count = len(poses) if poses is not None else frames or PATH_FRAMES
-    check_interpolation(interpolate, to, seeds, count)
+    named_styles = cli.name_styles(seeds, style)
+    check_interpolation(interpolate, to, len(named_styles), count)
     if source["input_file"] is None and source["input_id"] is None:
         source["input_id"] = 0
     cli.check_input(**source)
     if to is not None:
         cli.check_is_file("--to", to)
 
-    # Load the network, and the label maps that fit it.
+    # Load the network, the label maps that fit it, and photos.
     G = cli.load_generator(network, cfg, torch_device, precision)
     cfg = cfg or config_of(G)
     inputs = [cli.read_input(G, cfg, **source)]
     if to is not None:
         with user_errors("--to"):
             inputs.append(cli.Input("to", to_label_map(to, G), None))
+    styles = cli.read_styles(G, named_styles)
 
     # Render frame by frame into all files of a video.
     if poses is None:
@@ -180,12 +192,12 @@ def main(
 
     # Outputs that no video shows are not rendered.
     outputs = set().union(*(SHOWS[name] for name in show))
-    through_all = interpolation_name(seeds, to) if interpolate else None
+    through_all = interpolation_name(list(styles), to) if interpolate else None
     sample = "" if source["input_file"] else f"_{inputs[0].name}"
     with cli.output_errors():
         write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(inputs[0].label_map, G.data_type)[0])
-        with tqdm(total=count * (1 if interpolate else len(seeds)), unit="frame", delay=2, disable=None) as bar:
-            for name, views in videos(G, cfg, inputs, seeds, poses, outputs, through_all):
+        with tqdm(total=count * (1 if interpolate else len(styles)), unit="frame", delay=2, disable=None) as bar:
+            for name, views in videos(G, cfg, inputs, styles, poses, outputs, through_all):
                 paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
                 write_videos(views, paths, fps, bar.update)
     click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")

@@ -216,11 +216,11 @@ def test_the_to_option_is_the_label_map_of_the_last_frame(network, tmp_path):
 
 
 def test_names_of_interpolations_tell_seeds_and_label_map():
-    assert interpolation_name([3, 9, 5], None) == "3-9-5"
-    assert interpolation_name([3], "b.png") == "3-to-b"
-    assert interpolation_name([3], "a/b.png") == "3-to-a-b" != interpolation_name([3], "c/b.png")
-    assert interpolation_name(list(range(90)), None) == "0-89"
-    assert len(interpolation_name(list(range(90)), 300 * "b" + ".png")) < 90
+    assert interpolation_name(["3", "9", "5"], None) == "3-9-5"
+    assert interpolation_name(["3"], "b.png") == "3-to-b"
+    assert interpolation_name(["3"], "a/b.png") == "3-to-a-b" != interpolation_name(["3"], "c/b.png")
+    assert interpolation_name([*map(str, range(90))], None) == "0-89"
+    assert len(interpolation_name([*map(str, range(90))], 300 * "b" + ".png")) < 90
 
 
 def test_only_the_outputs_that_are_shown_are_rendered(network, tmp_path, monkeypatch):
@@ -300,8 +300,8 @@ REFUSED = {
     "unknown view": ({"show": "hue"}, "'--show': 'hue': expected some of color,label,side_by_side,depth"),
     "word as seed": ({"random_seed": "one"}, "'--random_seed': one: expected a whole number"),
     "more seeds than frames": ({"interpolate": True, "random_seed": "0-7", "frames": 7},
-                               "--interpolate: 8 seeds need as many frames, got 7"),
-    "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed, or --to"),
+                               "--interpolate: 8 seeds and styles need as many frames, got 7"),
+    "one seed to go through": ({"interpolate": True}, "--interpolate: expected several --random_seed or --style"),
     "a place to go, no way": ({"to": ASSETS / "cat.png"}, "--to: goes with --interpolate"),
     "no such second label map": ({"interpolate": True, "to": "nowhere.png"}, "--to nowhere.png: no such file"),
     "second label map of another network": (
