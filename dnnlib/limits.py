@@ -17,7 +17,9 @@ MAX_PHOTO_PIXELS = 2**28
 MAX_LABEL_PIXELS = 2**26
 
 # Pixels times scans of a progressive JPEG: a decoder visits all pixels once in each scan; 200 million pixels in 10.
+# Segments of a JPEG: scans, tables, metadata; about 100.
 MAX_JPEG_PIXEL_SCANS = 2**32
+MAX_JPEG_SEGMENTS = 100_000
 
 # Bytes of one text or color profile in a PNG after decompression; a few MB, from image editors.
 MAX_PNG_TEXT_BYTES = 2**26
