@@ -293,36 +293,31 @@ def z_up_to_y_up(cam2world: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- checks
 
 
-def pose_problems(poses: Tensor) -> dict[int, str]:
+def pose_problems(poses: Tensor, scene: bool = True) -> dict[int, str]:
     """Check poses N,25 and return the reason for each invalid row.
 
-    Valid poses are finite, have a rotation and last row 0 0 0 1 in cam2world, a positive focal length, and the origin
-    in front of the camera and inside the image.
+    Valid poses are finite, have a rotation and last row 0 0 0 1 in cam2world, and a positive focal length.
+
+    Args:
+        poses: N,25.
+        scene: also require the origin in front of the camera and inside the image.
     """
     # In double precision, so that rounding does not add to the error of the numbers.
     cam2world, intrinsics = (matrix.double() for matrix in split_pose(poses))
-    rotation = cam2world[:, :3, :3]
-    position = cam2world[:, :3, 3:]
-    identity = torch.eye(4, dtype=torch.float64, device=poses.device)
-
-    # Project the origin, from camera coordinates into the image, which is [0, 1] by [0, 1].
-    origin = -rotation.mT @ position  # N,3,1
-    origin_uv = (intrinsics @ (origin / origin[:, 2:]))[:, :2, 0]  # N,2
-
-    # Deviations from the form of a rigid motion and of a projection.
-    last_row_error = (cam2world[:, 3] - identity[3]).abs().amax(1)
-    rotation_error = (rotation.mT @ rotation - identity[:3, :3]).abs().amax((1, 2))
-    intrinsics_error = (intrinsics[:, 2] - identity[3, 1:]).abs().amax(1)
+    intrinsics_error = (intrinsics[:, 2] - torch.tensor([0, 0, 1]).to(intrinsics)).abs().amax(1)
     checks = {
         "holds NaN or infinity": ~torch.isfinite(poses).all(1),
-        "the last row of cam2world is not 0 0 0 1": last_row_error > POSE_TOLERANCE,
-        "the axes of cam2world are not orthonormal": rotation_error > POSE_TOLERANCE,
-        "the axes of cam2world are mirrored (determinant -1)": torch.linalg.det(rotation) < 0,
+        **_rigid_motion_checks(cam2world),
         "the last row of the intrinsics is not 0 0 1": intrinsics_error > POSE_TOLERANCE,
         "the focal length is not positive": (intrinsics[:, 0, 0] <= 0) | (intrinsics[:, 1, 1] <= 0),
-        "the camera looks away from the scene (origin)": origin[:, 2, 0] <= 0,
-        "the scene (origin) is outside the image": (origin_uv - 0.5).abs().amax(1) > 0.5,
     }
+
+    # Project the origin, from camera coordinates into the image, which is [0, 1] by [0, 1].
+    if scene:
+        origin = -cam2world[:, :3, :3].mT @ cam2world[:, :3, 3:]  # N,3,1
+        origin_uv = (intrinsics @ (origin / origin[:, 2:]))[:, :2, 0]  # N,2
+        checks["the camera looks away from the scene (origin)"] = origin[:, 2, 0] <= 0
+        checks["the scene (origin) is outside the image"] = (origin_uv - 0.5).abs().amax(1) > 0.5
 
     # Keep the first reason of each row: it explains later ones.
     problems: dict[int, str] = {}
@@ -330,3 +325,28 @@ def pose_problems(poses: Tensor) -> dict[int, str]:
         for row in failed.nonzero()[:, 0].tolist():
             problems.setdefault(row, reason)
     return problems
+
+
+def _rigid_motion_checks(cam2world: Tensor) -> dict[str, Tensor]:
+    """Return for each way in which N,4,4 is no rigid motion which rows are wrong, bool N; specific reasons first."""
+    identity = torch.eye(4).to(cam2world)
+    rotation = cam2world[:, :3, :3]
+
+    # A transposed matrix has its last row in its last column; a camera at the origin has it in both.
+    last_row_is_wrong = (cam2world[:, 3] - identity[3]).abs().amax(1) > POSE_TOLERANCE
+    is_transposed = (cam2world[:, :, 3] - identity[3]).abs().amax(1) <= POSE_TOLERANCE
+
+    # Axes of equal length at right angles: their products are a multiple of the identity.
+    products = rotation.mT @ rotation  # N,3,3
+    square = products.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]  # N,1,1, squared length of the axes
+    is_no_rotation = (products - identity[:3, :3]).abs().amax((1, 2)) > POSE_TOLERANCE
+    is_scaled = ((products - square * identity[:3, :3]).abs() <= POSE_TOLERANCE * square).all(2).all(1)
+    return {
+        "the last row of cam2world is not 0 0 0 1, but its last column is: it is transposed": last_row_is_wrong
+        & is_transposed,
+        "the last row of cam2world is not 0 0 0 1": last_row_is_wrong,
+        "the axes of cam2world are not orthonormal but scaled (remove the scale of the camera and of its parents)":
+            is_no_rotation & is_scaled,
+        "the axes of cam2world are not orthonormal": is_no_rotation,
+        "the axes of cam2world are mirrored (determinant -1)": torch.linalg.det(rotation) < 0,
+    }  # fmt: skip
