@@ -12,6 +12,7 @@ from camera_utils import CAMERAS, front_pose, path_poses
 from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
+from training.networks.style_encoder import StyleEncoder
 
 # Views of an orbit, and number of samples of the grid's first row that are shown in orbits.
 ORBIT_VIEWS = 6
@@ -60,14 +61,18 @@ class ImageGrid:
         return {"reals": _tile(self.images, self.columns), "mask": _tile(label_images, self.columns)}
 
     @torch.no_grad()
-    def render(self, G: TriPlane, kimg: int) -> Images:
+    def render(self, G: TriPlane, kimg: int, E: StyleEncoder | None = None) -> Images:
         """Render the samples' label maps from their own poses, from the front, and a few of them in an orbit.
 
+        Args:
+            G: the generator.
+            kimg: thousands of images that it was trained with, for the names.
+            E: style encoder; with it, the samples of every second row have the style of their own photos.
         Returns:
             Grids "fakesNNNNNN" and "fakes_frontNNNNNN", each with suffixes (_raw, _depth, ...); "fakes_turnNNNNNN".
         """
         # Latent codes, cameras, and settings without randomness.
-        z = torch.randn(len(self.poses), G.z_dim, generator=torch.Generator().manual_seed(GRID_SEED))  # N,z_dim
+        z = self._latents(G.z_dim, E)  # N,z_dim
         front = front_pose(self.preset, **G.orbit, device=self.device)  # 1,25
         orbit = path_poses("orbit", self.preset, ORBIT_VIEWS, **G.orbit, device=self.device).split(1)
         orbit_samples = min(ORBIT_SAMPLES, self.columns)
@@ -82,7 +87,7 @@ class ImageGrid:
             chosen = slice(start, start + self.batch)
             pose = self.poses[chosen].to(self.device)
             mask = label_map_from_dataset(self.masks[chosen], self.data_type).to(self.device)
-            ws = G.mapping(z[chosen].to(self.device), pose, {"mask": mask, "pose": pose})
+            ws = G.mapping(z[chosen], pose, {"mask": mask, "pose": pose})
             planes = G.planes(ws, noise_mode="const")
 
             # From the samples' own poses and from the front.
@@ -110,6 +115,19 @@ class ImageGrid:
         orbits = np.concatenate(orbit_views)
         images[f"fakes_turn{kimg:06d}"] = _tile(orbits.reshape(-1, *orbits.shape[2:]), ORBIT_VIEWS)
         return images
+
+    def _latents(self, z_dim: int, E: StyleEncoder | None) -> Tensor:
+        """Return z (N,z_dim) of all samples: random, but those of the photos in rows 0, 2, 4, ... if there is an E."""
+        z = torch.randn(len(self.poses), z_dim, generator=torch.Generator().manual_seed(GRID_SEED)).to(self.device)
+        if E is None:
+            return z
+
+        # The same batches as for rendering bound the memory.
+        rows = torch.arange(len(z)) // self.columns
+        for chosen in (rows % 2 == 0).nonzero().flatten().split(self.batch):
+            photo = torch.from_numpy(self.images[chosen.numpy()]).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
+            z[chosen], _ = E(photo)
+        return z
 
     def _join(self, batches: list[Images], suffix: str) -> np.ndarray:
         """Tile the images of all batches that have this suffix."""

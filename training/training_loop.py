@@ -405,7 +405,7 @@ def current_G_ema(state: TrainState) -> torch.nn.Module:
 def save_images(state: TrainState, grid: ImageGrid | None, log: RunLog | None) -> None:
     """Render and write the image grids, on rank 0."""
     if grid and log:
-        log.write_images(grid.render(current_G_ema(state), state.cur_nimg // 1000), state.cur_nimg)
+        log.write_images(grid.render(current_G_ema(state), state.cur_nimg // 1000, state.E_ema), state.cur_nimg)
 
 
 def save_snapshot_and_state(state: TrainState, log: RunLog | None) -> None:
