@@ -17,6 +17,9 @@ MAX_MEMBER_BYTES = 1 << 28
 # File name of a Problem that concerns the zip or directory itself.
 WHOLE = "-"
 
+# Further files that a DataError names.
+MAX_NAMED = 20
+
 # The same date for every member, so that equal content gives equal zips; the earliest that a zip can store.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -37,22 +40,28 @@ class DataError(ValueError):
     The message is one line about the first problem; all are in `problems`.
 
     Args:
-        path: zip or directory.
+        path: zip or directory, or a JSON file about its images.
         problems: at least one.
+        check_lists_all: whether dataset_tool.py check shows the other problems; else the message names their files.
     """
 
-    def __init__(self, path: os.PathLike[str] | str, problems: list[Problem]):
+    def __init__(self, path: os.PathLike[str] | str, problems: list[Problem], check_lists_all: bool = True):
+        # All of them, because pickle calls the class with `args` to pass an error between processes.
+        super().__init__(os.fspath(path), problems, check_lists_all)
         self.path = os.fspath(path)
         self.problems = problems
-        super().__init__(self.path, problems)
+        self._check_lists_all = check_lists_all
 
     def __str__(self) -> str:
         # One line for the first problem; half a million of them would hide it.
-        first = self.problems[0]
+        first, *others = self.problems
         text = first.reason if first.file == WHOLE else str(first)
-        others = len(self.problems) - 1
-        hint = f" (and {others} more; dataset_tool.py check lists all)" if others else ""
-        return f"{self.path}: {text}{hint}"
+        if not others:
+            return f"{self.path}: {text}"
+        if self._check_lists_all:
+            return f"{self.path}: {text} (and {len(others)} more; dataset_tool.py check lists all)"
+        names = ", ".join([problem.file for problem in others[:MAX_NAMED]] + ["..."] * (len(others) > MAX_NAMED))
+        return f"{self.path}: {text} (and {len(others)} more: {names})"
 
 
 def data_error(path: os.PathLike[str] | str, file: str, reason: str) -> DataError:
