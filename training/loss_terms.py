@@ -23,12 +23,8 @@ CLASS_WEIGHTS = (
 # Keeps the logarithm of an empty ray's opacity finite.
 OPACITY_EPS = 1e-6
 
-# Rows: brightness, red-blue, green-magenta. Orthogonal; the second and third count twice.
-OPPONENT_COLORS = (
-    (1.0, 1.0, 1.0),
-    (6**0.5, 0.0, -(6**0.5)),
-    (2**0.5, -2 * 2**0.5, 2**0.5),
-)
+# Weight of squared errors of colors beside L1: both have the same gradient at an error of 1/6, in [-1, 1].
+SQUARED_ERROR = 3
 
 # --------------------------------------------------------------------------- discriminators
 
@@ -163,17 +159,17 @@ def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
     return (x * weight).sum() / total.clamp(min=1e-6)
 
 
-def opponent_colors(rgb: Tensor) -> Tensor:
-    """Transform colors N,3,H,W to brightness, red-blue and green-magenta, N,3,H,W.
+def color_error(error: Tensor) -> Tensor:
+    """Return L1 plus a share of squared error, elementwise, for errors of any shape.
 
-    Brightness keeps the mean absolute value of gray; the other two count more. L1 of RGB hardly sees hue: where
-    brightness is wrong by more, the sign of all three errors is that of brightness.
+    L1 alone asks for the median: where most objects are gray it learns hue late, as a small response to the style costs
+    gray objects as much as it helps the others. Squared errors regress it from the start.
     """
-    return torch.einsum("ck,nkhw->nchw", rgb.new_tensor(OPPONENT_COLORS), rgb)
+    return error.abs() + SQUARED_ERROR * error.square()
 
 
-def multiscale_l1(fake: Tensor, real: Tensor, weight: Tensor, gradients: bool) -> Tensor:
-    """Compute weighted L1 of images in opponent colors and, if asked for, L1 of their gradients at two scales.
+def image_error(fake: Tensor, real: Tensor, weight: Tensor, gradients: bool) -> Tensor:
+    """Compute the weighted color error of images and, if asked for, L1 of their gradients at two scales.
 
     Gradients (differences of neighboring pixels) penalize blur, which L1 of the values alone prefers to misplaced
     detail.
@@ -184,8 +180,8 @@ def multiscale_l1(fake: Tensor, real: Tensor, weight: Tensor, gradients: bool) -
     Returns:
         Scalar.
     """
-    error = opponent_colors(fake - real)
-    loss = weighted_mean(error.abs(), weight)
+    error = fake - real
+    loss = weighted_mean(color_error(error), weight)
     if not gradients:
         return loss
 

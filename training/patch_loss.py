@@ -235,7 +235,7 @@ class PatchLoss:
         return Style(z, has_photo, terms)
 
     def _color_term(self, batch: Mapping[str, Tensor], z: Tensor) -> Tensor:
-        """L1 between the mean colors of regions and those that a linear probe reads from z (N,z_dim)."""
+        """Error between the mean colors of regions and those that a linear probe reads from z (N,z_dim)."""
         # Regions are the classes, or for edges all that is not white.
         image = batch["image"]
         if self.is_seg:
@@ -249,8 +249,8 @@ class PatchLoss:
             image = F.avg_pool2d(image, factor)
             regions = F.avg_pool2d(regions, factor)
         colors, pixels = loss_terms.region_means(image, regions)
-        error = (self.E.region_colors(z) - colors).abs() * (pixels[..., None] > SMALLEST_REGION)
-        return error.mean()
+        error = loss_terms.color_error(self.E.region_colors(z) - colors)  # N,K,3
+        return (error * (pixels[..., None] > SMALLEST_REGION)).mean()
 
     def _depth_target(
         self, batch: Mapping[str, Tensor], grid: PixelGrid, origins: Tensor, directions: Tensor
@@ -301,8 +301,8 @@ class PatchLoss:
         image = features[:, : self.G.img_channels]
         labels = features[:, FEATURES : FEATURES + self.G.semantic_channels]
         weight = pixel_weight * photo_weight
-        l1 = loss_terms.multiscale_l1(image, target.image_raw, weight, gradients=target.grid.is_patch)
-        terms = {"image_raw": self.options.lambda_l1 * l1}
+        error = loss_terms.image_error(image, target.image_raw, weight, gradients=target.grid.is_patch)
+        terms = {"image_raw": self.options.lambda_l1 * error}
 
         # Pixels of several classes have a share of each.
         if self.is_seg:
@@ -338,8 +338,8 @@ class PatchLoss:
         # Pixels near an inner edge of the patch are left out.
         interior = target.interior
         weight = target.final_pixel_weight(self.class_weights) * interior * photo_weight
-        l1 = loss_terms.multiscale_l1(image, target.image, weight, gradients=True)
-        terms = {"image": FINAL_IMAGE_WEIGHT * self.options.lambda_l1 * l1}
+        error = loss_terms.image_error(image, target.image, weight, gradients=True)
+        terms = {"image": FINAL_IMAGE_WEIGHT * self.options.lambda_l1 * error}
         if self.is_seg:
             weight = self.class_weights * interior * view_weight
             terms["labels"] = loss_terms.soft_cross_entropy(labels, target.labels, weight)
