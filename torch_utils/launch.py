@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,9 +24,12 @@ import torch
 import torch.distributed as dist
 
 from dnnlib.errors import ConfigError
+from torch_utils.processes import STOP_SIGNALS, exit_with_parent
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 MAX_PROCESSES_PER_CORE = 4  # on the CPU; more are taken for a mistake
+
+# Environment variable that torchrun sets to the same value when it restarts a failed run.
+TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of collective calls; includes work of rank 0 alone
 FAILURE_SECONDS = 0.5  # after a failure, to wait for that of the process that caused it
@@ -47,7 +49,8 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
     """Call function(device, *args) in each process, and return when all are done.
 
     Under torchrun, this process is one of them. Otherwise they run on this machine: a single one is this process,
-    several are started, receive the stop signals that this process receives, and end when it ends.
+    several are started and receive the stop signals that this process receives. All end when the process that started
+    them ends, or one of them.
 
     Args:
         function: importable by name.
@@ -61,6 +64,10 @@ def launch(function: Callable[..., None], *args: Any, processes: int, device: st
         Exception: that of the first started process that failed, caused by a ProcessError with its traceback.
     """
     check_processes(device, processes)
+
+    # A killed torchrun would leave this process running. Parents other than torchrun, such as a shell, may end.
+    if TORCHRUN_ID in os.environ:
+        exit_with_parent(os.getppid())
 
     # One process needs no process group: `torch_utils.distributed` then returns at once.
     if processes == 1:
@@ -149,7 +156,7 @@ def _run(function, args, rank, count, device, port, writer) -> None:
     os.setpgrp()
 
     # Otherwise a killed parent would leave this process running.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
 
     # The processes share the cores.
     if device == "cpu":
@@ -165,14 +172,6 @@ def _run(function, args, rank, count, device, port, writer) -> None:
         # The traceback as text, since pickling loses it.
         writer.send(_Failure(rank, time.time(), f"failed:\n{traceback.format_exc()}", _pickle_or_none(error)))
         raise SystemExit(1) from None
-
-
-def _exit_with_parent() -> None:
-    # The sentinel becomes ready when the parent ends, also if it is killed.
-    wait([multiprocessing.parent_process().sentinel])
-
-    # Ends all threads, even those that wait in a collective call.
-    os._exit(1)
 
 
 def _pickle_or_none(error: BaseException) -> bytes | None:

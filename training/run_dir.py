@@ -20,6 +20,7 @@ import numpy as np
 
 from dnnlib.util import atomic_write, log_to_file
 from torch_utils import distributed
+from torch_utils.launch import TORCHRUN_ID
 from training.data.image_io import write_png
 from training.options import TrainingOptions
 from training.train_state import StateError, load_state, remove_partial_files
@@ -35,8 +36,6 @@ TORCHRUN_ID_FILE = "torchrun_id.txt"
 # Name of the directory: number and name of the run.
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
 
-# Environment variable that torchrun sets to the same value when it restarts a failed run.
-TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 WANDB_PROJECT = "pix2pix3d"
 
 # --------------------------------------------------------------------------- directory

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from torch_utils.distributed import rank
-from torch_utils.launch import STOP_SIGNALS
+from torch_utils.processes import STOP_SIGNALS
 
 STOP_MESSAGE = "Finishing this iteration, then saving the state; signal again to stop at once.\n"
 

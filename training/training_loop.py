@@ -17,7 +17,7 @@ from torch_utils import distributed
 from torch_utils.host_memory import keep_freed_memory
 from training.data.dataset import PosedImageDataset
 from training.data.label_maps import label_map_from_dataset
-from training.data.sampler import BatchStream, lost_workers
+from training.data.sampler import BatchStream
 from training.image_grid import ImageGrid
 from training.loss import Loss
 from training.networks.augment import adapt_p
@@ -53,7 +53,7 @@ def training_loop(
         Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
         TrainingError: most steps had non-finite gradients, or weights became non-finite.
         StateError: no saved state is readable, it does not fit, or another process trains in the directory.
-        ProcessError: a data loading worker was killed.
+        ConfigError: a data loading worker was killed.
     """
     options = distributed.from_rank_0(options)
     configure_backends(options, device)
@@ -65,7 +65,7 @@ def training_loop(
     loss = build_loss(state)
     phases = phases_of(options)
 
-    with defer_signals() as signals, lost_workers(), open_run(options, outdir, run_dir) as (log, saved):
+    with defer_signals() as signals, state.stream, open_run(options, outdir, run_dir) as (log, saved):
         # Resume the saved state, or start from given or random weights.
         message = state.start(saved)
         stats = TickStats(state)

@@ -26,6 +26,7 @@ from dataset_preprocessing.toy.drawing import edge_drawing
 from dataset_preprocessing.toy.render import Rendering, render
 from dataset_preprocessing.toy.scene import Scene
 from dnnlib.errors import ConfigError
+from torch_utils.processes import exit_with_parent
 from training.data.archive import write_archive
 from training.data.depth_maps import DEPTH_FILE, DEPTH_SCALE
 from training.data.image_io import encode_png
@@ -240,7 +241,7 @@ def _render_objects(job: RenderJob, objects: int, workers: int) -> Iterator[list
 
     # Started processes rather than forked ones: a fork would copy the state of this process's threads.
     other_processes = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=exit_with_parent)
     submit = partial(pool.submit, render_object, job)
     numbers = iter(range(objects))
     try:

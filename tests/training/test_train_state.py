@@ -220,10 +220,10 @@ def test_data_loading_workers_ignore_stop_signals_so_that_the_iteration_can_fini
 
 LOST_WORKER_SCRIPT = """
 import multiprocessing, sys; from dnnlib.errors import ConfigError
-from training.data.dataset import PosedImageDataset; from training.data.sampler import BatchStream, lost_workers
+from training.data.dataset import PosedImageDataset; from training.data.sampler import BatchStream
 stream = BatchStream(PosedImageDataset(*sys.argv[1:]), batch_size=2, workers=1)
 try:
-    with lost_workers():
+    with stream:
         next(stream)
         multiprocessing.active_children()[0].kill()
         while True:

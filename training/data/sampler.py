@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dnnlib.errors import ConfigError
-from torch_utils.launch import STOP_SIGNALS
+from torch_utils.processes import exit_with_parent, ignore_stop_signals
 from training.data.archive import DataError
 
 # PyTorch's handler of SIGCHLD raises within this time after a worker was killed.
@@ -133,34 +136,38 @@ def _collate(samples: list[dict | DataError]) -> dict[str, torch.Tensor] | DataE
     return errors[0] if errors else default_collate(samples)
 
 
-def ignore_stop_signals(_worker: int) -> None:
-    """Ignore signals that reach all processes of a terminal, in a worker: the main process handles them."""
-    # The worker still ends with the main process, as PyTorch's workers watch their parent.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def _start_worker(_number: int) -> None:
+    """Leave signals to the main process, in a worker, and end with it."""
+    # PyTorch's workers watch their parent too, but only while they wait for work.
+    ignore_stop_signals()
+    exit_with_parent()
 
 
-def is_lost_worker(error: BaseException) -> bool:
+def is_lost_worker(error: BaseException | None) -> bool:
     """Return whether this is PyTorch's error for a killed worker; its SIGCHLD handler raises it at any moment."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 @contextmanager
-def lost_workers() -> Iterator[None]:
-    """Convert the error of a killed worker to a ConfigError; wrap all code that runs while workers exist."""
+def _losses_ignored() -> Iterator[None]:
+    """Keep PyTorch's handler of SIGCHLD from raising errors for workers that are killed in this block."""
+    # Windows has no such signal.
+    if not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
-    except RuntimeError as error:
-        if not is_lost_worker(error):
-            raise
-        raise _lost_worker() from error
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 class BatchStream:
     """Endless batches with the position of the consumer, independent of how far workers have read ahead.
 
     Iterating gives dicts of tensors, N first, in the same order for any number of workers. It raises DataError for
-    invalid files and ConfigError for a killed worker, unless PyTorch's handler is faster (see `lost_workers`).
+    invalid files. As a context manager, the stream raises ConfigError if a worker was killed, which PyTorch can notice
+    anywhere in the block, and ends the workers after the block.
 
     Args:
         dataset: samples are dicts of arrays and numbers.
@@ -193,11 +200,32 @@ class BatchStream:
             num_workers=workers,
             pin_memory=torch.device(device).type == "cuda",
             prefetch_factor=prefetch if workers else None,
-            worker_init_fn=ignore_stop_signals,
+            worker_init_fn=_start_worker,
         )
 
         # Created at the first batch: `load_state_dict` may change the start, and workers begin to read at once.
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
+        self._workers: set[BaseProcess] = set()
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(self, _type: type | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self.close()
+        if is_lost_worker(error):
+            raise _lost_worker() from error
+
+    def close(self) -> None:
+        """End the workers; a further iteration starts new ones and continues at the same position."""
+        # Killed, since they ignore SIGTERM: `multiprocessing` would send it at the end of this process and wait.
+        with _losses_ignored():
+            for worker in self._workers:
+                worker.kill()
+            for worker in self._workers:
+                worker.join()
+        self._workers.clear()
+        self._batches = None
+        self.sampler.start_at(self.position)
 
     def __iter__(self) -> BatchStream:
         return self
@@ -205,7 +233,11 @@ class BatchStream:
     def __next__(self) -> dict[str, torch.Tensor]:
         # Starts the workers.
         if self._batches is None:
-            self._batches = iter(self._loader)
+            others = set(multiprocessing.active_children())
+            try:
+                self._batches = iter(self._loader)
+            finally:
+                self._workers = set(multiprocessing.active_children()) - others
 
         # Wait for the next batch.
         try:
@@ -228,7 +260,7 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue at the position of `state`; ValueError if it is not a multiple of the number of processes."""
-        # Batches that were read ahead from the old position are dropped, and their workers end.
+        # Batches that were read ahead from the old position are dropped.
+        self.close()
         self.sampler.start_at(state["position"])
         self.position = self.sampler.start
-        self._batches = None
