@@ -175,9 +175,10 @@ def toy(
     "Cameras",
     option("--cameras", INPUT_FILE, None, "dataset.json (EG3D) or transforms.json (NeRF, COLMAP, Blender)."),
     click.option("--front", is_flag=True, help="Without --cameras: give every image the front pose."),
-    option("--cfg", click.Choice(list(CAMERAS)), "seg2cat", "Configuration whose camera distance is used."),
+    option("--cfg", click.Choice(list(CAMERAS)), "seg2cat", "Preset of the cameras: distance and target."),
     option("--up", click.Choice(["z", "y"]), "z", "Axis that points up in transforms.json."),
-    click.option("--keep-world", is_flag=True, help="Do not move and scale the cameras to the distance of --cfg."),
+    click.option("--keep-world", is_flag=True, help="Do not move and scale the cameras to those of --cfg."),
+    click.option("--skip-missing", is_flag=True, help="Leave out images that have no camera in --cameras."),
 )
 @option_group(
     "Output",
@@ -197,6 +198,7 @@ def pack_command(
     cfg: str,
     up: str,
     keep_world: bool,
+    skip_missing: bool,
     classes: Path | None,
     objects: str | None,
 ) -> None:
@@ -215,6 +217,8 @@ def pack_command(
         raise click.UsageError(f"--output and --label-output are both {output}; use two names")
     if classes and (data_type != "seg" or not label_maps):
         raise click.UsageError("--classes maps class ids: it needs --label-maps and --data_type seg")
+    if skip_missing and not cameras:
+        raise click.UsageError("--skip-missing leaves out images without a camera: it needs --cameras")
 
     # Open the inputs before anything is written.
     image_archive = Archive(images)
@@ -222,8 +226,12 @@ def pack_command(
     class_table = read_class_table(classes) if classes else None
 
     # Convert.
-    options = PackOptions(resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table, objects)
-    count = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
+    options = PackOptions(
+        resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table, objects, skip_missing
+    )
+    count, left_out = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
+    for name in left_out:
+        click.echo(f"left out: {name}: no camera", err=True)
     click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
 
 

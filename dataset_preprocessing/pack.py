@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from camera_utils import CameraPreset, front_pose, pose_problems
-from dataset_preprocessing.cameras import center_square, crop_intrinsics, normalize_cameras, read_cameras
+from dataset_preprocessing.camera_world import (
+    center_square,
+    crop_camera,
+    fits_preset,
+    is_scaled_copy,
+    normalize_cameras,
+)
+from dataset_preprocessing.cameras import Camera, match_cameras, read_cameras
 from dnnlib.errors import ConfigError
 from training.data.archive import WHOLE, Archive, DataError, Problem, data_error, write_archive
 from training.data.image_io import (
@@ -125,13 +132,9 @@ def _encode_square(image: Image.Image, resolution: int, resampling: Image.Resamp
 
 def _check_same_aspect(image: Image.Image, label_map: Image.Image) -> None:
     """Raise ValueError if the aspect ratios differ by more than a pixel of rounding."""
-    width, height = image.size
-    label_width, label_height = label_map.size
-
-    # The label map may be smaller than the image: scale each side of the image to it and compare the other.
-    excess_width = abs(label_width - label_height * width / height)
-    excess_height = abs(label_height - label_width * height / width)
-    if min(excess_width, excess_height) > 1:
+    if not is_scaled_copy(image.size, label_map.size):
+        width, height = image.size
+        label_width, label_height = label_map.size
         raise ValueError(f"{label_width}x{label_height} pixels, its image has {width}x{height}: another aspect ratio")
 
 
@@ -152,6 +155,7 @@ class PackOptions:
         class_table: see `read_class_ids`.
         objects: FOLDERS if images in the same folder show the same object, or the path of a JSON file with groups of
             names of images that show the same object; None if each image shows another object.
+        skip_missing: leave out images without a camera in `cameras`, instead of reporting them.
     """
 
     resolution: int
@@ -162,6 +166,7 @@ class PackOptions:
     keep_world: bool = False
     class_table: dict[str, int] | None = None
     objects: str | None = None
+    skip_missing: bool = False
 
 
 def pack(
@@ -171,7 +176,7 @@ def pack(
     label_output: Path | None,
     options: PackOptions,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> int:
+) -> tuple[int, list[str]]:
     """Write the zip of images with dataset.json, and that of label maps; both appear complete or not at all.
 
     Args:
@@ -182,7 +187,7 @@ def pack(
         options: see PackOptions.
         progress: wraps the loop over images, for a progress bar.
     Returns:
-        Number of images.
+        Number of images; names of those that were left out, see PackOptions.skip_missing.
     Raises:
         DataError: all images without pose or label map, all wrong names in `objects`, or the first image that cannot be
             converted.
@@ -194,13 +199,15 @@ def pack(
 
     # Before the images are converted, which takes longer.
     poses = _read_poses(images, index.images, options)
-    groups = _read_objects(index.images, options.objects)
+    groups = _read_objects(index.images, options.objects, poses)
 
     labels = []
     with ExitStack() as stack:
         add_image = stack.enter_context(write_archive(output))
         add_label_map = stack.enter_context(write_archive(label_output)) if label_maps else None
         for number, name in enumerate(progress(index.images)):
+            if name not in poses:
+                continue
             png_name = _packed_name(name)
             image = images.decode(name, read_photo)
             add_image(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
@@ -209,9 +216,9 @@ def pack(
             if add_label_map:
                 convert = partial(_convert_label_map, image=image, options=options)
                 add_label_map(png_name, label_maps.decode(index.label_maps[number], convert))
-            labels.append([png_name, [round(float(x), 7) for x in poses[number]]])
+            labels.append([png_name, [round(float(x), 7) for x in poses[name]]])
         add_image(POSES_FILE, json.dumps({"labels": labels, **({"objects": groups} if groups else {})}))
-    return len(labels)
+    return len(labels), [name for name in index.images if name not in poses]
 
 
 def _packed_name(name: str) -> str:
@@ -234,11 +241,22 @@ def _convert_label_map(content: bytes, image: Image.Image, options: PackOptions)
 # --------------------------------------------------------------------------- objects
 
 
-def _read_objects(names: list[str], source: str | None) -> list[list[str]]:
-    """Return groups of packed names of images that show the same object; see PackOptions.objects."""
+def _read_objects(names: list[str], source: str | None, packed: Collection[str]) -> list[list[str]]:
+    """Return groups of packed names of images that show the same object; see PackOptions.objects.
+
+    Args:
+        names: of all images.
+        source: value of PackOptions.objects.
+        packed: names of the images that are not left out.
+    """
     if source is None:
         return []
-    return _group_by_folder(names) if source == FOLDERS else _read_groups(names, Path(source))
+    groups = _group_by_folder(names) if source == FOLDERS else _read_groups(names, Path(source))
+
+    # Without the images that are left out.
+    packed_names = {_packed_name(name) for name in packed}
+    kept = [[name for name in group if name in packed_names] for group in groups]
+    return [group for group in kept if group]
 
 
 def _group_by_folder(names: list[str]) -> list[list[str]]:
@@ -277,56 +295,63 @@ def _read_groups(names: list[str], path: Path) -> list[list[str]]:
 # --------------------------------------------------------------------------- poses
 
 
-def _read_poses(images: Archive, names: list[str], options: PackOptions) -> Tensor:
-    """Return the poses N,25 of the cropped images."""
+def _read_poses(images: Archive, names: list[str], options: PackOptions) -> dict[str, Tensor]:
+    """Return the pose, 25, of the center square of each image that is not left out."""
     if options.cameras is None:
-        return front_pose(options.preset).expand(len(names), 25)
+        return dict.fromkeys(names, front_pose(options.preset)[0])
+    cameras, is_eg3d = read_cameras(options.cameras, options.z_up)
+    camera_of = _cameras_by_image(names, cameras, options)
+    names = list(camera_of)
 
-    # Find the camera of each image, and report all images without exactly one.
-    cameras = read_cameras(options.cameras, options.z_up)
-    keys = [_matching_cameras(name, cameras) for name in names]
-    problems = []
-    for name, matches in zip(names, keys, strict=True):
-        if not matches:
-            problems.append(Problem(name, "no camera"))
-        elif len(matches) > 1:
-            problems.append(Problem(name, f"ambiguous camera: {matches[0]} or {matches[1]}"))
-    if problems:
-        raise DataError(options.cameras, problems)
-
-    # Intrinsics of the center square, which depend on the size of each image.
-    cropped = []
-    for name, matches in zip(names, keys, strict=True):
-        width, height = images.decode(name, _stored_size)
-        cropped.append(crop_intrinsics(cameras[matches[0]], width, height))
+    # Intrinsics of the center square, which depend on the size of each image. Matrices are checked before they are
+    # used, as the normalization of anything but rotations would hide what is wrong with them.
+    cropped = [images.decode(name, partial(_crop, camera_of[name])) for name in names]
     poses = torch.from_numpy(np.stack(cropped))  # N,25
+    _check_poses(names, poses, options, scene=False)
 
-    # Move the scene to the origin, at the distance of the preset.
-    if not options.keep_world:
+    # Move the scene to that of the preset, unless it is there: poses of published data sets stay as they are.
+    if not (options.keep_world or (is_eg3d and fits_preset(poses, options.preset))):
         try:
-            poses = normalize_cameras(poses, options.preset.radius)
+            poses = normalize_cameras(poses, options.preset)
         except ValueError as error:
             raise data_error(options.cameras, WHOLE, f"{error}; keep_world leaves positions as they are") from error
 
-    # What a data set would reject is reported now.
-    faults = pose_problems(poses)
+    # What a data set would reject is reported now, at its precision.
+    poses = poses.float()
+    _check_poses(names, poses, options)
+    return dict(zip(names, poses, strict=True))
+
+
+def _cameras_by_image(names: list[str], cameras: dict[str, Camera], options: PackOptions) -> dict[str, Camera]:
+    """Return the camera of each image that has one; DataError for all images without exactly one."""
+    problems = []
+    found = {}
+    for name, matches in match_cameras(names, cameras).items():
+        if len(matches) == 1:
+            found[name] = cameras[matches[0]]
+        elif matches:
+            problems.append(Problem(name, f"ambiguous camera: {matches[0]} or {matches[1]}"))
+        elif not options.skip_missing:
+            problems.append(Problem(name, "no camera; --skip-missing leaves out such images, and lists them"))
+    if not problems and not found:
+        problems = [Problem(WHOLE, f"no image has a camera; the first is {names[0]}")]
+    if problems:
+        raise DataError(options.cameras, problems, check_lists_all=False)
+    return found
+
+
+def _check_poses(names: list[str], poses: Tensor, options: PackOptions, scene: bool = True) -> None:
+    """Raise DataError with all invalid poses N,25; `scene` as in `pose_problems`."""
+    faults = pose_problems(poses, scene)
     if faults:
-        raise DataError(options.cameras, [Problem(names[row], f"pose: {reason}") for row, reason in faults.items()])
-    return poses
+        problems = [Problem(names[row], f"pose: {reason}") for row, reason in faults.items()]
+        raise DataError(options.cameras, problems, check_lists_all=False)
 
 
-def _stored_size(content: bytes) -> tuple[int, int]:
-    """Return width and height of an image with a camera; ValueError if EXIF rotates it."""
+def _crop(camera: Camera, content: bytes) -> np.ndarray:
+    """Return the pose, 25, of the center square of an image; ValueError if it does not have the camera's shape."""
     # Only the header is read.
     image = open_image(content)
     if has_exif_rotation(image):
         raise ValueError("rotated by its EXIF orientation, unlike its camera; rotate its pixels, then find cameras")
-    return image.size
-
-
-def _matching_cameras(name: str, cameras: dict[str, np.ndarray]) -> list[str]:
-    """Return the cameras of an image: by path, else by the end of the path, as files often add a directory."""
-    stem = stem_of(name)
-    if stem in cameras:
-        return [stem]
-    return [key for key in cameras if key.endswith("/" + stem) or stem.endswith("/" + key)]
+    return crop_camera(camera, *image.size)

@@ -440,7 +440,7 @@ WRONG = {  # arguments -> error message; {t} is a directory with images.zip and 
     "pack --images {t}/images.zip --front --output {t}/o.zip --objects {t}/no.json": "no.json: No such file",
     "pack --images {t}/images.zip --front --output {t}/o.zip --classes {t}/text.zip": "--classes maps class ids",
     "pack --images {t}/images.zip --cameras {t}/text.zip --output {t}/o.zip": "text.zip: not readable as cameras",
-    "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "no camera (and 4 more",
+    "pack --images {t}/images.zip --cameras {t}/none.json --output {t}/o.zip": "lists them (and 4 more: ",
     "pack --images {t}/images.zip --cameras {t}/half.json --output {t}/o.zip": "no 'transform_matrix'",
     "pack --images {t}/images.zip --label-maps {t}/labels.zip --classes {t}/half.json --front --output {t}/o.zip"
     " --label-output {t}/p.zip": "half.json: frames: ",
