@@ -38,13 +38,16 @@ def example(network: str, cfg: str) -> bytes | None:
                  help=f"{cli.NETWORK_HELP}  [default: the toy cats of this repository]"),
     cli.cfg_option,
 )  # fmt: skip
+@option_group("Input", cli.style_option("Photo whose style the page starts with."))
 @option_group(
     "Server",
     cli.option("host", str, "127.0.0.1", "Address to serve at; 0.0.0.0 serves every machine that reaches this one."),
     cli.option("port", click.IntRange(0, 65535), 7860, "Port to serve at; 0: any free one."),
 )
 @cli.device_options
-def main(network: str, cfg: str | None, host: str, port: int, device: str | None, precision: str) -> None:
+def main(
+    network: str, cfg: str | None, style: str | None, host: str, port: int, device: str | None, precision: str
+) -> None:
     """Serve a page on which label maps are painted and the object is seen from every side.
 
     \b
@@ -62,6 +65,7 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
 
     # Reserve the port before the weights are loaded, which can take long.
     torch_device = choose_device(device)
+    photos = {} if style is None else cli.name_styles([], [style])
     try:
         listening = listen(host, port)
     except OSError as error:
@@ -74,12 +78,14 @@ def main(network: str, cfg: str | None, host: str, port: int, device: str | None
         G = cli.load_generator(network, cfg, torch_device, precision)
         cfg = cfg or config_of(G)
         model = EditorModel(G, cfg)
+        encoded = [model.encode_photo(photo) for photo in cli.read_styles(G, photos).values()]
+        photo = (Path(style).name, *encoded) if encoded else None
         stored_names = read_weights(network).extra.get(CLASS_NAMES)
         names = class_names(cfg, G.data_type, model.limits.classes, stored_names)
 
         # Serve until Ctrl+C. Requests must come from these addresses: see `security`.
         address = ServerAddress(host, listening.getsockname()[0])
-        app = create_app(model, names, address, example(network, cfg))
+        app = create_app(model, names, address, example(network, cfg), photo)
         if address.is_public:
             click.echo("Every machine that reaches this one can use the editor: there is no password.")
         click.echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")

@@ -127,7 +127,7 @@ def decode_photo(content: bytes) -> Tensor:
         ValueError: not an image; the message does not name the file.
     """
     pixels = torch.from_numpy(decode_image(content))[None]  # 1,3,H,W
-    return _crop_square(pixels / 127.5 - 1)
+    return _crop_square(pixels) / 127.5 - 1
 
 
 def _crop_square(photo: Tensor) -> Tensor:

@@ -77,8 +77,12 @@ def scene_ws(G: TriPlane, encoded: Tensor, pose: Tensor, styles: Styles) -> Tens
         pose: N,25 or 1,25 poses to condition on.
         styles: N seeds, or photos N,3,H,W in [-1, 1].
     """
-    # The label map is encoded once and shared by all styles: the encoder takes longer than the mapping.
-    z = style_latents(G, styles)  # N,z_dim
+    return latent_ws(G, encoded, pose, style_latents(G, styles))
+
+
+def latent_ws(G: TriPlane, encoded: Tensor, pose: Tensor, z: Tensor) -> Tensor:
+    """Map encoded label maps and z (N,z_dim) to ws (N,num_ws,w_dim); arguments as of `scene_ws`."""
+    # The label map is encoded once and shared by all z: the encoder takes longer than the mapping.
     count = len(z)
     return G.mapping(z, pose.expand(count, -1), encoded=encoded.expand(count, *encoded.shape[1:]))
 

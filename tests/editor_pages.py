@@ -26,7 +26,7 @@ TINY = {
 HOST = "127.0.0.1"
 FRONT = {"azimuth": np.pi / 2, "polar": np.pi / 2, "zoom": 1.0}
 EDIT_FIELDS = {
-    "drawing_view": FRONT, "seed": 0, "style": None, "geometry": None, "view": FRONT, "quality": "full",
+    "drawing_view": FRONT, "seed": 0, "photo": None, "style": None, "geometry": None, "view": FRONT, "quality": "full",
 }  # fmt: skip
 
 
@@ -45,10 +45,10 @@ def tiny_model(cfg="seg2cat", **changes):
     return EditorModel(tiny_generator(cfg, **changes), cfg)
 
 
-def app_of(model, host=HOST, names=None, example=None):
+def app_of(model, host=HOST, names=None, example=None, photo=None):
     """Create the application; `names` are the class names stored with the weights."""
     names = class_names(model.cfg, model.G.data_type, model.limits.classes, names)
-    return create_app(model, names, ServerAddress(host, host), example)
+    return create_app(model, names, ServerAddress(host, host), example, photo)
 
 
 class ScriptedPage:
@@ -93,10 +93,10 @@ def page_of(client):
 
 
 @contextmanager
-def real_server(model, names=None, example=None, port=0):
+def real_server(model, names=None, example=None, port=0, photo=None):
     """Start a server in a thread and yield its URL."""
     with _listen(port) as listening:
-        server = make_server(app_of(model, names=names, example=example))
+        server = make_server(app_of(model, names=names, example=example, photo=photo))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from applications.editor.protocol import SCENE_NAME_LENGTH, CameraView, NetworkLimits, OrbitLimits, UnknownSceneError
+from applications.editor.protocol import (
+    NAME_LENGTH,
+    CameraView,
+    MessageError,
+    NetworkLimits,
+    OrbitLimits,
+    UnknownPhotoError,
+    UnknownSceneError,
+)
 from camera_utils import CAMERAS, CameraPreset, pose_at
-from inference.latents import scene_ws
+from inference.latents import latent_ws, style_latents
 from inference.scene import Scene
 from training.data.label_maps import draw_image, to_uint8
 from training.networks.generator import TriPlane
 
-# Cache sizes. Ws take 30 to 60 KB per scene, the tri-planes of the published models 25 MB, encoder outputs 14 KB.
+# Cache sizes. Ws take 30 to 60 KB per scene, z 2 KB per photo, the tri-planes of the published models 25 MB, encoder
+# outputs 14 KB.
 MAX_WS = 4096
+MAX_PHOTOS = 1024
 MAX_SCENES = 12
 MAX_ENCODED = 12
 # Largest rotation, relative to the camera path of the published video.
@@ -44,6 +55,43 @@ def orbit_limits(preset: CameraPreset) -> OrbitLimits:
     return OrbitLimits(azimuth, (front - pitch, front + pitch), ZOOM_RANGE, preset.full_turn)
 
 
+class NamedTensors:
+    """Tensors on the CPU by a digest of their values; the least recently used ones are dropped.
+
+    Args:
+        limit: number of tensors that are kept.
+        unknown: returns the error for a name that is not there.
+    """
+
+    def __init__(self, limit: int, unknown: Callable[[], MessageError]):
+        self.limit = limit
+        self.unknown = unknown
+        self._tensors: OrderedDict[str, Tensor] = OrderedDict()
+
+    def add(self, tensor: Tensor) -> str:
+        """Store a tensor of any shape and return its name."""
+        tensor = tensor.float().cpu().contiguous()
+        name = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:NAME_LENGTH]
+
+        # Store it as the most recently used entry, and drop the least recently used one.
+        self._tensors[name] = tensor
+        self._tensors.move_to_end(name)
+        if len(self._tensors) > self.limit:
+            self._tensors.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Tensor:
+        """Return a tensor in its shape.
+
+        Raises:
+            MessageError: there is none; see `unknown`.
+        """
+        if name not in self._tensors:
+            raise self.unknown()
+        self._tensors.move_to_end(name)
+        return self._tensors[name]
+
+
 class EditorModel:
     """A generator and the scenes that were made with it.
 
@@ -65,7 +113,8 @@ class EditorModel:
         self.limits = NetworkLimits(G.img_resolution, classes, orbit_limits(self.preset))
 
         # Caches that drop the least recently used entry. Scene objects hold their tri-planes.
-        self._ws: OrderedDict[str, Tensor] = OrderedDict()  # by scene name, on the CPU
+        self._ws = NamedTensors(MAX_WS, partial(UnknownSceneError, "The server no longer has this object"))
+        self._photos = NamedTensors(MAX_PHOTOS, partial(UnknownPhotoError, "The server no longer has this photo"))
         self.scene = lru_cache(MAX_SCENES)(self._scene)
         self.encode = lru_cache(MAX_ENCODED)(self._encode)
 
@@ -73,7 +122,7 @@ class EditorModel:
     def digest(self) -> str:
         """Digest of the decoder's weights, a few thousand numbers that every training step changes."""
         weights = [values.cpu().numpy().tobytes() for values in self.G.decoder.state_dict().values()]
-        return hashlib.sha256(b"".join(weights)).hexdigest()[:SCENE_NAME_LENGTH]
+        return hashlib.sha256(b"".join(weights)).hexdigest()[:NAME_LENGTH]
 
     @property
     def ws_shape(self) -> tuple[int, int]:
@@ -91,15 +140,7 @@ class EditorModel:
 
     def add(self, ws: Tensor) -> str:
         """Store ws (1,num_ws,w_dim) and return the name of their scene."""
-        ws = ws.float().cpu().contiguous()
-        name = hashlib.sha256(ws.numpy().tobytes()).hexdigest()[:SCENE_NAME_LENGTH]
-
-        # Store them as the most recently used entry, and drop the least recently used one.
-        self._ws[name] = ws
-        self._ws.move_to_end(name)
-        if len(self._ws) > MAX_WS:
-            self._ws.popitem(last=False)
-        return name
+        return self._ws.add(ws)
 
     def ws(self, name: str) -> Tensor:
         """Return the ws (1,num_ws,w_dim, on the CPU) of a scene.
@@ -107,13 +148,42 @@ class EditorModel:
         Raises:
             UnknownSceneError: the scene is not in the cache.
         """
-        if name not in self._ws:
-            raise UnknownSceneError("The server no longer has this object")
-        self._ws.move_to_end(name)
-        return self._ws[name]
+        return self._ws.get(name)
+
+    @property
+    def encodes_photos(self) -> bool:
+        """Whether styles can come from photos."""
+        return self.G.style_encoder is not None
+
+    @torch.inference_mode()
+    def encode_photo(self, photo: Tensor) -> str:
+        """Encode a photo (1,3,H,H in [-1, 1]) and return the name of its style.
+
+        Raises:
+            ConfigError: the network has no style encoder.
+        """
+        return self.add_photo(style_latents(self.G, photo))
+
+    def add_photo(self, z: Tensor) -> str:
+        """Store z (1,z_dim) of a photo and return its name."""
+        return self._photos.add(z)
+
+    def photo(self, name: str) -> Tensor:
+        """Return z (1,z_dim, on the CPU) of a photo.
+
+        Raises:
+            UnknownPhotoError: the photo is not in the cache.
+        """
+        return self._photos.get(name)
 
     def edit(
-        self, drawing: np.ndarray, drawing_view: CameraView, seed: int, style: str | None, geometry: str | None
+        self,
+        drawing: np.ndarray,
+        drawing_view: CameraView,
+        seed: int,
+        style: str | None,
+        geometry: str | None,
+        photo: str | None = None,
     ) -> str:
         """Make the scene of a drawing and return its name.
 
@@ -123,9 +193,11 @@ class EditorModel:
             seed: of the latent code z.
             style: scene whose texture replaces that of the seed, or None.
             geometry: scene whose geometry replaces that of the drawing, or None.
+            photo: photo whose style takes the place of the seed's, or None.
         """
         # The scene of the drawing itself.
-        ws = scene_ws(self.G, self.encode(drawing.tobytes()), self.pose(drawing_view), [seed]).cpu()
+        z = style_latents(self.G, [seed]) if photo is None else self.photo(photo).to(self.device)
+        ws = latent_ws(self.G, self.encode(drawing.tobytes()), self.pose(drawing_view), z).cpu()
 
         # Take texture or geometry from another scene.
         geometry_ws = ws if geometry is None else self.ws(geometry)

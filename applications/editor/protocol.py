@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from applications.cli import MAX_SEED
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 4096
 MAX_ID = 2**31 - 1
-# Hexadecimal digits.
-SCENE_NAME_LENGTH = 32
+# Hexadecimal digits of the names of scenes and photos.
+NAME_LENGTH = 32
 # How far a number may exceed its limits, which the page reads as decimal text.
 ROUNDING_RAD = 1e-6
 
@@ -34,6 +34,9 @@ class MessageError(ValueError):
         id: of the request, if it has one.
     """
 
+    # Further fields of the reply, by which the page recognizes the error.
+    fields: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, reason: str, id: int | None = None):
         super().__init__(reason)
         self.id = id
@@ -41,6 +44,14 @@ class MessageError(ValueError):
 
 class UnknownSceneError(MessageError):
     """A scene that this server never had or no longer has; the page has to request it again."""
+
+    fields: ClassVar = {"unknown_scene": True}
+
+
+class UnknownPhotoError(MessageError):
+    """A photo that this server never had or no longer has; the page falls back on its seed."""
+
+    fields: ClassVar = {"unknown_photo": True}
 
 
 @dataclass(frozen=True)
@@ -172,14 +183,14 @@ def _read_flag(name: str, value: Any, _limits: NetworkLimits) -> bool:
     return value
 
 
-def _read_scene(name: str, value: Any, _limits: NetworkLimits) -> str:
-    if not isinstance(value, str) or len(value) != SCENE_NAME_LENGTH or not set(value) <= set("0123456789abcdef"):
-        raise MessageError(f"{name}: expected a scene name of {SCENE_NAME_LENGTH} digits, got {value!r:.40}")
+def _read_name(name: str, value: Any, _limits: NetworkLimits) -> str:
+    if not isinstance(value, str) or len(value) != NAME_LENGTH or not set(value) <= set("0123456789abcdef"):
+        raise MessageError(f"{name}: expected a name of {NAME_LENGTH} digits, got {value!r:.40}")
     return value
 
 
-def _read_optional_scene(name: str, value: Any, limits: NetworkLimits) -> str | None:
-    return None if value is None else _read_scene(name, value, limits)
+def _read_optional_name(name: str, value: Any, limits: NetworkLimits) -> str | None:
+    return None if value is None else _read_name(name, value, limits)
 
 
 def read_view(name: str, value: Any, limits: NetworkLimits) -> CameraView:
@@ -226,17 +237,19 @@ def _read_file(payload: bytes, _limits: NetworkLimits) -> bytes:
 # How each field is read, by name.
 FIELDS: dict[str, Callable[[str, Any, NetworkLimits], Any]] = {
     "seed": lambda name, value, _limits: _read_integer(name, value, MAX_SEED),
+    # Photo whose style takes the place of the seed's; null: none.
+    "photo": _read_optional_name,
     "view": read_view,
     # The view that the drawing is seen from.
     "drawing_view": read_view,
     # null: the page's newest scene.
-    "scene": _read_optional_scene,
+    "scene": _read_optional_name,
     # Scenes whose texture or geometry is kept.
-    "style": _read_optional_scene,
-    "geometry": _read_optional_scene,
+    "style": _read_optional_name,
+    "geometry": _read_optional_name,
     # Two scenes, and the weight of the second in their blend.
-    "first": _read_scene,
-    "second": _read_scene,
+    "first": _read_name,
+    "second": _read_name,
     "weight": lambda name, value, _limits: _read_number(name, value, 0, 1),
     "keep_style": _read_flag,
     "quality": lambda name, value, _limits: _read_choice(name, value, ("preview", "full")),
@@ -248,12 +261,13 @@ PAYLOADS: dict[str, Callable[[bytes, NetworkLimits], Any]] = {"drawing": read_dr
 
 # Fields of each message type; a name of PAYLOADS stands for the binary data.
 MESSAGES = {
-    "edit": ("drawing_view", "seed", "style", "geometry", "view", "quality", "drawing"),
+    "edit": ("drawing_view", "seed", "photo", "style", "geometry", "view", "quality", "drawing"),
     "render": ("scene", "view", "quality"),
     "blend": ("first", "second", "weight", "drawing_view", "view", "quality"),
     "open_drawing": ("content",),
     "open_session": ("content",),
-    "save_session": ("scene", "drawing_view", "seed", "keep_style", "view", "drawing"),
+    "open_photo": ("content",),
+    "save_session": ("scene", "drawing_view", "seed", "photo", "keep_style", "view", "drawing"),
     "save_image": ("scene", "view"),
     "save_labels": ("scene", "view", "png_format"),
     "save_drawing": ("png_format", "drawing"),

@@ -15,7 +15,14 @@ import numpy as np
 from applications.editor.classes import colorize_ids
 from applications.editor.model import EditorModel
 from applications.editor.protocol import CameraView, Message, MessageError, Reply, pack
-from applications.editor.session_file import Session, drawing_png, read_drawing_file, read_session, write_session
+from applications.editor.session_file import (
+    Session,
+    drawing_png,
+    read_drawing_file,
+    read_photo_file,
+    read_session,
+    write_session,
+)
 from applications.editor.worker import Client, Job, Priority, Task
 from camera_utils import PATH_FRAMES
 from inference.mesh.triangles import Mesh, check_libraries
@@ -54,8 +61,8 @@ class RequestHandler:
         job = getattr(self, message.kind)(client, **message.values)
         return Task(message.id, job, PRIORITIES.get(message.kind, Priority.FILE), message.size)
 
-    def hello(self, class_names: list[str], example: bytes | None) -> bytes:
-        """Encode the first message to a page: the network, its limits, and the drawing to start with."""
+    def hello(self, class_names: list[str], example: bytes | None, photo: tuple[str, str] | None) -> bytes:
+        """Encode the first message to a page: the network, its limits, and what to start with; see `create_app`."""
         # Drawing, and class colors in the order of their ids.
         limits = self.model.limits
         drawing = b"" if example is None else read_drawing_file(example, self.data_type, limits).tobytes()
@@ -70,6 +77,8 @@ class RequestHandler:
             resolution=limits.resolution,
             classes=[{"name": name, "color": color} for name, color in zip(class_names, colors, strict=True)],
             limits=asdict(limits.orbit),
+            photos=self.model.encodes_photos,
+            photo=photo and {"label": photo[0], "name": photo[1]},
             front=asdict(FRONT),
         )
 
@@ -126,26 +135,34 @@ class RequestHandler:
         """Read a session file; its scene is available if it was made with the same weights."""
         session = read_session(content, self.model.cfg, self.data_type, self.model.limits)
 
-        # With other weights the ws are meaningless: the page requests a scene from the drawing.
-        scene = None
+        # With other weights ws and z are meaningless: the page requests a scene from the drawing and the seed.
+        scene = photo = None
         if session.network == self.model.digest:
             # The digest is not a proof: a file can be edited.
             if session.ws.shape[1:] != self.model.ws_shape:
                 raise MessageError("damaged session: ws_shape is not that of this network")
+            if session.photo is not None and session.photo.shape[1] != self.model.G.z_dim:
+                raise MessageError("damaged session: photo_float32 is not a z of this network")
             scene = self.model.add(session.ws)
+            photo = None if session.photo is None else self.model.add_photo(session.photo)
 
         # The page restores its state from these fields.
         views = {"drawing_view": asdict(session.drawing_view), "view": asdict(session.view)}
-        fields = {"scene": scene, "seed": session.seed, "keep_style": session.keep_style, **views}
+        fields = {"scene": scene, "seed": session.seed, "photo": photo, "keep_style": session.keep_style, **views}
         yield Reply("session", fields, session.drawing.tobytes())
+
+    def open_photo(self, _client: Client, content: bytes) -> Job:
+        """Read a photo, whose style later edits can name."""
+        yield Reply("photo", {"photo": self.model.encode_photo(read_photo_file(content))})
 
     # ----------------------------------------------------------------------- saving
 
-    def save_session(self, client: Client, scene: str | None, **page_state: Any) -> Job:
+    def save_session(self, client: Client, scene: str | None, photo: str | None, **page_state: Any) -> Job:
         """Write a session file; `page_state` holds the fields of a Session that the page knows."""
         # The ws are stored too, because the server may have dropped the scene when the session is opened.
         ws = self.model.ws(self._scene_name(client, scene))
-        session = Session(cfg=self.model.cfg, network=self.model.digest, ws=ws, **page_state)
+        z = None if photo is None else self.model.photo(photo)
+        session = Session(cfg=self.model.cfg, network=self.model.digest, ws=ws, photo=z, **page_state)
         yield self._file("session.json", write_session(session, self.data_type))
 
     def save_image(self, client: Client, scene: str | None, view: CameraView) -> Job:

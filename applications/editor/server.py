@@ -41,7 +41,11 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 
 def create_app(
-    model: EditorModel, class_names: Sequence[str], address: ServerAddress, example: bytes | None = None
+    model: EditorModel,
+    class_names: Sequence[str],
+    address: ServerAddress,
+    example: bytes | None = None,
+    photo: tuple[str, str] | None = None,
 ) -> ASGIApp:
     """Create the ASGI application of the editor.
 
@@ -50,11 +54,12 @@ def create_app(
         class_names: one per class.
         address: the address that it is served at.
         example: image file of the drawing that a page starts with; None for an empty drawing.
+        photo: label and name (`EditorModel.encode_photo`) of the photo whose style a page starts with; None for a seed.
     """
     # One worker and one network for all pages.
     worker = Worker()
     handler = RequestHandler(model)
-    hello = handler.hello(list(class_names), example)
+    hello = handler.hello(list(class_names), example, photo)
     clients: set[Client] = set()
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Session files: JSON with everything that a page needs to continue. Also reads and writes image files of drawings."""
+"""Session files: JSON with everything that a page needs to continue. Also reads image files: drawings and photos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from applications.editor.protocol import FIELDS, CameraView, MessageError, NetworkLimits, read_view
+from inference.inputs import decode_photo
 from training.data.image_io import encode_png, open_image
 from training.data.label_maps import decode_label_map, draw_label_map, resize_label_map
 
@@ -21,8 +22,8 @@ FORMAT = "pix2pix3d-session"
 VERSION = 1
 # Pixels on a side of an image file.
 MAX_SIDE = 4096
-# Largest magnitude of ws in a file; those of networks are below 100.
-MAX_WS = 1e4
+# Largest magnitude of ws and z in a file; those of networks are below 100.
+MAX_CODE = 1e4
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Session:
         keep_style: whether further edits keep the texture.
         view: the view that the object is seen from.
         ws: 1,num_ws,w_dim of the scene.
+        photo: 1,z_dim, z of the photo whose style takes the place of the seed's; None without one.
     """
 
     cfg: str
@@ -48,9 +50,10 @@ class Session:
     keep_style: bool
     view: CameraView
     ws: Tensor
+    photo: Tensor | None = None
 
 
-# --------------------------------------------------------------------------- drawings
+# --------------------------------------------------------------------------- images
 
 
 def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> np.ndarray:
@@ -59,11 +62,8 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
     Raises:
         MessageError: the file is not a label map of this network.
     """
-    # A small file can hold very many pixels, which take long to decode, so its header is read first.
     try:
-        width, height = open_image(content).size
-        if max(width, height) > MAX_SIDE:
-            raise ValueError(f"{width}x{height} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
+        _check_size(content)
         label_map = decode_label_map(content, data_type, limits.classes)  # 1,1,H,H
     except ValueError as error:
         raise MessageError(str(error)) from error
@@ -71,6 +71,26 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
     # Class ids; lines of edge maps are negative.
     label_map = resize_label_map(label_map, limits.resolution)[0, 0]  # R,R
     return (label_map if data_type == "seg" else label_map < 0).to(torch.uint8).numpy()
+
+
+def read_photo_file(content: bytes) -> Tensor:
+    """Read a photo as the style encoder takes it, 1,3,H,H in [-1, 1].
+
+    Raises:
+        MessageError: not an image, or too large.
+    """
+    try:
+        _check_size(content)
+        return decode_photo(content)
+    except ValueError as error:
+        raise MessageError(str(error)) from error
+
+
+def _check_size(content: bytes) -> None:
+    # A small file can hold very many pixels, which take long to decode, so its header is read first.
+    width, height = open_image(content).size
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width}x{height} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
 
 
 def drawing_png(drawing: np.ndarray, data_type: str) -> bytes:
@@ -102,6 +122,8 @@ def write_session(session: Session, data_type: str) -> bytes:
         "ws_shape": list(ws.shape),
         "ws_float32": base64.b64encode(ws.tobytes()).decode(),
     }
+    if session.photo is not None:
+        contents["photo_float32"] = base64.b64encode(session.photo.numpy().astype("<f4").tobytes()).decode()
     return json.dumps(contents, indent=1).encode()
 
 
@@ -134,21 +156,32 @@ def read_session(content: bytes, cfg: str, data_type: str, limits: NetworkLimits
     view = read_view("view", contents.get("view"), limits)
     drawing_view = read_view("place", contents.get("place"), limits)
     drawing = read_drawing_file(_read_base64(contents, "drawing_png"), data_type, limits)
-    return Session(cfg, contents["network"], drawing, drawing_view, seed, keep_style, view, _read_ws(contents))
+    ws = _read_ws(contents)
+    photo = torch.from_numpy(_read_codes(contents, "photo_float32"))[None] if "photo_float32" in contents else None
+    return Session(cfg, contents["network"], drawing, drawing_view, seed, keep_style, view, ws, photo)
 
 
 def _read_ws(contents: dict[str, Any]) -> Tensor:
     """Read ws of the stored shape, which should be 1,num_ws,w_dim."""
     # Three positive sizes; whether they are those of the network is checked where the ws are used.
     shape = contents.get("ws_shape")
-    values = np.frombuffer(_read_base64(contents, "ws_float32", multiple_of=4), "<f4")
+    values = _read_codes(contents, "ws_float32")
     if not isinstance(shape, list) or len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise MessageError("damaged session: ws_shape is not three sizes")
 
-    # The product in Python integers, which do not overflow; NaN fails the comparison with MAX_WS.
-    if len(values) != np.prod(shape, dtype=object) or not (np.abs(values) < MAX_WS).all():
-        raise MessageError("damaged session: ws_float32 does not have ws_shape, or is not finite")
-    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
+    # The product in Python integers, which do not overflow.
+    if len(values) != np.prod(shape, dtype=object):
+        raise MessageError("damaged session: ws_float32 does not have ws_shape")
+    return torch.from_numpy(values).reshape(shape)
+
+
+def _read_codes(contents: dict[str, Any], name: str) -> np.ndarray:
+    """Read latent codes, K float32."""
+    # NaN fails the comparison with MAX_CODE.
+    values = np.frombuffer(_read_base64(contents, name, multiple_of=4), "<f4").astype(np.float32)
+    if not (np.abs(values) < MAX_CODE).all():
+        raise MessageError(f"damaged session: {name} is not finite")
+    return values
 
 
 def _read_base64(contents: dict[str, Any], name: str, multiple_of: int = 1) -> bytes:

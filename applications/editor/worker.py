@@ -13,7 +13,7 @@ from enum import IntEnum
 import click
 import torch
 
-from applications.editor.protocol import MessageError, Reply, UnknownSceneError, pack
+from applications.editor.protocol import MessageError, Reply, pack
 from dnnlib.errors import ConfigError
 
 # Requests from one client for files of the same priority.
@@ -183,7 +183,7 @@ def _next_reply(task: Task) -> tuple[bytes | None, bool]:
     except StopIteration:
         return None, True
     except (MessageError, ConfigError) as error:
-        fields = {"unknown_scene": True} if isinstance(error, UnknownSceneError) else {}
+        fields = error.fields if isinstance(error, MessageError) else {}
         return pack(type="error", id=task.id, reason=str(error), **fields), True
     # An unexpected error in one job must not end the thread.
     except Exception as error:

@@ -1,4 +1,4 @@
-// The state that is edited and undone: drawing, its view, seed and style, and the scene computed from them.
+// The state that is edited and undone: drawing, its view, seed, photo and style, and the scene computed from them.
 
 import { UndoHistory } from "./drawing.js";
 import { sameView } from "./render_client.js";
@@ -9,6 +9,7 @@ export class EditorState {
     Object.assign(this, { canvas, viewer, renderer, keepsStyle, onChange });
     this.history = new UndoHistory();
     this.seed = 0;
+    this.photo = null; // {name, label} of the photo whose style takes the place of the seed's
     this.style = null; // scene whose texture is kept
     this.geometry = null; // scene whose geometry the scene being computed takes, instead of the drawing's
     this.beforeBlend = null; // state before the blend in progress
@@ -25,8 +26,8 @@ export class EditorState {
   }
 
   snapshot() {
-    const { canvas, renderer, drawingView, seed, style, geometry } = this;
-    return { ids: canvas.committedIds.slice(), drawingView, seed, style, geometry, scene: renderer.scene };
+    const { canvas, renderer, drawingView, seed, photo, style, geometry } = this;
+    return { ids: canvas.committedIds.slice(), drawingView, seed, photo, style, geometry, scene: renderer.scene };
   }
 
   // Switch to another state, as a step that can be undone. Fields that `changes` lacks stay as they are.
@@ -62,11 +63,11 @@ export class EditorState {
     this.changeCount++;
   }
 
-  restore({ ids, drawingView, seed, style, geometry, scene }) {
+  restore({ ids, drawingView, seed, photo, style, geometry, scene }) {
     this.canvas.cancelStroke();
     this.drawing.ids.set(ids);
     this.canvas.scheduleRedraw();
-    Object.assign(this, { drawingView, seed, beforeBlend: null });
+    Object.assign(this, { drawingView, seed, photo, beforeBlend: null });
     this.style = this.keepsStyle() ? (style ?? scene) : null;
 
     // Reuse the scene where it is known, otherwise compute it from the drawing.
@@ -80,8 +81,9 @@ export class EditorState {
     Object.assign(this, { geometry, beforeBlend: null });
     this.renderer.computeScene(() => {
       const { canvas, viewer, renderer, drawingView, seed, style } = this;
+      const photo = this.photo?.name ?? null;
       const fields = {
-        drawing_view: drawingView, seed, style, geometry, view: viewer.view, quality: renderer.firstQuality,
+        drawing_view: drawingView, seed, photo, style, geometry, view: viewer.view, quality: renderer.firstQuality,
       };
       return ["edit", fields, canvas.committedIds];
     });
@@ -108,9 +110,16 @@ export class EditorState {
     this.style = null;
     this.computeScene();
   }
+
+  // The server no longer has the photo: the style comes from the seed.
+  handleLostPhoto() {
+    this.photo = null;
+    this.computeScene(this.geometry);
+  }
 }
 
 function sameState(a, b) {
   if (!sameView(a.drawingView, b.drawingView) || a.seed !== b.seed || a.scene !== b.scene) return false;
+  if (a.photo?.name !== b.photo?.name) return false;
   return a.ids.every((id, i) => id === b.ids[i]);
 }

@@ -44,8 +44,9 @@ export class Files {
   }
 
   saveSession(scene, view) {
-    const { drawingView, seed, changeCount, canvas } = this.state;
-    const header = { scene, drawing_view: drawingView, seed, keep_style: this.state.keepsStyle(), view };
+    const { drawingView, seed, photo, changeCount, canvas } = this.state;
+    const photoName = photo?.name ?? null;
+    const header = { scene, drawing_view: drawingView, seed, photo: photoName, keep_style: this.state.keepsStyle(), view };
     const id = this.channel.send("save_session", header, canvas.committedIds);
     this.sessions.set(id, changeCount);
     return id;
@@ -56,7 +57,8 @@ export class Files {
     this.state.savedCount = Math.max(this.state.savedCount, this.sessions.get(header.id) ?? 0);
   }
 
-  async open(file) {
+  // Open a label map or a session, or with `type` "open_photo" a photo.
+  async open(file, type = null) {
     if (!file || !this.requireConnection()) return;
     if (file.size > MAX_MESSAGE_BYTES - HEADER_BYTES) {
       const [size, limit] = [file.size, MAX_MESSAGE_BYTES].map((bytes) => Math.round(bytes / 2 ** 20));
@@ -66,12 +68,17 @@ export class Files {
 
     const content = new Uint8Array(await file.arrayBuffer());
     const isSession = content[0] === OPENING_BRACE || /\.json$/i.test(file.name);
-    this.opening.set(this.channel.send(isSession ? "open_session" : "open_drawing", {}, content), file.name);
+    this.opening.set(this.channel.send(type ?? (isSession ? "open_session" : "open_drawing"), {}, content), file.name);
+  }
+
+  // The name of a file that the server was asked to read.
+  nameOf(id) {
+    return this.opening.get(id);
   }
 
   // The message of an error, with the name of the file that it is about.
   describeError({ id, reason }) {
-    const name = this.opening.get(id);
+    const name = this.nameOf(id);
     return name ? `${name}: ${reason}` : reason;
   }
 }

@@ -46,6 +46,7 @@ const handlers = {
   image: (header, bytes) => renderer.handleImage(header, bytes),
   drawing: (_header, bytes) => canvas.whenIdle(() => state.change({ ids: bytes, scene: null })),
   session: (header, bytes) => canvas.whenIdle(() => restoreSession(header, bytes)),
+  photo: (header) => canvas.whenIdle(() => setStyle({ photo: { name: header.photo, label: files.nameOf(header.id) } })),
   file: (header, bytes) => files.handleFile(header, bytes),
   progress: (header) => downloads.showProgress(header),
   canceled: (header) => downloads.finish(header.id),
@@ -69,8 +70,9 @@ function handleHello(header, bytes) {
     return;
   }
 
-  // Reconnected: the drawing still fits if everything but the weights is the same.
-  if (JSON.stringify({ ...previous, network: "" }) !== JSON.stringify({ ...header, network: "" })) {
+  // Reconnected: the drawing still fits if everything but the weights, and the photo to start with, is the same.
+  const [before, after] = [previous, header].map((hello) => JSON.stringify({ ...hello, network: "", photo: null }));
+  if (before !== after) {
     showNotification("The server now runs a different network. Reload the page to start over.", true);
     return;
   }
@@ -99,6 +101,10 @@ function initialize(header, exampleIds) {
   fillPalette(byId("classes"), classes, setClass);
   setClass(1);
 
+  // Styles come from photos only if the network encodes them.
+  actionButton("choose-photo").hidden = actionButton("choose-photo").disabled = !header.photos;
+  state.photo = header.photo;
+
   if (exampleIds.length) {
     drawing.ids.set(exampleIds);
     state.computeScene();
@@ -112,6 +118,9 @@ function handleError(header) {
   if (header.unknown_scene) {
     showNotification("The server no longer has this object. It is being rendered again from the drawing.");
     state.handleLostScenes();
+  } else if (header.unknown_photo) {
+    showNotification("The server no longer has the photo. The style comes from the seed; choose the photo again to use it.");
+    state.handleLostPhoto();
   } else {
     showNotification(files.describeError(header), true);
   }
@@ -126,7 +135,8 @@ function restoreSession(header, bytes) {
     showNotification("This session was saved with different weights. Its object is being rendered again from the drawing.");
   }
   const { drawing_view: drawingView, seed, scene } = header;
-  state.change({ ids: bytes, drawingView, seed, scene, style: scene });
+  const photo = header.photo && { name: header.photo, label: "of the session" };
+  state.change({ ids: bytes, drawingView, seed, photo, scene, style: scene });
   state.savedCount = state.changeCount;
 }
 
@@ -191,6 +201,7 @@ function showBusy() {
 function showState() {
   ui.viewToEdit = null;
   byId("seed").value = state.seed;
+  showPhoto();
   showViews();
   showOverlay();
   updateButtons();
@@ -207,6 +218,12 @@ function updateButtons() {
     save: hasScene || byId("save-option").value.startsWith("drawing"),
   };
   for (const [action, isEnabled] of Object.entries(enabled)) actionButton(action).disabled = !isEnabled;
+}
+
+function showPhoto() {
+  const button = actionButton("choose-photo");
+  button.textContent = state.photo ? `Photo ${state.photo.label}` : "Photo…";
+  setPressed([button], () => Boolean(state.photo));
 }
 
 function showViews() {
@@ -277,17 +294,23 @@ function updateKeptStyle() {
   state.style = byId("keep-style").checked ? renderer.scene : null;
 }
 
-// Compute a new texture for the current geometry. getSeed() is called once the current scene is ready.
-function newStyle(getSeed) {
+// Compute a new texture for the current geometry. getSource() returns its {seed} or {photo}, once the current scene is
+// ready.
+function newStyle(getSource) {
   renderer.whenReady(() => {
-    state.change({ seed: getSeed(), style: null, geometry: renderer.scene, scene: null });
+    state.change({ photo: null, ...getSource(), style: null, geometry: renderer.scene, scene: null });
   });
 }
 
+// Use a {seed} or a {photo} for the current scene, or for the first one.
+function setStyle(source) {
+  if (renderer.scene || renderer.sceneRequest) newStyle(() => source);
+  else Object.assign(state, { photo: null, ...source });
+  showPhoto();
+}
+
 function setSeed() {
-  const seed = Math.min(Math.max(Math.trunc(byId("seed").valueAsNumber) || 0, 0), MAX_SEED);
-  if (renderer.scene || renderer.sceneRequest) newStyle(() => seed);
-  else state.seed = seed;
+  setStyle({ seed: Math.min(Math.max(Math.trunc(byId("seed").valueAsNumber) || 0, 0), MAX_SEED) });
 }
 
 function blend(quality) {
@@ -341,7 +364,8 @@ const actions = {
     byId("keep-style").checked = !byId("keep-style").checked;
     updateKeptStyle();
   },
-  "new-style": () => newStyle(() => (state.seed + 1) % (MAX_SEED + 1)),
+  "new-style": () => newStyle(() => ({ seed: (state.seed + 1) % (MAX_SEED + 1) })),
+  "choose-photo": () => byId("photo-file").click(),
   "previous-result": () => results.selectNeighbor(-1),
   "next-result": () => results.selectNeighbor(1),
   "mark-endpoint": () => results.markNextEndpoint(),
@@ -380,20 +404,24 @@ byId("overlay-opacity").addEventListener("input", showOverlay);
 byId("blend").addEventListener("input", () => blend("preview"));
 byId("blend").addEventListener("change", () => blend("full"));
 byId("save-option").addEventListener("change", updateButtons);
-byId("file").addEventListener("change", () => {
-  files.open(byId("file").files[0]);
-  byId("file").value = ""; // choosing the same file again is a change, too
-});
+for (const [id, type] of [["file", null], ["photo-file", "open_photo"]]) {
+  byId(id).addEventListener("change", () => {
+    files.open(byId(id).files[0], type);
+    byId(id).value = ""; // choosing the same file again is a change, too
+  });
+}
 byId("help").addEventListener("click", (event) => {
   if (event.target === byId("help")) byId("help").close(); // a click outside the dialog's content
 });
 
-// Files can be dropped anywhere on the page.
+// Files can be dropped anywhere on the page; photos, on the style.
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
-    document.body.classList.toggle("dropping", name === "dragover");
-    if (name === "drop") files.open(event.dataTransfer.files[0]);
+    const isPhoto = Boolean(ui.hello?.photos && byId("style").contains(event.target));
+    document.body.classList.toggle("dropping", name === "dragover" && !isPhoto);
+    document.body.classList.toggle("dropping-photo", name === "dragover" && isPhoto);
+    if (name === "drop") files.open(event.dataTransfer.files[0], isPhoto ? "open_photo" : null);
   });
 }
 

@@ -36,7 +36,7 @@ export class ResultStrip {
 
   createFigure(result, thumbnail) {
     const figure = document.createElement("figure");
-    const show = createButton("", `Return to this result (seed ${result.seed})`, () => this.select(result));
+    const show = createButton("", `Return to this result (${result.photo?.label ?? `seed ${result.seed}`})`, () => this.select(result));
     show.append(thumbnail);
 
     const createEndpoint = (name, label) => {

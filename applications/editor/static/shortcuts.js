@@ -34,6 +34,7 @@ export const SHORTCUTS = [
   [["Enter"], "Edit from here", "edit-here", plain("enter")],
   [["K"], "Keep style on or off", "toggle-keep-style", plain("k")],
   [["N"], "New style", "new-style", plain("n")],
+  [["I"], "Style of a photo", "choose-photo", plain("i")],
   [["PgUp", "PgDn"], "Previous or next result", "previous-result", plain("pageup")],
   [[], "", "next-result", plain("pagedown")],
   [["A"], "Mark this result as A, the next as B", "mark-endpoint", plain("a")],

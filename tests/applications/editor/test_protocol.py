@@ -29,8 +29,8 @@ LIMITS = NetworkLimits(16, 6, OrbitLimits((1.0, 2.0), (1.2, 1.8), (0.75, 3.0), F
 DRAWING = np.arange(256, dtype=np.uint8).reshape(16, 16) % 6
 VIEW = {"azimuth": 1.5, "polar": 1.5, "zoom": 1}
 EDIT = {
-    "type": "edit", "id": 7, "drawing_view": VIEW, "seed": 3, "style": None, "geometry": "a" * 32, "view": VIEW,
-    "quality": "full",
+    "type": "edit", "id": 7, "drawing_view": VIEW, "seed": 3, "photo": "b" * 32, "style": None, "geometry": "a" * 32,
+    "view": VIEW, "quality": "full",
 }  # fmt: skip
 RENDER = {"type": "render", "id": 8, "scene": None, "view": VIEW, "quality": "full"}
 BLEND = {
@@ -90,12 +90,13 @@ INVALID = {
     "zoom below every float": (json_line(**RENDER | {"view": VIEW | {"zoom": -(10**400)}}), "zoom: expected .* got -1"),
     "zoom 0": (json_line(**RENDER | {"view": VIEW | {"zoom": 0}}), "zoom: expected 0.75 to 3, got 0"),
     "turned too far": (json_line(**RENDER | {"view": VIEW | {"azimuth": -9}}), "azimuth: expected .* got -9"),
-    "scene by path": (json_line(**RENDER | {"scene": "../../etc/passwd"}), "scene: expected a scene name"),
-    "scene by number": (json_line(**RENDER | {"scene": 5}), "scene: expected a scene name"),
+    "scene by path": (json_line(**RENDER | {"scene": "../../etc/passwd"}), "scene: expected a name"),
+    "scene by number": (json_line(**RENDER | {"scene": 5}), "scene: expected a name"),
     "unknown scene": (json_line(**RENDER | {"scene": "0" * 32}), "no longer has this object"),
     "unexpected binary data": (json_line(**RENDER) + b"x", "render: expected no binary data, got 1 bytes"),
     "weight above 1": (json_line(**BLEND | {"weight": 1.5}), "weight: expected 0 to 1, got 1.5"),
-    "blend with nothing": (json_line(**BLEND | {"first": None}), "first: expected a scene name"),
+    "photo by path": (json_line(**EDIT | {"photo": "cat.png"}) + bytes(128 * 128), "photo: expected a name of 32"),
+    "blend with nothing": (json_line(**BLEND | {"first": None}), "first: expected a name"),
     "seed negative": (json_line(**EDIT | {"seed": -1}) + bytes(128 * 128), "seed: expected an integer"),
     "seed fraction": (json_line(**EDIT | {"seed": 0.5}) + bytes(128 * 128), "seed: expected an integer"),
     "seed too large": (json_line(**EDIT | {"seed": 2**32}) + bytes(128 * 128), "seed: .*4294967295"),
@@ -199,7 +200,7 @@ DAMAGED = {
     "seed as word": (changed(seed="three"), "seed: expected an integer"),
     "view outside": (changed(view={"azimuth": 7, "polar": 1.5, "zoom": 1}), "azimuth: expected 1 to 2, got 7"),
     "truncated scene": (changed(ws_float32="AAAAAA=="), "does not have ws_shape"),
-    "scene of NaN": (changed(ws_float32=NAN), "or is not finite"),
+    "scene of NaN": (changed(ws_float32=NAN), "ws_float32 is not finite"),
     "scene of negative size": (changed(ws_shape=[1, -5, -4]), "ws_shape is not three sizes"),
     "scene of huge size": (changed(ws_shape=[10**9, 10**9, 10**9]), "does not have ws_shape"),
 }  # fmt: skip

@@ -169,7 +169,9 @@ def test_a_session_reopens_to_the_same_pixels_on_another_server(model, client):
         header, _ = page.edit(EARS, seed=4, style=first["scene"])
         view = {"azimuth": SIDE_VIEW.azimuth, "polar": SIDE_VIEW.polar, "zoom": 1.5}
         _, pixels = page.ask("render", scene=None, view=view, quality="full")
-        fields = {"scene": None, "drawing_view": FRONT, "seed": 4, "keep_style": True, "view": view}
+        fields = {
+            "scene": None, "drawing_view": FRONT, "seed": 4, "photo": None, "keep_style": True, "view": view,
+        }  # fmt: skip
         file, content = page.ask("save_session", EARS.tobytes(), **fields)
         assert file["name"] == "seg2cat_session.json"
     with serving(app_of(tiny_model())) as other, page_of(other) as page:
@@ -413,6 +415,7 @@ def test_the_example_drawing_fits_the_network(network, cfg, model):
         (["--port", "0", "--host", "x\0y"], r"cannot serve there on 'x.x00y' .not a valid address"),
         (["--port", "0", "--host", "a" * 70], "cannot serve there on 'a*' .not a valid address"),
         (["--port", "0", "--network", "nowhere.pt", "--cfg", "seg2cat"], "--network nowhere.pt: .*No such file"),
+        (["--port", "0", "--style", "nowhere.png"], "--style nowhere.png: no such file"),
     ],
 )
 def test_invalid_options_give_one_line_and_exit_code_2(words, message):
