@@ -1,6 +1,7 @@
 """--style of the applications: files, agreement with the Python API, and rejected input."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -136,3 +137,17 @@ def test_networks_without_a_style_encoder_name_the_option(application, photos, t
     result = run(application, "--network", network, *INPUT, "--outdir", tmp_path / "out", "--style", photos[0])
     assert result.exit_code == 2
     assert "Error: --style: this network has no encoder of photos; choose its styles by seeds" in result.output
+
+
+def test_the_commands_of_the_documentation_run(network, photos, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "styles.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python applications/(\w+)\.py (.*)$", text, re.MULTILINE)
+    mains = {"generate_samples": "samples", "generate_video": "video", "extract_mesh": "mesh"}
+    small = {"samples": [], "video": ["--frames", 4], "mesh": ["--no-film", "--resolution", 16, "--threshold", "auto"]}
+    files = {"NETWORK": network, "ginger.jpg": photos[0], "tabby.jpg": photos[1], "out": tmp_path / "out"}
+    monkeypatch.chdir(ROOT)
+    for script, words in commands:
+        name = mains.pop(script)
+        result = run(name, *(files.get(word, word) for word in shlex.split(words)), *small[name])
+        assert result.exit_code == 0, result.output
+    assert not mains and "seg2cat_toy_cat_style-ginger_color.png" in names(tmp_path / "out")
