@@ -15,7 +15,7 @@ import torch
 from camera_utils import join_pose, opengl_to_opencv, z_up_to_y_up
 from training.data.archive import WHOLE, DataError, Problem, data_error
 from training.data.index import stem_of
-from training.data.pose_files import by_name, parse_json, to_float32
+from training.data.pose_files import by_name, read_json, to_float32
 
 # Names of lens models whose images are those of a pinhole camera if their distortion parameters are 0 (COLMAP,
 # nerfstudio, Blender), and the keys of transforms.json that hold such names.
@@ -77,7 +77,7 @@ def read_cameras(path: Path, z_up: bool = True) -> tuple[dict[str, Camera], bool
     """
     # Entries by name: lists of 25 numbers, or frames. Names may have the separators of Windows.
     try:
-        content = parse_json(path.read_bytes())
+        content = read_json(path)
         is_eg3d = isinstance(content, dict) and "labels" in content
         pairs = content["labels"] if is_eg3d else _nerf_frames(content)
         entries, problems = by_name(pairs, normalize=lambda name: stem_of(name.replace("\\", "/")))

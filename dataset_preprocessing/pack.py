@@ -40,7 +40,7 @@ from training.data.image_io import (
 )
 from training.data.index import build_index, stem_of
 from training.data.label_maps import index_from_colors, pack_rgb
-from training.data.pose_files import POSES_FILE, is_list_of_groups, parse_json
+from training.data.pose_files import POSES_FILE, is_list_of_groups, read_json
 
 COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
 
@@ -54,7 +54,7 @@ def read_class_table(path: Path) -> dict[str, int]:
     """Read a JSON object from old class id or #rrggbb to new id; DataError for anything else."""
     # Keys are compared in lower case, as #FF0000 is the same color.
     try:
-        table = {str(key).lower(): value for key, value in parse_json(path.read_bytes()).items()}
+        table = {str(key).lower(): value for key, value in read_json(path).items()}
     except (ValueError, AttributeError) as error:
         raise data_error(path, WHOLE, f'expected a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
 
@@ -275,7 +275,7 @@ def _group_by_folder(names: list[str]) -> list[list[str]]:
 def _read_groups(names: list[str], path: Path) -> list[list[str]]:
     # Names with any image's ending, as for label maps.
     try:
-        groups = parse_json(path.read_bytes())
+        groups = read_json(path)
     except ValueError as error:
         raise data_error(path, WHOLE, f"not JSON ({error})") from error
     if not is_list_of_groups(groups):

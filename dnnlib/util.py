@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
 import secrets
+import stat
 import sys
 import urllib.error
 import urllib.parse
@@ -85,6 +87,33 @@ def check_outdir(outdir: Path) -> None:
 # --------------------------------------------------------------------------- reading by path or URL
 
 
+def read_file(path: str | os.PathLike[str], at_most: int) -> bytes:
+    """Read a file of limited size.
+
+    Raises:
+        OSError: no such file, not a regular file, or more than `at_most` bytes.
+    """
+    with open_regular(path) as file:
+        content = file.read(at_most + 1)
+    if len(content) > at_most:
+        raise OSError(errno.EFBIG, f"more than {at_most} bytes", os.fspath(path))
+    return content
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: no such file, or a directory, pipe or device, of which some could be read forever.
+    """
+    # Before opening, which waits for a writer if it is a pipe.
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        reason = "is a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+    return open(path, "rb")
+
+
 def open_url(url: str | os.PathLike[str]) -> BinaryIO:
     """Open a local path, a file:// URL or an http(s):// URL for reading; downloads are cached.
 
@@ -108,10 +137,10 @@ def open_url(url: str | os.PathLike[str]) -> BinaryIO:
 
     # Local files.
     if parts.scheme == "file":
-        return open(urllib.request.url2pathname(parts.path), "rb")
+        return open_regular(urllib.request.url2pathname(parts.path))
     if "://" in url:
         raise ValueError(f"{url}: cannot open {parts.scheme}:// URLs; use a path, file://, http:// or https://")
-    return open(url, "rb")
+    return open_regular(url)
 
 
 def default_cache_dir() -> Path:

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dnnlib.limits import MAX_MEMBER_BYTES
 from dnnlib.util import atomic_write
-
-# Limit of a file's declared size: far above any image, and enough for the poses of half a million images.
-MAX_MEMBER_BYTES = 1 << 28
 
 # File name of a Problem that concerns the zip or directory itself.
 WHOLE = "-"

@@ -25,7 +25,7 @@ def check_jpeg(content: bytes) -> None:
 
     # Almost every file has too few scans and is too small to reach the limits; the search below would cost a third of
     # the time of decoding.
-    if content.count(b"\xff\xda") <= MAX_JPEG_PIXEL_SCANS // MAX_PHOTO_PIXELS and len(content) <= MAX_JPEG_SEGMENTS:
+    if content.count(b"\xff\xda") <= MAX_JPEG_PIXEL_SCANS // MAX_PHOTO_PIXELS and len(content) <= 4 * MAX_JPEG_SEGMENTS:
         return
 
     segments = 0
