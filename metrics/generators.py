@@ -69,11 +69,13 @@ class NetworkGenerator:
         return out
 
     def surface_points(self, scene: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the vertices K,3 of the scene's mesh."""
-        # A scene without a surface is a possible result, not an error.
+        """Return the vertices K,3 of the largest connected component of the scene's mesh."""
+        # Only the largest: where no ray of the training cameras passes, density is arbitrary and forms others. A scene
+        # without a surface is a possible result, not an error.
         _, planes = scene
+        options = {"threshold": "auto", "color": None, "largest": True, "without": self.without}
         try:
-            mesh = extract_mesh(self.G, planes, MESH_GRID, threshold="auto", color=None, without=self.without)
+            mesh = extract_mesh(self.G, planes, MESH_GRID, **options)
         except NoSurfaceError:
             return planes.new_zeros(0, 3)
         return torch.from_numpy(mesh.vertices).to(planes.device)
