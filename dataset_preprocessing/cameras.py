@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from camera_utils import join_pose, opengl_to_opencv, z_up_to_y_up
+from dnnlib.json_files import read_json
 from training.data.archive import WHOLE, DataError, Problem, data_error
 from training.data.index import stem_of
-from training.data.pose_files import by_name, read_json, to_float32
+from training.data.pose_files import by_name, to_float32
 
 # Names of lens models whose images are those of a pinhole camera if their distortion parameters are 0 (COLMAP,
 # nerfstudio, Blender), and the keys of transforms.json that hold such names.

@@ -27,6 +27,7 @@ from dataset_preprocessing.camera_world import (
 )
 from dataset_preprocessing.cameras import Camera, match_cameras, read_cameras
 from dnnlib.errors import ConfigError
+from dnnlib.json_files import read_json
 from training.data.archive import WHOLE, Archive, DataError, Problem, data_error, write_archive
 from training.data.image_io import (
     CLASS_MODES,
@@ -40,7 +41,7 @@ from training.data.image_io import (
 )
 from training.data.index import build_index, stem_of
 from training.data.label_maps import index_from_colors, pack_rgb
-from training.data.pose_files import POSES_FILE, is_list_of_groups, read_json
+from training.data.pose_files import POSES_FILE, is_list_of_groups
 
 COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
 

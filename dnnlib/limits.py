@@ -9,7 +9,7 @@ beyond them is damaged or hostile, and is refused in one line. Comments give the
 # Declared size of a file in a data set; the poses of 70,000 images are 35 MB.
 MAX_MEMBER_BYTES = 2**28
 
-# Estimated memory of parsed JSON, see `training.data.pose_files.parse_json`; 200 MB for 70,000 poses.
+# Estimated memory of parsed JSON, see `dnnlib.json_files.parse_json`; 200 MB for 70,000 poses.
 MAX_JSON_MEMORY = 1_500_000_000
 
 # Pixels of a photo, and of a label map or drawing, which takes more memory per pixel; 200 and 35 million.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import ConfigError
+from dnnlib.json_files import parse_json
 from training.data.archive import Archive, DataError, data_error
 from training.data.dataset import PosedImageDataset
 from training.data.image_io import open_image
-from training.data.pose_files import parse_json
 
 # File with the scale of depth images, and its key.
 DEPTH_FILE = "depth.json"
@@ -38,7 +38,7 @@ class DepthImages:
             self.scale = float(parse_json(self.archive.read(DEPTH_FILE))[DEPTH_SCALE])
         except DataError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise data_error(path, DEPTH_FILE, f'expected {{"{DEPTH_SCALE}": number}}') from error
         if not 0 < self.scale < math.inf:
             raise data_error(path, DEPTH_FILE, f"{DEPTH_SCALE}: got {self.scale}, expected a positive number")

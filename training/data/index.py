@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from camera_utils import pose_problems
+from dnnlib.json_files import parse_json
 from training.data.archive import WHOLE, Archive, Problem
 from training.data.image_io import IMAGE_ENDINGS
-from training.data.pose_files import POSES_FILE, by_name, is_list_of_groups, normalize_name, parse_json, to_float32
+from training.data.pose_files import POSES_FILE, by_name, is_list_of_groups, normalize_name, to_float32
 
 
 def stem_of(name: str) -> str:

@@ -5,9 +5,10 @@ import os
 
 import pytest
 
+from dnnlib import json_files
+from dnnlib.json_files import parse_json, read_json
 from dnnlib.util import open_url, read_file
-from training.data import pose_files
-from training.data.pose_files import parse_json, read_json, read_poses
+from training.data.pose_files import read_poses
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,9 @@ from training.data.pose_files import parse_json, read_json, read_poses
     ids=["lists", "objects", "numbers", "keys", "labels", "text"],
 )
 def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(content, monkeypatch):
-    monkeypatch.setattr(pose_files, "MAX_JSON_MEMORY", 1_000_000)
+    monkeypatch.setattr(json_files, "MAX_JSON_MEMORY", 1_000_000)
     parse_json(content)
-    monkeypatch.setattr(pose_files, "MAX_JSON_MEMORY", 100_000)
+    monkeypatch.setattr(json_files, "MAX_JSON_MEMORY", 100_000)
     with pytest.raises(ValueError, match="bytes of JSON that would take more than"):
         parse_json(content)
 
