@@ -243,8 +243,8 @@ METRICS = {
         EvalMode.NOVEL_VIEWS,
         f"Mean distance in world units from {SURFACE_POINTS} mesh points that are visible in at least one view "
         f"(density grid of {MESH_GRID} points per axis, automatic threshold, largest component) to the nearest point "
-        "of the data set's depth (_to_truth), the reverse (_from_truth), and their mean, over objects that have both; lower is "
-        "better.",
+        "of the data set's depth (_to_truth), the reverse (_from_truth), and their mean, over objects that have both; "
+        "lower is better.",
         means={"chamfer": ("_to_truth", "_from_truth", "_mean")}, resources=("depth_images",), max_samples=FEW_SAMPLES,
     ),
 }  # fmt: skip
