@@ -24,6 +24,7 @@ from training.data.checks import Report, check_dataset
 from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.data.image_io import write_png
 from training.data.index import build_index
+from training.data.mirror import describe_pairs, parse_pairs
 
 INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -336,16 +337,29 @@ def _print_objects(objects: np.ndarray) -> None:
     option("--count", click.IntRange(1, 400), 16, "Number of samples."),
     option("--seed", click.IntRange(0), None, "Random seed to choose samples; without it the first ones are shown."),
     click.option("--xflip", is_flag=True, help="Show mirrored copies too, with their mirrored poses."),
-)
+    option("--mirror_classes", str, "none", "With --xflip: left and right classes, swapped in mirrored label maps: "
+           "pairs like 4-5,6-7; celebamask; or none.", metavar="PAIRS"),
+)  # fmt: skip
 def show(
-    data: str, mask_data: str | None, data_type: str, output: Path, count: int, seed: int | None, xflip: bool
+    data: str,
+    mask_data: str | None,
+    data_type: str,
+    output: Path,
+    count: int,
+    seed: int | None,
+    xflip: bool,
+    mirror_classes: str,
 ) -> None:
     """Write a contact sheet of images, label maps over the images, and poses.
 
     Example: python dataset_tool.py show --data cats.zip --mask_data cats_label.zip --output cats.png
     """
+    if mirror_classes != "none" and not (xflip and mask_data and data_type == "seg"):
+        raise click.UsageError("--mirror_classes swaps classes: it needs --xflip, --mask_data and --data_type seg")
+
     # Sampled without replacement, or the first ones.
-    dataset = PosedImageDataset(data, mask_data, data_type, xflip=xflip)
+    swaps = parse_pairs(mirror_classes)
+    dataset = PosedImageDataset(data, mask_data, data_type, xflip=xflip, mirror_swaps=swaps)
     order = np.arange(len(dataset)) if seed is None else np.random.default_rng(seed).permutation(len(dataset))
 
     # Mirrored copies follow after all samples; show each sample beside its copy.
@@ -353,6 +367,8 @@ def show(
         order = order.reshape(2, -1).T.ravel()
     write_png(output, np.asarray(contact_sheet(dataset, order[:count].tolist())))
     click.echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
+    if xflip and mask_data and data_type == "seg":
+        click.echo(describe_pairs(swaps))
     _print_objects(dataset.index.objects)
 
 

@@ -28,6 +28,7 @@ from torch_utils.launch import ProcessError, check_processes, launch, started_by
 from torch_utils.safe_pickle import WeightsError
 from training.data.archive import DataError
 from training.data.dataset import DATA_TYPES, PosedImageDataset
+from training.data.mirror import describe_pairs
 from training.networks.configs import RENDERING
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
@@ -140,6 +141,8 @@ TEXT_PATH = NonEmptyPath()
     option("data_resolution", COUNT_OR_0, 0, "Required image size, pixels; 0 accepts any."),
     option("mirror", bool, False, "Add mirrored copies of images and label maps."),
     option("mirror_pose", bool, False, "Mirror the poses of mirrored copies too; published training does not."),
+    option("mirror_classes", str, "auto", "Left and right classes, swapped in mirrored label maps: pairs like "
+           "4-5,6-7; celebamask; none; or auto, which is celebamask for faces of 19 classes.", metavar="PAIRS"),
     option("depth_data", TEXT_PATH, None, "Depth maps with the file names of the images, zip or directory."),
 )  # fmt: skip
 @option_group(
@@ -357,6 +360,8 @@ def _resolve_run(
     for name, needs in without_effect(values).items():
         if name in given:
             click.echo(f"--{name} has no effect: it needs {show_fields(needs, ctx.command.option_of)}")
+    if options.data.xflip and options.data.data_type == "seg":
+        click.echo(describe_pairs(options.data.mirror_swaps))
 
     # torchrun restarts failed processes with the same command line, which then continues the run.
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):

@@ -48,14 +48,15 @@ class DataOptions:
     max_size: int  # number of images, mirrored copies not counted
     xflip: bool = False  # add mirrored copies
     mirror_pose: bool = False  # mirror the poses of mirrored copies too; published training does not
+    mirror_swaps: list[list[int]] | None = None  # pairs of classes that change places in mirrored copies
     other_views: bool = False  # reconstruct other views of the object, see training/data/views.py
     depth_path: str | None = None  # depth maps of the images, zip or directory
 
     def kwargs(self) -> dict[str, Any]:
         """Return the description of the data set that is saved with weights, in the published form."""
-        # The published form has no name, no views and depth, and settings that are constant here.
+        # The published form has no name, classes, views and depth, and settings that are constant here.
         options = asdict(self)
-        for name in ("name", "mirror_pose", "other_views", "depth_path"):
+        for name in ("name", "mirror_pose", "mirror_swaps", "other_views", "depth_path"):
             del options[name]
         return {"class_name": DATASET_CLASSES[self.data_type], "use_labels": True, "random_seed": 0, **options}
 
@@ -66,7 +67,7 @@ class DataOptions:
             DataError: it is missing, or not the data set that the options were resolved for.
         """
         expected = {"resolution": self.resolution, "max_size": self.max_size}
-        mirror = {"xflip": self.xflip, "mirror_pose": self.mirror_pose}
+        mirror = {"xflip": self.xflip, "mirror_pose": self.mirror_pose, "mirror_swaps": self.mirror_swaps or ()}
         return PosedImageDataset(self.path, self.mask_path, self.data_type, **mirror, **expected)
 
     def open_pairs(self, dataset: PosedImageDataset, seed: int) -> ViewPairs:

@@ -11,11 +11,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from camera_utils import CAMERAS, FACES
 from dnnlib.errors import ConfigError
 from training.data.archive import DataError
 from training.data.checks import check_dataset
 from training.data.dataset import PosedImageDataset
 from training.data.depth_maps import DepthImages
+from training.data.mirror import TABLES, parse_pairs
 from training.loss_terms import class_weights
 from training.networks.configs import SUPER_RESOLUTION, GeneratorOptions
 from training.networks.superresolution import LAYOUTS
@@ -46,6 +48,9 @@ BLUR_INIT_SIGMA = 10
 ADA_KIMG = 500
 ADA_KIMG_RESUMED = 100
 
+# Classes of the published label maps of faces (CelebAMask-HQ).
+CELEBAMASK_CLASSES = 19
+
 # Names of values by the fields of TrainingOptions and its groups, where they differ, and by an argument of `launch`.
 # Two fields are not listed, as generator and discriminator have their own value: pose_conditioning and num_fp16_res.
 RENAMED = {
@@ -54,6 +59,7 @@ RENAMED = {
     "random_seed": "seed", "r1_gamma": "gamma", "lambda_D_semantic": "lambda_d_semantic", "camera": "cfg",
     "render_labels": "render_mask", "background": "use_bg", "channel_base": "cbase", "channel_max": "cmax",
     "freeze_layers": "freezed", "processes": "gpus", "depth_path": "depth_data",
+    "mirror_swaps": "mirror_classes",
 }  # fmt: skip
 
 # Components of the model, and the values that they need.
@@ -85,6 +91,7 @@ EFFECT_NEEDS = {
     "c_scale": {"gen_pose_cond": True},
     "disc_c_noise": {"cond": True},
     "mirror_pose": {"mirror": True},
+    "mirror_classes": {"mirror": True, "data_type": "seg"},
     "random_c_prob": _IMAGES,
     "only_raw_recons": _IMAGES,
     "cond": _IMAGES,
@@ -128,11 +135,24 @@ def open_data(values: Values) -> tuple[PosedImageDataset, DataOptions]:
         max_size=len(dataset),
         xflip=values["mirror"],
         mirror_pose=values["mirror"] and values["mirror_pose"],
+        mirror_swaps=_mirror_swaps(values),
         other_views=values["reconstruction"] == "patches" and values["lambda_novel_view"] > 0,
         depth_path=values["depth_data"] and os.path.abspath(values["depth_data"]),
     )
     _check_depth(dataset, options)
     return dataset, options
+
+
+def _mirror_swaps(values: Values) -> list[list[int]] | None:
+    """Return the pairs of classes that change places in mirrored copies, or None for none."""
+    if not values["mirror"] or values["data_type"] != "seg":
+        return None
+    if values["mirror_classes"] != "auto":
+        return parse_pairs(values["mirror_classes"], values["semantic_channels"]) or None
+
+    # The only published classes with a left and a right side.
+    is_celebamask = CAMERAS[values["cfg"]] is FACES and values["semantic_channels"] == CELEBAMASK_CLASSES
+    return TABLES["celebamask"] if is_celebamask else None
 
 
 def _check_depth(dataset: PosedImageDataset, options: DataOptions) -> None:

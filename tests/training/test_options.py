@@ -184,6 +184,7 @@ CHANGES = {  # option: value other than the default, and options that it needs
     "target": (0.3, {"aug": "ada"}), "resume": "y.pkl", "desc": "note", "tick": 1, "snap": 3, "keep_states": 5,
     "grid": "2x2", "metrics": "none", "wandb_log": True, "seed": 3, "workers": 1, "nobench": True, "debug": True,
     "no_eval": (False, {"metrics": "miou"}),
+    "mirror_classes": ("1-2", {"mirror": True}),
     "mirror_pose": (True, {"mirror": True}), "encoder_resolution": 64, "z_dim": 16, "map_lr_mul": 0.1,
     "style_bias": True,
     "plane_axes": "corrected", "box_warp": 1.2, "ray_start": 2.3, "ray_end": 3.2, "beta1": 0.9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from training.data.archive import Archive, DataError
 from training.data.checks import check_class_ids_size, check_dataset, check_image_size
 from training.data.image_io import decode_class_ids, decode_edges, decode_image
 from training.data.index import build_index
+from training.data.mirror import swap_table
 
 DATA_TYPES = ("seg", "edge")
 
@@ -47,6 +49,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         max_size: use a random subset of this many images.
         xflip: add a mirrored copy of every sample.
         mirror_pose: mirror the poses of mirrored copies too; the published training does not (False).
+        mirror_swaps: pairs of class ids that change places in mirrored copies, such as those of left and right eye.
         random_seed: selects the subset.
         semantic_channels: number of classes; if given, every file is decoded once and checked, class ids included.
     Raises:
@@ -65,6 +68,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         max_size: int | None = None,
         xflip: bool = False,
         mirror_pose: bool = True,
+        mirror_swaps: Iterable[Sequence[int]] = (),
         random_seed: int = 0,
         semantic_channels: int | None = None,
     ):
@@ -74,6 +78,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         # Settings that samples depend on.
         self.data_type = data_type
         self.mirror_pose = mirror_pose
+        self._mirrored_ids = swap_table(mirror_swaps)
 
         # Open the archives and match their files.
         self.images = Archive(path)
@@ -128,6 +133,10 @@ class PosedImageDataset(torch.utils.data.Dataset):
         if self.label_maps is not None:
             mask = self.label_maps.decode(self.index.label_maps[self._raw_idx[idx]], self._decode_label_map)  # R,R
             sample["mask"] = self._mirror_if_xflip(mask[None], idx)
+
+            # A left eye becomes a right eye. Edges have no classes.
+            if self._xflip[idx] and self.data_type == "seg":
+                sample["mask"] = self._mirrored_ids[sample["mask"]]
         return {**sample, "pose": self.get_label(idx), "idx": int(idx)}
 
     def get_label(self, idx: int) -> np.ndarray:
