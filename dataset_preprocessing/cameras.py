@@ -41,6 +41,11 @@ LENS_KEYS = (
     *("is_fisheye", "fisheye", "equirectangular", "latlong", "orthographic", "from_mitsuba", "from_na"),
 )
 
+# Values of the file in messages.
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 1
+SHORT.maxlist = 4
+
 # Longest list of distortion parameters.
 MAX_PARAMETERS = 16
 
@@ -174,13 +179,14 @@ def _check_lens(frame: Mapping) -> None:
     # Only models that are known to be right: there are more others than can be listed.
     for key in MODEL_KEYS:
         if _has(frame, key) and not _is_pinhole(frame[key]):
-            raise ValueError(f"{key} {_show(frame[key])} is not supported; undistort the images to a pinhole camera")
+            model = SHORT.repr(frame[key])
+            raise ValueError(f"{key} {model} is not supported; undistort the images to a pinhole camera")
 
     # Parameters that are 0 are as good as missing.
     for key in LENS_KEYS:
         if not _is_zero(frame.get(key)):
-            shown = _show(frame[key])
-            raise ValueError(f"{key} is {shown}: lens distortion is not supported, undistort the images first")
+            value = SHORT.repr(frame[key])
+            raise ValueError(f"{key} is {value}: lens distortion is not supported, undistort the images first")
 
 
 def _is_pinhole(model: object) -> bool:
@@ -192,11 +198,6 @@ def _is_zero(value: object) -> bool:
     if isinstance(value, list):
         return len(value) <= MAX_PARAMETERS and all(item in (0, None) for item in value)
     return not value
-
-
-def _show(value: object) -> str:
-    """Return a value of JSON for a message, shortened."""
-    return "not 0" if isinstance(value, list | dict) else reprlib.repr(value)
 
 
 def _intrinsics_in_pixels(frame: Mapping, width: float, height: float) -> list[list[float]]:

@@ -289,7 +289,7 @@ def _read_groups(names: list[str], path: Path) -> list[list[str]]:
     problems = [Problem(stem, "no such image") for stem in counts if stem not in packed]
     problems += [Problem(stem, "is listed twice") for stem, count in counts.items() if count > 1]
     if problems:
-        raise DataError(path, problems)
+        raise DataError(path, problems, check_lists_all=False)
     return [[packed[stem] for stem in group] for group in stems]
 
 
