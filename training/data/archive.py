@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from dnnlib.limits import MAX_MEMBER_BYTES
@@ -14,6 +15,9 @@ from dnnlib.util import atomic_write
 
 # File name of a Problem that concerns the zip or directory itself.
 WHOLE = "-"
+
+# Files that describe the others: poses, scale of depth maps.
+INDEX_FILES = ("dataset.json", "depth.json")
 
 # Further files that a DataError names.
 MAX_NAMED = 20
@@ -75,7 +79,9 @@ class Archive:
     Args:
         path: a .zip file or a directory.
     Attributes:
-        names: relative paths of all files with /, sorted, without hidden files and __MACOSX.
+        names: relative paths of all files in normal form (see `normalize_name`), in the order of their stored names,
+            without hidden files and __MACOSX. If all are in one folder with an INDEX_FILE, as in zips of a whole
+            folder, paths are relative to that folder.
     Raises:
         DataError: missing or damaged zip, paths outside the archive, duplicate names, names that are not UTF-8,
             symbolic links to directories, unreadable directories, members larger than MAX_MEMBER_BYTES.
@@ -93,22 +99,20 @@ class Archive:
         if not self.is_zip and not self.path.is_dir():
             raise data_error(self.path, WHOLE, "no such file or directory")
         sizes = self._list_zip() if self.is_zip else self._list_directory()
-        self.names = sorted(name for name in sizes if not _is_hidden(name))
-
-        # For `in` and `read`, which would search a list of half a million names each time.
-        self._name_set = set(self.names)
+        self._stored = self._stored_names(sizes)
+        self.names = list(self._stored)
 
         # Reject zip bombs by their declared size, before anything is read.
         too_large = [
-            Problem(name, f"declares {sizes[name]} bytes, expected at most {MAX_MEMBER_BYTES}")
-            for name in self.names
-            if sizes[name] > MAX_MEMBER_BYTES
+            Problem(name, f"declares {sizes[stored]} bytes, expected at most {MAX_MEMBER_BYTES}")
+            for name, stored in self._stored.items()
+            if sizes[stored] > MAX_MEMBER_BYTES
         ]
         if too_large:
             raise DataError(self.path, too_large)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._name_set
+        return name in self._stored
 
     def __getstate__(self) -> dict:
         # File handles cannot be pickled; the process that unpickles opens its own.
@@ -121,10 +125,11 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """Return the content of one file; DataError if it is missing or damaged."""
-        if name not in self._name_set:
+        if name not in self._stored:
             raise data_error(self.path, name, "no such file")
+        stored = self._stored[name]
         try:
-            return self._handle().read(name) if self.is_zip else (self.path / name).read_bytes()
+            return self._handle().read(stored) if self.is_zip else (self.path / stored).read_bytes()
         except Exception as error:
             # BadZipFile, zlib.error, NotImplementedError (compression method), ... have no common base class.
             raise data_error(self.path, name, f"cannot be read ({error})") from error
@@ -143,6 +148,18 @@ class Archive:
             self._zip = zipfile.ZipFile(self.path)
             self._zip_pid = os.getpid()
         return self._zip
+
+    def _stored_names(self, stored_names: Iterable[str]) -> dict[str, str]:
+        """Return the stored names by those in normal form."""
+        names: dict[str, str] = {}
+        for stored in sorted(stored_names):
+            name = normalize_name(stored)
+            if not _is_hidden(name) and names.setdefault(name, stored) != stored:
+                raise data_error(self.path, name, "two files have this name, but for the form of accents or slashes")
+
+        # Names in dataset.json do not have the folder that it is in.
+        folder = _index_folder(names)
+        return {name.removeprefix(folder): stored for name, stored in names.items()}
 
     def _list_zip(self) -> dict[str, int]:
         """Return declared sizes by name."""
@@ -199,6 +216,22 @@ class Archive:
     def _raise_unreadable(self, error: OSError) -> None:
         name = self._relative_name(Path(error.filename))
         raise data_error(self.path, name, f"cannot be read ({error.strerror})") from error
+
+
+def normalize_name(name: str) -> str:
+    """Return a relative path in normal form, in which names of files are compared.
+
+    Unicode form NFC, as file systems differ in how they encode accents; / between folders, also for the backslashes of
+    Windows; no ./ and no //.
+    """
+    return unicodedata.normalize("NFC", str(PurePosixPath(name.replace("\\", "/"))))
+
+
+def _index_folder(names: Collection[str]) -> str:
+    """Return the folder, with /, that all files are in if it holds one of INDEX_FILES; else ""."""
+    folders = {name.split("/")[0] + "/" for name in names}
+    folder = min(folders, default="")
+    return folder if len(folders) == 1 and any(folder + file in names for file in INDEX_FILES) else ""
 
 
 def _is_hidden(name: str) -> bool:

@@ -11,13 +11,16 @@ import torch
 
 from camera_utils import pose_problems
 from dnnlib.json_files import parse_json
-from training.data.archive import WHOLE, Archive, Problem
+from training.data.archive import WHOLE, Archive, Problem, normalize_name
 from training.data.image_io import IMAGE_ENDINGS
-from training.data.pose_files import POSES_FILE, by_name, is_list_of_groups, normalize_name, to_float32
+from training.data.pose_files import POSES_FILE, by_name, is_list_of_groups, to_float32
+
+# Names of files that are not read, in messages.
+MAX_NAMED_UNREAD = 3
 
 
 def stem_of(name: str) -> str:
-    """Return the normalized path without a leading ./ and without an image file's extension."""
+    """Return the normalized path without an image file's extension."""
     # Only known endings: "a.1" is a name, not an extension.
     path = PurePosixPath(normalize_name(name))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_ENDINGS else path)
@@ -57,7 +60,9 @@ def build_index(images: Archive, label_maps: Archive | None, use_labels: bool) -
     problems: list[Problem] = []
     image_by_stem = _images_by_stem(images, problems)
     if not image_by_stem:
-        problems.append(Problem(WHOLE, f"contains no images ({', '.join(IMAGE_ENDINGS)})"))
+        unread = describe_unread(images)
+        reason = f"contains no images ({', '.join(IMAGE_ENDINGS)})" + (f"; {unread}" if unread else "")
+        problems.append(Problem(WHOLE, reason))
 
     # Label maps, poses and objects in the order of the images.
     names = list(image_by_stem.values())
@@ -83,22 +88,68 @@ def _images_by_stem(archive: Archive, problems: list[Problem]) -> dict[str, str]
 def _match_label_maps(image_by_stem: dict[str, str], label_maps: Archive, problems: list[Problem]) -> list[str]:
     """Return the label map of each image that has one; the others become problems."""
     label_map_by_stem = _images_by_stem(label_maps, problems)
-
-    # The same files in another directory: match by file names, if these are unique in both archives.
-    if not image_by_stem.keys() & label_map_by_stem.keys():
-        label_map_by_file = {PurePosixPath(stem).name: name for stem, name in label_map_by_stem.items()}
-        file_by_stem = {stem: PurePosixPath(stem).name for stem in image_by_stem}
-        unique = len(set(file_by_stem.values())) == len(file_by_stem)
-        if unique and len(label_map_by_file) == len(label_map_by_stem):
-            label_map_by_stem = {
-                stem: label_map_by_file[file] for stem, file in file_by_stem.items() if file in label_map_by_file
-            }
+    matches = _match_stems(list(image_by_stem), list(label_map_by_stem))
 
     # Images without a label map are reported, and missing in the result.
+    unread = {str(PurePosixPath(name).with_suffix("")): name for name in unread_files(label_maps)}
     for stem, name in image_by_stem.items():
-        if stem not in label_map_by_stem:
-            problems.append(Problem(name, f"no label map of that name in {label_maps.path.name}"))
-    return [label_map_by_stem[stem] for stem in image_by_stem if stem in label_map_by_stem]
+        if stem not in matches:
+            hint = f"; {unread[stem]} is not read, save it as PNG" if stem in unread else ""
+            problems.append(Problem(name, f"no label map of that name in {label_maps.path.name}{hint}"))
+    return [label_map_by_stem[matches[stem]] for stem in image_by_stem if stem in matches]
+
+
+def _match_stems(images: list[str], label_maps: list[str]) -> dict[str, str]:
+    """Return the label map of each image that has one; all are paths without extension."""
+    # The same files may be in other folders: below one that holds all, or, if their names are unique, anywhere.
+    for image_form, label_map_form in MATCHED_FORMS:
+        image_keys = image_form(images)
+        label_map_keys = label_map_form(label_maps)
+        label_map_by_key = dict(zip(label_map_keys, label_maps, strict=True))
+        is_unique = len(label_map_by_key) == len(label_maps) and len(set(image_keys)) == len(images)
+        matches = {
+            stem: label_map_by_key[key] for stem, key in zip(images, image_keys, strict=True) if key in label_map_by_key
+        }
+        if matches and is_unique:
+            return matches
+    return {}
+
+
+def _below_common_folder(paths: list[str]) -> list[str]:
+    """Return paths relative to the top folder that all are in, if there is one."""
+    folders = {path.split("/")[0] for path in paths if "/" in path}
+    is_common = len(folders) == 1 and all("/" in path for path in paths)
+    return [path.split("/", 1)[1] for path in paths] if is_common else paths
+
+
+def _file_names(paths: list[str]) -> list[str]:
+    return [path.split("/")[-1] for path in paths]
+
+
+# Forms of the paths of images and label maps that are compared, the first that fit.
+MATCHED_FORMS = (
+    (list, list),
+    (list, _below_common_folder),
+    (_below_common_folder, list),
+    (_below_common_folder, _below_common_folder),
+    (_file_names, _file_names),
+)
+
+
+def unread_files(archive: Archive) -> list[str]:
+    """Return the files of an archive that are neither images that can be read nor JSON."""
+    return [name for name in archive.names if not name.lower().endswith((*IMAGE_ENDINGS, ".json"))]
+
+
+def describe_unread(archive: Archive) -> str:
+    """Return a phrase with the number, kinds and first names of `unread_files`, "" if there are none."""
+    names = unread_files(archive)
+    if not names:
+        return ""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without extension" for name in names)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MAX_NAMED_UNREAD))
+    first = ", ".join(names[:MAX_NAMED_UNREAD])
+    return f"{len(names)} files are not read ({counts}): {first}{', ...' if len(names) > MAX_NAMED_UNREAD else ''}"
 
 
 # --------------------------------------------------------------------------- dataset.json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from camera_utils import pose_problems
 from dnnlib.json_files import read_json
-from training.data.archive import Problem
+from training.data.archive import Problem, normalize_name
 
 POSES_FILE = "dataset.json"
 
@@ -43,11 +42,6 @@ def _has_shape(value: object, shape: tuple[int, ...]) -> bool:
     if not shape:
         return type(value) in (int, float)
     return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(item, shape[1:]) for item in value)
-
-
-def normalize_name(name: str) -> str:
-    """Normalize to Unicode form NFC: file systems differ in how they encode accents."""
-    return unicodedata.normalize("NFC", name)
 
 
 def by_name(pairs: object, normalize: Callable[[str], str] = normalize_name) -> tuple[dict[str, object], list[Problem]]:
