@@ -16,14 +16,15 @@ from tqdm import tqdm
 from camera_utils import CAMERAS
 from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
 from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
-from dataset_preprocessing.pack import PackOptions, pack, read_class_table
+from dataset_preprocessing.pack import PackOptions, pack
 from dataset_preprocessing.toy.write import HELD_OUT, KINDS, RenderJob, write_toy
 from dnnlib.cli import Group, InputError, option_group
 from training.data.archive import Archive, DataError
 from training.data.checks import Report, check_dataset
+from training.data.class_tables import read_class_table
 from training.data.dataset import DATA_TYPES, PosedImageDataset
 from training.data.image_io import write_png
-from training.data.index import build_index
+from training.data.index import build_index, describe_unread
 from training.data.mirror import describe_pairs, parse_pairs
 
 INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -169,6 +170,8 @@ def toy(
     data_type_option,
     option("--classes", INPUT_FILE, None, 'JSON file that maps class ids or colors to new ids, for instance {"0": 0, '
            '"17": 1, "#ff0000": 2}.'),
+    option("--ignore", click.IntRange(0, 255), None, "Class id of pixels without a class, which become background, 0; "
+           "often 255."),
     click.option("--objects", metavar="folders|FILE", help="Images of the same object: those in the same folder, or "
                  'those listed together in a JSON file, for instance [["a.jpg", "b.jpg"], ["c.jpg", "d.jpg"]].'),
 )  # fmt: skip
@@ -201,6 +204,7 @@ def pack_command(
     keep_world: bool,
     skip_missing: bool,
     classes: Path | None,
+    ignore: int | None,
     objects: str | None,
 ) -> None:
     """Pack your own images, label maps and cameras into the zips of a data set.
@@ -216,8 +220,9 @@ def pack_command(
         raise click.UsageError("expected both --label-maps and --label-output, or neither")
     if label_output and output.resolve() == label_output.resolve():
         raise click.UsageError(f"--output and --label-output are both {output}; use two names")
-    if classes and (data_type != "seg" or not label_maps):
-        raise click.UsageError("--classes maps class ids: it needs --label-maps and --data_type seg")
+    if (classes or ignore is not None) and (data_type != "seg" or not label_maps):
+        name = "classes" if classes else "ignore"
+        raise click.UsageError(f"--{name} maps class ids: it needs --label-maps and --data_type seg")
     if skip_missing and not cameras:
         raise click.UsageError("--skip-missing leaves out images without a camera: it needs --cameras")
 
@@ -228,11 +233,12 @@ def pack_command(
 
     # Convert.
     options = PackOptions(
-        resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table, objects, skip_missing
+        resolution, CAMERAS[cfg], data_type, cameras, up == "z", keep_world, class_table, objects, skip_missing, ignore
     )
     count, left_out = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
     for name in left_out:
         click.echo(f"left out: {name}: no camera", err=True)
+    _print_unread(image_archive, label_archive)
     click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
 
 
@@ -265,8 +271,18 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
         raise click.UsageError(str(error)) from error
 
     # Draw.
-    count = draw_edges(Archive(data), output, detect, progress_bar("edges", None))
+    images = Archive(data)
+    count = draw_edges(images, output, detect, progress_bar("edges", None))
+    _print_unread(images)
     click.echo(f"{count} drawings: {output}")
+
+
+def _print_unread(*archives: Archive | None) -> None:
+    # To the standard error stream, like problems.
+    for archive in archives:
+        unread = describe_unread(archive) if archive else ""
+        if unread:
+            click.echo(f"{archive.path}: {unread}", err=True)
 
 
 # --------------------------------------------------------------------------- check, show
@@ -295,6 +311,7 @@ def check(
     bar = progress_bar("check", len(index.images) + len(index.label_maps or []))
     report = check_dataset(images, label_maps, index, data_type, semantic_channels, bar)
     _print_report(report, index.objects)
+    _print_unread(images, label_maps)
 
     # Plot the cameras that are finite; the others are reported as problems.
     if coverage:

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.archive import Archive, DataError, write_archive
-from training.data.image_io import decode_image, encode_png
+from training.data.image_io import decode_rgb, encode_png
 from training.data.index import build_index
 
 # Function from an image uint8 3,H,W to its edge strength H,W in [0, 1].
 Detector = Callable[[np.ndarray], np.ndarray]
+
+# Photos with more pixels are halved, and so are their drawings: the Canny detector takes 40 bytes per pixel.
+MAX_DETECTED_PIXELS = 50_000_000
 
 # Luma of ITU-R BT.601.
 RGB_TO_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
@@ -125,6 +128,14 @@ def classical_detector(sigma: float) -> Detector:
     return detect
 
 
+def _read_photo(content: bytes) -> np.ndarray:
+    """Decode a photo to uint8 3,H,W of at most MAX_DETECTED_PIXELS."""
+    photo = decode_rgb(content)
+    while photo.width * photo.height > MAX_DETECTED_PIXELS:
+        photo = photo.reduce(2)
+    return np.ascontiguousarray(np.array(photo).transpose(2, 0, 1))
+
+
 def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callable[[Iterable], Iterable] = iter) -> int:
     """Write a zip with an edge drawing (dark on white) for each image, under the same name.
 
@@ -145,7 +156,7 @@ def draw_edges(images: Archive, output: Path, detect: Detector, progress: Callab
     with write_archive(output) as add:
         for name in progress(index.images):
             # 1 (a strong edge) becomes black. Canny's edges are bool.
-            strength = images.decode(name, lambda content: detect(decode_image(content)))  # H,W
+            strength = images.decode(name, lambda content: detect(_read_photo(content)))  # H,W
             drawing = 255 - (np.asarray(strength, np.float32) * 255).round().astype(np.uint8)
             add(name.rsplit(".", 1)[0] + ".png", encode_png(drawing))
     return len(index.images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
@@ -29,99 +28,15 @@ from dataset_preprocessing.cameras import Camera, match_cameras, read_cameras
 from dnnlib.errors import ConfigError
 from dnnlib.json_files import read_json
 from training.data.archive import WHOLE, Archive, DataError, Problem, data_error, write_archive
-from training.data.image_io import (
-    CLASS_MODES,
-    COLOR_MODES,
-    decode_class_ids,
-    decode_image,
-    encode_png,
-    has_exif_rotation,
-    open_class_map,
-    open_image,
-)
+from training.data.image_io import decode_rgb, encode_png, has_exif_rotation, open_image
 from training.data.index import build_index, stem_of
-from training.data.label_maps import index_from_colors, pack_rgb
+from training.data.label_maps import LabelMapOptions, check_drawing, decode_class_ids
 from training.data.pose_files import POSES_FILE, is_list_of_groups
-
-COLOR_KEY = re.compile(r"#[0-9a-f]{6}")
 
 # Value of PackOptions.objects.
 FOLDERS = "folders"
 
-# --------------------------------------------------------------------------- class tables
-
-
-def read_class_table(path: Path) -> dict[str, int]:
-    """Read a JSON object from old class id or #rrggbb to new id; DataError for anything else."""
-    # Keys are compared in lower case, as #FF0000 is the same color.
-    try:
-        table = {str(key).lower(): value for key, value in read_json(path).items()}
-    except (ValueError, AttributeError) as error:
-        raise data_error(path, WHOLE, f'expected a JSON object like {{"7": 1, "#ff0000": 2}} ({error})') from error
-
-    # Label maps have 8 bits; `type` rather than isinstance, because True is an int too.
-    for key, value in table.items():
-        is_valid_key = key.isdecimal() or COLOR_KEY.fullmatch(key)
-        if not is_valid_key or type(value) is not int or not 0 <= value <= 255:
-            raise data_error(path, key, f'got {value!r}, expected "7": 1 or "#ff0000": 2 (new ids are 0 to 255)')
-    return table
-
-
-def _new_id_by_color(table: dict[str, int]) -> dict[int, int]:
-    return {int(key[1:], 16): value for key, value in table.items() if key.startswith("#")}
-
-
-def _new_id_by_index(table: dict[str, int], image: Image.Image) -> dict[int, int]:
-    """Map the ids of an image: by number, else by their color in its palette."""
-    by_color = _new_id_by_color(table)
-
-    # Gray images have no palette, so none of their ids has a color.
-    palette = pack_rgb(np.array(image.getpalette("RGB") or []).reshape(-1, 3)).tolist()
-    by_index = {index: by_color[color] for index, color in enumerate(palette) if color in by_color}
-    return by_index | {int(key): value for key, value in table.items() if not key.startswith("#")}
-
-
-def _map_values(values: np.ndarray, table: dict[int, int], is_color: bool) -> np.ndarray:
-    """Replace each value (class id or 0xRRGGBB) of an array of any shape by its entry in `table`."""
-    # Look up each distinct value once.
-    unique, inverse = np.unique(values, return_inverse=True)
-    missing = [int(value) for value in unique if int(value) not in table]
-    if missing:
-        name = f"#{missing[0]:06x}" if is_color else str(missing[0])
-        raise ValueError(f"class {name} is not in the table of classes")
-    return np.array([table[int(value)] for value in unique])[inverse].reshape(values.shape)
-
-
 # --------------------------------------------------------------------------- images
-
-
-def read_photo(content: bytes) -> Image.Image:
-    """Decode a photo as RGB, rotated by its EXIF orientation."""
-    return Image.fromarray(decode_image(content, apply_exif=True).transpose(1, 2, 0))
-
-
-def read_class_ids(content: bytes, table: dict[str, int] | None) -> Image.Image:
-    """Decode class ids as a gray image.
-
-    Args:
-        content: PNG of class ids or of colors.
-        table: new id by old id ("7") or color ("#ff0000"); None keeps ids and reads palette colors.
-    """
-    # Class ids, gray or palette indices: kept, or mapped by number or color.
-    image = open_class_map(content, COLOR_MODES)
-    if image.mode in CLASS_MODES:
-        ids = decode_class_ids(content, apply_exif=True)
-        if table is not None:
-            ids = _map_values(ids, _new_id_by_index(table, image), is_color=False)
-
-    # Colors: those of the palette, or of the table.
-    else:
-        rgb = decode_image(content, apply_exif=True).transpose(1, 2, 0)  # H,W,3
-        if table is None:
-            ids = index_from_colors(rgb)
-        else:
-            ids = _map_values(pack_rgb(rgb), _new_id_by_color(table), is_color=True)
-    return Image.fromarray(ids.astype(np.uint8))
 
 
 def _encode_square(image: Image.Image, resolution: int, resampling: Image.Resampling) -> bytes:
@@ -153,7 +68,7 @@ class PackOptions:
         cameras: dataset.json or transforms.json; None gives every image the front pose.
         z_up: of transforms.json, see `read_cameras`.
         keep_world: do not normalize camera positions.
-        class_table: see `read_class_ids`.
+        class_table, ignore: of label maps of classes, see `LabelMapOptions`.
         objects: FOLDERS if images in the same folder show the same object, or the path of a JSON file with groups of
             names of images that show the same object; None if each image shows another object.
         skip_missing: leave out images without a camera in `cameras`, instead of reporting them.
@@ -168,6 +83,7 @@ class PackOptions:
     class_table: dict[str, int] | None = None
     objects: str | None = None
     skip_missing: bool = False
+    ignore: int | None = None
 
 
 def pack(
@@ -210,7 +126,7 @@ def pack(
             if name not in poses:
                 continue
             png_name = _packed_name(name)
-            image = images.decode(name, read_photo)
+            image = images.decode(name, decode_rgb)
             add_image(png_name, _encode_square(image, options.resolution, Image.Resampling.LANCZOS))
 
             # The label map gets the name of its image, so that a data set matches by path.
@@ -230,10 +146,13 @@ def _convert_label_map(content: bytes, image: Image.Image, options: PackOptions)
     """Decode the label map of an image and encode its center square as PNG."""
     # Class ids cannot be blended; of drawings, nearest neighbor would lose thin lines.
     if options.data_type == "seg":
-        label_map = read_class_ids(content, options.class_table)
+        ids = decode_class_ids(content, LabelMapOptions(options.class_table, options.ignore))
+        label_map = Image.fromarray(ids)
         resampling = Image.Resampling.NEAREST
     else:
-        label_map = read_photo(content).convert("L")
+        drawing = decode_rgb(content)
+        check_drawing(drawing)
+        label_map = drawing.convert("L")
         resampling = Image.Resampling.BILINEAR
     _check_same_aspect(image, label_map)
     return _encode_square(label_map, options.resolution, resampling)

@@ -26,7 +26,7 @@ from dataset_preprocessing.toy.write import (
 from training.data.archive import Archive
 from training.data.dataset import PosedImageDataset
 from training.data.depth_maps import DepthImages
-from training.data.image_io import decode_class_ids
+from training.data.label_maps import decode_class_ids
 
 RESOLUTION = 64
 VIEWS = {  # kind of object -> scene, two poses that share most of what they see

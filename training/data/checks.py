@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from training.data.archive import Archive, DataError, Problem
-from training.data.image_io import decode_class_ids, decode_edges, decode_image
+from training.data.image_io import decode_image, decode_rgb, to_stored_edges
 from training.data.index import Index
-from training.data.label_maps import check_paper
+from training.data.label_maps import check_drawing, decode_class_ids
 
 
 @dataclass
@@ -80,9 +80,11 @@ def _check_label_map(report: Report, data_type: str, semantic_channels: int | No
     if not report.resolution:
         return
 
-    # The median of the stored form, which is inverted, is that of the drawing, whose lines are thin.
+    # Drawings are converted as for training, which finds those that are not square.
     if data_type == "edge":
-        check_paper(255 - np.median(decode_edges(content, report.resolution)))
+        drawing = decode_rgb(content)
+        to_stored_edges(drawing, report.resolution)
+        check_drawing(drawing)
         return
 
     # Count before checking, so that the histogram shows invalid ids too.

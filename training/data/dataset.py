@@ -13,8 +13,9 @@ import torch
 from camera_utils import mirror_pose
 from training.data.archive import Archive, DataError
 from training.data.checks import check_class_ids_size, check_dataset, check_image_size
-from training.data.image_io import decode_class_ids, decode_edges, decode_image
+from training.data.image_io import decode_edges, decode_image
 from training.data.index import build_index
+from training.data.label_maps import decode_class_ids
 from training.data.mirror import swap_table
 
 DATA_TYPES = ("seg", "edge")

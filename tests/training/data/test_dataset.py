@@ -297,7 +297,7 @@ BROKEN_IMAGES = {  # case -> changed files (None: deleted), and the expected fil
 BROKEN_LABELS = {
     "a label map is missing": ({A: None}, f"{A}: no label map of that name"),
     "class 7 of 6": ({A: png(np.full((SIZE, SIZE), 7, np.uint8))}, f"{A}: got class 7, expected 0 to 5"),
-    "a color label map": ({A: png(np.zeros((SIZE, SIZE, 3), np.uint8))}, f"{A}: mode RGB"),
+    "a photo as label map": ({A: image_files()[A]}, "none of the 19 label colors; 256 such colors"),
     "a 16-bit label map": ({A: png(GRAY16)}, f"{A}: mode I;16"),
     "a label map of another size": ({A: png(np.zeros((8, 8), np.uint8))}, f"{A}: 8x8 pixels, its image has 16"),
     "a JPEG label map": ({A: _jpeg(GRAY16.convert("L"))}, f"{A}: JPEG changes class ids"),
@@ -434,7 +434,8 @@ def test_only_images_are_reported_if_none_can_be_read(tmp_path, recwarn):
 def test_data_error_in_a_worker_reaches_the_consumer_unchanged(tmp_path):
     files = image_files() | {name_of(3): b"hello"}
     stream = BatchStream(PosedImageDataset(*make(tmp_path, image_files=files)), 2 * COUNT, workers=1)
-    with pytest.raises(DataError, match=r"images\.zip: 00000/img00000003\.png: not a PNG or JPEG image$"):
+    reason = "not a PNG or JPEG image, nor WebP, BMP, GIF or TIFF"
+    with pytest.raises(DataError, match=rf"images\.zip: 00000/img00000003\.png: {reason}$"):
         next(stream)
 
 

@@ -163,7 +163,7 @@ REFUSED = {
     "truncated": ("seg", truncated, "damaged"),
     "16 bits": ("seg", sixteen_bit, "I;16.*8 bits"),
     "16 bits, edges": ("edge", sixteen_bit, "I;16.*8 bits"),
-    "gray with alpha": ("seg", lambda path: saved(path, IDS, "LA"), "mode LA, allowed L, P, 1, RGB, RGBA"),
+    "gray in three channels": ("seg", lambda path: saved(path, IDS * 40, "RGB"), "gray up to 200 in several channels"),
     "cmyk": ("seg", lambda path: saved(path, np.zeros((8, 8, 4), np.uint8), "CMYK", format="jpeg"), "mode CMYK"),
     "jpeg": ("seg", lambda path: saved(path, IDS, format="jpeg"), "JPEG changes class ids"),
     "class too high": ("seg", lambda path: saved(path, IDS + 1), "class 6 at x=5 y=0.*classes are 0 to 5"),
