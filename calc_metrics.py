@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dnnlib.startup  # noqa: F401 first
+
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path

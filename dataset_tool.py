@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dnnlib.startup  # noqa: F401 first
+
 import math
 import os
 from collections.abc import Callable, Iterable

@@ -7,6 +7,8 @@
 A published pickle is read as data: its embedded source code is never executed and nothing that it names is imported.
 """
 
+import dnnlib.startup  # noqa: F401 first
+
 import json
 from collections.abc import Iterable
 from dataclasses import replace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dnnlib.startup  # noqa: F401 first
+
 import importlib.util
 import json
 import math

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+import dnnlib.startup  # noqa: F401 first
+
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
 from applications.editor.classes import class_names
 from dnnlib.cli import Command, InputError, option_group

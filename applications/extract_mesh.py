@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from contextlib import closing, suppress
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+import dnnlib.startup  # noqa: F401 first
+
+import math
+from contextlib import closing, suppress
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
 from camera_utils import PATH_FRAMES
 from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors

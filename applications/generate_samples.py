@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+import dnnlib.startup  # noqa: F401 first
+
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
 from dnnlib.cli import Command, option_group
 from inference import Scene

@@ -87,6 +87,13 @@ class Terminated(SystemExit):
     """SIGTERM or SIGHUP, raised as an exception so that temporary files are removed."""
 
 
+def _raise_on_ctrl_c() -> None:
+    """Undo `dnnlib.startup`: Ctrl-C raises KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        with suppress(ValueError):  # only the main thread can set handlers
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _terminate(number: int, _frame: FrameType | None) -> None:
     raise Terminated(SIGNAL_EXIT + number)
 
@@ -175,6 +182,7 @@ class Command(_OneLineUsageErrors):
         **kwargs: Any,
     ):
         super().__init__(*args, context_settings=CONTEXT_SETTINGS, **kwargs)
+        _raise_on_ctrl_c()
         self.old_names = old_names or {}
         self.fields = fields or {}
 

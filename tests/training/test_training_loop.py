@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -443,11 +444,13 @@ def test_snapshots_and_images_use_the_rendering_resolution_of_the_schedule(state
     assert current_G_ema(state).neural_rendering_resolution == 12
 
 
-def test_non_finite_weights_are_not_saved(data, tmp_path):
-    result = run(outdir=tmp_path, **{**SMALL, **data, "glr": 1e30, "dlr": 1e30, "kimg": 0.004})
+def test_non_finite_weights_are_not_saved_and_end_the_data_loading_workers(data, tmp_path):
+    others = set(multiprocessing.active_children())
+    result = run(outdir=tmp_path, **{**SMALL, **data, "glr": 1e30, "dlr": 1e30, "kimg": 0.004, "workers": 2})
     assert result.exit_code == 2 and "Error: weights are not finite (G." in result.output, result.output
     (run_dir,) = tmp_path.iterdir()
     assert not list(run_dir.glob("training-state*")) + list(run_dir.glob("network-snapshot*"))
+    assert set(multiprocessing.active_children()) <= others
 
 
 @pytest.mark.parametrize(("kimg", "steps"), [(10, 19), (0.002, 6)])

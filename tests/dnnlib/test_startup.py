@@ -1,0 +1,45 @@
+"""Ctrl-C while a script imports its modules."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT
+
+import train  # noqa: F401
+
+SCRIPTS = ["train.py", "calc_metrics.py", "dataset_tool.py", "legacy.py"]
+SCRIPTS += [f"applications/{name}.py" for name in ("edit", "extract_mesh", "generate_samples", "generate_video")]
+
+# In place of PyTorch: an import that takes long, and ignores exceptions.
+SLOW_IMPORT = """
+import pathlib, sys, time
+pathlib.Path(__file__).with_name("started").touch()
+try:
+    time.sleep(60)
+except BaseException:
+    sys.exit("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_a_script_imports_modules_ends_it_silently(script, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(SLOW_IMPORT)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen([sys.executable, script, "--help"], cwd=ROOT, env=environment, **pipes)
+    deadline = time.monotonic() + 50
+    while not (tmp_path / "torch" / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert (process.returncode, output) == (-signal.SIGINT, b"")
+
+
+def test_ctrl_c_raises_again_when_a_script_is_imported():
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_DFL
