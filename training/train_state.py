@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dnnlib.util import atomic_write
 from torch_utils import distributed
@@ -36,6 +37,7 @@ WARM_START = {
 # State files: format and version are checked before anything else is read.
 FORMAT = "pix2pix3d-training-state"
 VERSION = 1
+DIGEST = "sha256"
 STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
 
 # Attributes of TrainState that are saved as its progress.
@@ -291,7 +293,7 @@ def save_state(run_dir: Path, cur_nimg: int, contents: Mapping[str, Any], keep: 
     # Written under another name, then renamed.
     path = run_dir / f"training-state-{cur_nimg:09d}.pt"
     with atomic_write(path) as file:
-        torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+        torch.save({"format": FORMAT, "version": VERSION, DIGEST: _digest(contents), **contents}, file)
 
     # Counted from this state, not from the newest.
     paths = _state_files(run_dir)
@@ -312,8 +314,13 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
     for path in _state_files(run_dir):
         try:
             contents = torch.load(path, map_location="cpu", weights_only=True)
-            if contents.get("format") != FORMAT or contents.get("version") != VERSION:
+            if contents.pop("format", None) != FORMAT or contents.pop("version", None) != VERSION:
                 raise ValueError(f"not a training state of version {VERSION}")
+
+            # PyTorch does not compare the checksums of its files. States of earlier versions have no digest.
+            digest = contents.pop(DIGEST, None)
+            if digest not in (None, _digest(contents)):
+                raise ValueError("not the numbers that were saved: their digest differs")
             return contents
         # The file may be intact: skipping it would silently lose progress.
         except (OSError, MemoryError):
@@ -328,6 +335,29 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
     if problems:
         raise StateError(problems[0])
     return None
+
+
+def _digest(contents: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, types, shapes and values of a state, 0.3 to 1 s for 500 MB."""
+    total = hashlib.sha256()
+    for name, value in _values(contents):
+        # Numbers and strings in full; of tensors, the elements in their logical order.
+        if not isinstance(value, Tensor):
+            total.update(f"{name} {value!r}\n".encode())
+            continue
+        tensor = value.detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _values(contents: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in nested dicts, lists and tuples, with their path."""
+    if not isinstance(contents, Mapping | list | tuple):
+        yield name, contents
+        return
+    for key, value in contents.items() if isinstance(contents, Mapping) else enumerate(contents):
+        yield from _values(value, f"{name}.{key}")
 
 
 def remove_partial_files(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -83,6 +84,45 @@ def test_a_damaged_state_is_reported_and_the_one_before_is_loaded(tmp_path, dama
         newest.write_bytes(newest.read_bytes()[: 300 if damage == "cut" else 0])
     assert load_state(tmp_path)["progress"]["cur_nimg"] == 4
     assert re.fullmatch(rf"Skipped a damaged state, {re.escape(str(newest))}: .+\n", capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("place", ["a weight", "the number of images", "a learning rate"])
+def test_a_state_with_one_altered_number_is_damaged(tmp_path, place, capfd):
+    contents = {"progress": {"cur_nimg": 4}, "weights": {"w": torch.zeros(2, 3, 4)}, "optimizer": [{"lr": 0.1}]}
+    save_state(tmp_path, 4, contents, keep=2)
+    path = save_state(tmp_path, 8, contents, keep=2)
+    altered = torch.load(path, weights_only=True)
+    if place == "a weight":
+        altered["weights"]["w"][1, 2, 3] = 1e-45
+    elif place == "the number of images":
+        altered["progress"]["cur_nimg"] = 5
+    else:
+        altered["optimizer"][0]["lr"] = math.nextafter(0.1, 1)
+    torch.save(altered, path)
+    assert load_state(tmp_path)["progress"] == {"cur_nimg": 4}
+    assert re.fullmatch(rf"Skipped a damaged state, {path}: .*digest differs\n", capfd.readouterr().out)
+
+
+def test_no_flipped_byte_of_a_state_changes_what_is_loaded(tmp_path, capfd):
+    save(tmp_path, 4, 8)
+    path = tmp_path / "training-state-000000008.pt"
+    content = path.read_bytes()
+    skipped = 0
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        state = load_state(tmp_path)
+        loaded = state["progress"]["cur_nimg"]
+        assert loaded in (4, 8) and torch.equal(state["x"], torch.full((3,), loaded)), place
+        skipped += loaded == 4
+    assert skipped > 50  # the other bytes are padding, or names that are stored twice
+
+
+def test_a_state_of_an_earlier_version_has_no_digest(tmp_path):
+    path = save_state(tmp_path, 8, {"progress": {"cur_nimg": 8}}, keep=2)
+    contents = torch.load(path, weights_only=True)
+    del contents["sha256"]
+    torch.save(contents, path)
+    assert load_state(tmp_path) == {"progress": {"cur_nimg": 8}}
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), MemoryError()])
