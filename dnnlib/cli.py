@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from dnnlib.errors import ConfigError
+from dnnlib.errors import ConfigError, printable
 
 # Exit codes after a signal, as shells define them.
 SIGNAL_EXIT = 128  # plus the signal's number
@@ -22,7 +23,18 @@ INTERRUPTED = SIGNAL_EXIT + signal.SIGINT
 CONTEXT_SETTINGS = {"token_normalize_func": lambda name: name.replace("-", "_")}
 
 
-# --------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------- messages and errors
+
+
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines of text; names of other people's files in them cannot move the cursor or begin a line.
+
+    Args:
+        lines: each is printed as one line, with its control characters escaped.
+        err: to stderr.
+    """
+    for line in lines:
+        click.echo(printable(line), err=err)
 
 
 class InputError(click.ClickException):
@@ -32,7 +44,7 @@ class InputError(click.ClickException):
 
     def __init__(self, message: str):
         # Messages of libraries can have several lines; scripts and logs expect one.
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(re.sub(r"[ \t\r\n]+", " ", message.strip())))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Errors of invalid options and arguments, shared by the library and the command lines."""
+"""Errors of invalid options and arguments, shared by the library and the command lines; text that is safe to print."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ _REFERENCE = re.compile(r"`(\w+)([^`]*)`")
 def show_fields(text: str, show_field: Callable[[str], str] = str) -> str:
     """Replace every field in backticks by what `show_field` returns for it: "`p=1`" by "--p=1", for example."""
     return _REFERENCE.sub(lambda match: show_field(match[1]) + match[2], text)
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, such as "\x1b", and all others that a terminal does not show as one character.
+
+    Names in files of other people can hold any character: a newline would forge a line, others would move the cursor,
+    hide text or change its direction.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(ValueError):

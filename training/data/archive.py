@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from dnnlib.errors import printable
 from dnnlib.limits import MAX_MEMBER_BYTES
 from dnnlib.util import atomic_write
 
@@ -33,7 +34,8 @@ class Problem(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
+        # Both can quote names from the file.
+        return printable(f"{self.file}: {self.reason}")
 
 
 class DataError(ValueError):
@@ -57,7 +59,7 @@ class DataError(ValueError):
     def __str__(self) -> str:
         # One line for the first problem; half a million of them would hide it.
         first, *others = self.problems
-        text = first.reason if first.file == WHOLE else str(first)
+        text = printable(first.reason) if first.file == WHOLE else str(first)
         if not others:
             return f"{self.path}: {text}"
         if self._check_lists_all:
