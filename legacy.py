@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import torch
 
-from dnnlib.cli import Group, InputError, user_errors
+from dnnlib.cli import Group, InputError, echo, user_errors
 from torch_utils.safe_pickle import WeightsError
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
 from training.networks.registry import construct
@@ -72,9 +72,9 @@ def show(source: str) -> None:
 
     # Networks, then metadata.
     for name, record in contents.networks.items():
-        click.echo(f"{name}: {record.class_name}\n{json.dumps(record.init_kwargs, indent=2)}")
-        click.echo(f"attributes: {json.dumps(record.attributes)}\n{_tensor_table(record)}\n")
-    click.echo(f"training_set_kwargs: {json.dumps(contents.training_set_kwargs)}\nextra: {json.dumps(contents.extra)}")
+        echo(f"{name}: {record.class_name}", *json.dumps(record.init_kwargs, indent=2).splitlines())
+        echo(f"attributes: {json.dumps(record.attributes)}", *_tensor_table(record), "")
+    echo(f"training_set_kwargs: {json.dumps(contents.training_set_kwargs)}", f"extra: {json.dumps(contents.extra)}")
 
 
 @main.command()
@@ -128,10 +128,10 @@ def _check_target(target: Path) -> None:
 def _save(target: Path, records: dict[str, NetworkRecord], training_set_kwargs: dict | None, extra: dict) -> None:
     with user_errors("TARGET"):
         save_snapshot(target, records, training_set_kwargs, extra)
-    click.echo(f"{target}: {', '.join(records)}; {target.stat().st_size / 1e6:,.1f} MB")
+    echo(f"{target}: {', '.join(records)}; {target.stat().st_size / 1e6:,.1f} MB")
 
 
-def _tensor_table(record: NetworkRecord) -> str:
+def _tensor_table(record: NetworkRecord) -> list[str]:
     """List name, shape, type and number of elements of each tensor, and their total."""
     # One row for each tensor, aligned by the longest name.
     width = max(map(len, record.state), default=0)
@@ -141,7 +141,7 @@ def _tensor_table(record: NetworkRecord) -> str:
         dtype = str(tensor.dtype).removeprefix("torch.")
         lines.append(f"{name:{width}}  {list(tensor.shape)!s:20} {dtype:8} {tensor.numel():>12,}")
         total += tensor.numel()
-    return "\n".join([*lines, f"{len(lines)} tensors, {total:,} numbers"])
+    return [*lines, f"{len(lines)} tensors, {total:,} numbers"]
 
 
 if __name__ == "__main__":

@@ -23,3 +23,31 @@ MAX_JPEG_SEGMENTS = 100_000
 
 # Bytes of one text or color profile in a PNG after decompression; a few MB, from image editors.
 MAX_PNG_TEXT_BYTES = 2**26
+
+# --------------------------------------------------------------------------- weights files
+
+# Bytes of a file; 0.9 GB with the discriminators.
+MAX_WEIGHTS_BYTES = 2**32
+
+# Bytes of a .safetensors file's header, and of a zip archive's directory; 0.5 MB.
+MAX_HEADER_BYTES = 2**24
+
+# Steps of reading a pickle; 0.3 million.
+MAX_PICKLE_STEPS = 3_000_000
+
+# Networks of a file, and modules and tensors of a network; 6, and 900.
+MAX_NETWORKS = 32
+MAX_TENSORS = 10_000
+
+# Nested modules, and characters of a tensor's name; 6 and 60.
+MAX_MODULE_DEPTH = 32
+MAX_NAME = 500
+
+# Plain data, such as constructor arguments: nesting levels, values, and magnitude of a number; 3, 50 and 32,768.
+MAX_DATA_DEPTH = 32
+MAX_DATA_VALUES = 10_000
+MAX_NUMBER = 2**24
+
+# Pixels of the side of images and planes, and samples of a raw image, on all its rays; 512 and 1.6 million.
+MAX_RESOLUTION = 1024
+MAX_RENDER_SAMPLES = 2**25

@@ -12,12 +12,15 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from tqdm import tqdm
+
+from dnnlib.errors import printable
+from dnnlib.limits import MAX_WEIGHTS_BYTES
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30  # without receiving a byte
@@ -114,11 +117,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return open(path, "rb")
 
 
-def open_url(url: str | os.PathLike[str]) -> BinaryIO:
+def open_url(url: str | os.PathLike[str], check: Callable[[BinaryIO], object] | None = None) -> BinaryIO:
     """Open a local path, a file:// URL or an http(s):// URL for reading; downloads are cached.
 
     Args:
         url: path or URL; a Windows drive letter is not a scheme.
+        check: called with a download before it is kept, to raise an error if it is not what is expected.
     Returns:
         A seekable binary file at its start, to be closed by the caller.
     Raises:
@@ -129,10 +133,10 @@ def open_url(url: str | os.PathLike[str]) -> BinaryIO:
     parts = urllib.parse.urlsplit(url)
 
     # Downloads: the cached file, whatever the server has by now.
-    if parts.scheme in ("http", "https"):
-        path = default_cache_dir() / _cache_name(url)
+    path = cached_path(url)
+    if path is not None:
         if not path.exists():
-            _download(url, path)
+            _download(url, path, check)
         return path.open("rb")
 
     # Local files.
@@ -141,6 +145,12 @@ def open_url(url: str | os.PathLike[str]) -> BinaryIO:
     if "://" in url:
         raise ValueError(f"{url}: cannot open {parts.scheme}:// URLs; use a path, file://, http:// or https://")
     return open_regular(url)
+
+
+def cached_path(url: str) -> Path | None:
+    """Return the path of the cached download of an http(s):// URL, which need not exist; None for anything else."""
+    is_download = urllib.parse.urlsplit(url).scheme in ("http", "https")
+    return default_cache_dir() / _cache_name(url) if is_download else None
 
 
 def default_cache_dir() -> Path:
@@ -156,18 +166,21 @@ def _cache_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
 
 
-def _download(url: str, path: Path) -> None:
-    """Download to `path`; the file appears only once it is complete."""
+def _download(url: str, path: Path, check: Callable[[BinaryIO], object] | None) -> None:
+    """Download to `path`; the file appears only once it is complete and `check`, if given, raises no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    # Connect. Servers need not state the length.
+    # Connect. Servers need not state the length. Only the whole file was asked for.
     with _connection_errors(url):
         response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
     length = response.headers.get("Content-Length")
-    total = int(length) if length else None
+    total = int(length) if length and length.isdecimal() else None
+    if response.status != http.HTTPStatus.OK or (length and total is None) or (total or 0) > MAX_WEIGHTS_BYTES:
+        response.close()
+        raise ConnectionError(f"{url}: the server answered {response.status} with {length} bytes, not the whole file")
 
     # Receive, with a bar if that takes longer than a second.
-    bar = tqdm(desc=url, total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1)
+    bar = tqdm(desc=printable(url), total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1)
     with response, bar, atomic_write(path) as file:
         chunk = None
         while chunk != b"":
@@ -176,9 +189,15 @@ def _download(url: str, path: Path) -> None:
                 chunk = response.read(CHUNK_BYTES)
             file.write(chunk)
             bar.update(len(chunk))
+            if file.tell() > MAX_WEIGHTS_BYTES:
+                raise ConnectionError(f"{url}: more than {MAX_WEIGHTS_BYTES} bytes")
+
         # A lost connection can look like the end of the file.
         if total is not None and file.tell() != total:
             raise ConnectionError(f"{url}: connection lost after {file.tell()} of {total} bytes; try again")
+        if check is not None:
+            file.seek(0)
+            check(file)
 
 
 @contextmanager

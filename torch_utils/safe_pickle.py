@@ -2,14 +2,18 @@
 
 No global that a file names is imported or looked up: the caller's table replaces it. The interpreter modifies only
 lists, dicts, sets and `Record`s that it created itself. `pickletools` decodes the stream and checks every length
-against the rest of it, so that memory use is proportional to the size of the file.
+against the rest of it, and steps are counted, so that time and memory are bounded.
 """
 
+import os
 import pickletools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+from dnnlib.errors import printable
+from dnnlib.limits import MAX_PICKLE_STEPS
 
 MAX_MESSAGE = 500  # characters
 
@@ -19,11 +23,11 @@ Lookup = Callable[[str], Any]  # "module name" -> function to call or constant; 
 class WeightsError(ValueError):
     """Invalid weights file; the message is one line.
 
-    It may quote names from the file, so it is cut to MAX_MESSAGE and characters that cannot be printed are removed.
+    It may quote names from the file, so it is cut to MAX_MESSAGE and control characters are escaped.
     """
 
     def __init__(self, message: str):
-        super().__init__("".join(c if c.isprintable() else " " for c in message[:MAX_MESSAGE]))
+        super().__init__(printable(message[:MAX_MESSAGE]))
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,28 @@ class Record:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def read_pickle(stream: BinaryIO, lookup: Lookup, persistent: Callable[[Any], Any] | None = None) -> Any:
+def read_pickle(
+    stream: BinaryIO,
+    lookup: Lookup,
+    persistent: Callable[[Any], Any] | None = None,
+    max_steps: int = MAX_PICKLE_STEPS,
+) -> Any:
     """Read one pickle of protocol 2 to 5, and leave the stream at its end.
 
     Args:
         stream: binary file at the start of the pickle; reading beyond its end must return fewer bytes.
         lookup: replacement of a global.
         persistent: replacement of a persistent id; without it such an id is an error.
+        max_steps: allowed number of opcodes, and of values that calls and instances take.
     Returns:
         Plain data, Records, and results of functions from `lookup`.
     Raises:
         WeightsError: damaged or truncated, a global that is not allowed, or an opcode that no weights file uses.
     """
-    interpreter = _Interpreter(lookup, persistent)
+    start = stream.tell()
+    stream.seek(0, os.SEEK_END)
+    interpreter = _Interpreter(lookup, persistent, max_steps, max_bytes=stream.tell() - start)
+    stream.seek(start)
 
     # `genops` decodes opcodes and arguments, checks lengths, and stops after the opcode STOP.
     try:
@@ -83,6 +96,10 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
+# Values that calls may copy, and steps that count for each value that may hold pickles.
+_CONTAINER_TYPES = (tuple, list, dict, set)
+_DATA_STEPS = 100
+
 # Opcodes without an effect on the result.
 _IGNORED = frozenset({"FRAME", "STOP"})
 
@@ -90,9 +107,12 @@ _IGNORED = frozenset({"FRAME", "STOP"})
 class _Interpreter:
     """Stack, marks and memo of the pickle machine; the standard library's pickletools documents the opcodes."""
 
-    def __init__(self, lookup: Lookup, persistent: Callable[[Any], Any] | None):
+    def __init__(self, lookup: Lookup, persistent: Callable[[Any], Any] | None, max_steps: int, max_bytes: int):
         self.lookup = lookup
         self.persistent = persistent
+        self.max_steps = max_steps
+        self.remaining_steps = max_steps
+        self.remaining_bytes = max_bytes
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -121,6 +141,8 @@ class _Interpreter:
         }
 
     def step(self, name: str, argument: Any) -> None:
+        self._spend(1)
+
         # Values that the opcode itself holds or makes from the topmost ones.
         if name in _PUSH_ARGUMENT:
             self.stack.append(argument)
@@ -141,6 +163,11 @@ class _Interpreter:
         if len(self.stack) != 1 or self.marks:
             raise WeightsError(f"damaged pickle: {len(self.stack)} values at its end, expected 1")
         return self.stack[0]
+
+    def _spend(self, steps: int) -> None:
+        self.remaining_steps -= steps
+        if self.remaining_steps < 0:
+            raise WeightsError(f"a pickle of more than {self.max_steps} steps")
 
     # Stack. Values below the last mark are out of reach.
 
@@ -220,6 +247,14 @@ class _Interpreter:
         # Values from the file are never called: only a Global holds a function of the table.
         if not isinstance(function, Global) or not callable(function.meaning) or not isinstance(arguments, tuple):
             raise WeightsError("damaged pickle: call of something other than a function")
+
+        # The file can pass the same values many times, and each call may copy them, or read pickles in them.
+        data = [value for value in arguments if isinstance(value, bytes)]
+        self._spend(sum(len(value) for value in (arguments, *arguments) if isinstance(value, _CONTAINER_TYPES)))
+        self._spend(_DATA_STEPS * len(data))
+        self.remaining_bytes -= sum(map(len, data))
+        if self.remaining_bytes < 0:
+            raise WeightsError("damaged pickle: calls with more data than the file has")
         try:
             self.stack.append(function.meaning(*arguments))
         except WeightsError:
@@ -230,6 +265,8 @@ class _Interpreter:
 
     def _build(self, state: Any) -> None:
         # Of Records only, which are ours: attributes of other objects could change their behavior.
+        if isinstance(state, dict):
+            self._spend(len(state))
         self._top(Record).state.update(state if isinstance(state, dict) else {SETSTATE: state})
 
     def _persistent_id(self, value: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib.limits import MAX_RENDER_SAMPLES
 from training.networks.decoders import Decoder, DecoderPair, widened_sigmoid
 from training.networks.layers import FullyConnectedLayer
 from training.networks.style_encoder import StyleEncoder
@@ -181,7 +182,15 @@ class TriPlane(nn.Module):
         """
         # Rendering and super-resolution. The options come from a file, so anything may be in them.
         options = self.rendering_kwargs
-        self.ray_options()
+        rays = self.ray_options()
+        samples = self.neural_rendering_resolution**2 * (rays.samples + rays.fine_samples)
+        if self.neural_rendering_resolution < 1 or samples > MAX_RENDER_SAMPLES:
+            raise ValueError(
+                f"a raw image of {self.neural_rendering_resolution}x{self.neural_rendering_resolution} pixels with "
+                f"{rays.samples} and {rays.fine_samples} samples per ray, expected 1 to {MAX_RENDER_SAMPLES} samples"
+            )
+        if self.architecture.background and rays.auto:
+            raise ValueError("ray_end: expected a number in a model with background, got 'auto'")
         if options["superresolution_noise_mode"] not in NOISE_MODES:
             raise ValueError(f"superresolution_noise_mode: got {options['superresolution_noise_mode']!r}")
 
@@ -189,8 +198,9 @@ class TriPlane(nn.Module):
         x, y, z = options.get("avg_camera_pivot", (0, 0, 0))
         if not all(math.isfinite(number) for number in (x, y, z, options.get("c_scale", 0))):
             raise ValueError("avg_camera_pivot, c_scale: expected finite numbers")
-        if not options.get("avg_camera_radius", 1) > 0:
-            raise ValueError(f"avg_camera_radius: expected more than 0, got {options['avg_camera_radius']}")
+        radius = options.get("avg_camera_radius", 1)
+        if not radius > 0 or math.isinf(radius):
+            raise ValueError(f"avg_camera_radius: expected more than 0, got {radius}")
 
     # ----------------------------------------------------------------------- latents
 

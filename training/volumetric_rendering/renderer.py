@@ -8,6 +8,7 @@ and composites deferred features (training/networks/decoders.py), which are deco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -90,12 +91,14 @@ class RenderOptions:
         if self.auto:
             if self.start != self.end:
                 raise ValueError(f"start, end: expected two numbers or twice 'auto', got {self.start}, {self.end}")
-        elif not 0 <= self.start < self.end:
+        elif not 0 <= self.start < self.end < math.inf:
             raise ValueError(f"start, end: expected 0 <= start < end, got {self.start}, {self.end}")
         elif self.disparity and self.start == 0:
             raise ValueError("disparity: expected start above 0, got 0")
 
         # Samples: the histogram of importance sampling needs at least 4.
+        if not isinstance(self.samples, int) or not isinstance(self.fine_samples, int):
+            raise ValueError(f"samples: expected whole numbers, got {self.samples!r} and {self.fine_samples!r}")
         smallest = 4 if self.fine_samples else 2
         if self.samples < smallest or self.fine_samples < 0:
             raise ValueError(
@@ -104,7 +107,7 @@ class RenderOptions:
             )
 
         # Field.
-        if self.box_warp <= 0 or self.density_noise < 0:
+        if not (0 < self.box_warp < math.inf and 0 <= self.density_noise < math.inf):
             raise ValueError(
                 f"expected box_warp above 0 and density_noise 0 or more, got {self.box_warp}, {self.density_noise}"
             )

@@ -6,7 +6,6 @@ arguments from its root; `record.module_from_record` then builds our own class.
 """
 
 import io
-import math
 import re
 import struct
 from collections.abc import Iterator
@@ -15,18 +14,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from dnnlib.limits import MAX_MODULE_DEPTH, MAX_NAME, MAX_TENSORS
 from torch_utils.safe_pickle import SETSTATE, Global, Record, WeightsError, read_pickle
 from training.weights.record import ATTRIBUTES, NetworkRecord, WeightsFile, arguments_by_name, to_plain_data
+from training.weights.tensors import STORAGES, check_tensors, rebuild_tensor, values_from_bytes
 
 PERSISTENCE_VERSION = 6  # of the format in which published code pickles its networks
 NETWORKS = ("G", "D", "G_ema", "D_semantic", "augment_pipe")
-
-# Limits on a file's structure, far above real files and far below what would fill memory; in comments, the largest
-# value in a real file.
-MAX_ENTRIES = 100_000  # submodules and tensors of one network; about 600
-MAX_DEPTH = 32  # nesting of submodules; 6
-MAX_NAME = 100  # characters of a submodule's or tensor's name; 25
-MAX_AXES = 64  # of a tensor, as in PyTorch
 
 # Classes pickled as ordinary objects instead of persistence records. The second form of their modules' names
 # is that under which published code imports embedded source text.
@@ -71,7 +65,9 @@ def _network(name: str, record: Any) -> NetworkRecord:
 
     # Tensors and attributes. Other state of a module, such as hooks and flags, is set by its constructor.
     attributes = {key: to_plain_data(record.state[key], key) for key in ATTRIBUTES if record.state.get(key) is not None}
-    return NetworkRecord(record.class_name, init_kwargs, dict(_tensors(record)), attributes)
+    state = dict(_tensors(record))
+    check_tensors(name, state)
+    return NetworkRecord(record.class_name, init_kwargs, state, attributes)
 
 
 def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
@@ -84,8 +80,8 @@ def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
     entries = 0
     while pending:
         prefix, record = pending.pop()
-        if not isinstance(record, Record) or prefix.count(".") > MAX_DEPTH:
-            raise WeightsError(f"{prefix!r:.100}: expected a module at most {MAX_DEPTH} deep")
+        if not isinstance(record, Record) or prefix.count(".") > MAX_MODULE_DEPTH:
+            raise WeightsError(f"{prefix!r:.100}: expected a module at most {MAX_MODULE_DEPTH} deep")
 
         # A submodule reachable by several paths is counted each time: n levels of two references to the next one are
         # 2^n modules.
@@ -93,8 +89,8 @@ def _tensors(network: Record) -> Iterator[tuple[str, Tensor]]:
         buffers = _named_entries(record, "_buffers")
         modules = _named_entries(record, "_modules")
         entries += 1 + len(parameters) + len(buffers) + len(modules)
-        if entries > MAX_ENTRIES:
-            raise WeightsError(f"network of more than {MAX_ENTRIES} submodules and tensors")
+        if entries > MAX_TENSORS:
+            raise WeightsError(f"network of more than {MAX_TENSORS} submodules and tensors")
 
         # Non-persistent buffers are not in a state dict.
         non_persistent = record.state.get("_non_persistent_buffers_set")
@@ -121,15 +117,9 @@ def _named_entries(record: Record, key: str) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------- tensors
 
-# Element types by the class of storage that the pickle names.
-_STORAGES = {
-    "torch FloatStorage": torch.float32, "torch DoubleStorage": torch.float64,
-    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
-    "torch LongStorage": torch.int64, "torch IntStorage": torch.int32, "torch ShortStorage": torch.int16,
-    "torch CharStorage": torch.int8, "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool,
-}  # fmt: skip
 _MAGIC = 0x1950A86A20F9469CFC6C  # first of the five pickles in PyTorch's legacy format
 _FORMAT_VERSION = 1001
+_HEADER_STEPS = 100  # of each pickle; 40
 
 
 def read_storage(data: bytes) -> Tensor:
@@ -148,28 +138,25 @@ def read_storage(data: bytes) -> Tensor:
     stream = io.BytesIO(data)
 
     # Header. The machine's description also holds sizes of C types, which do not matter.
-    magic, version, machine = (read_pickle(stream, _STORAGES.get) for _ in range(3))
+    magic, version, machine = (_read_header(stream) for _ in range(3))
     if magic != _MAGIC or version != _FORMAT_VERSION:
         raise WeightsError("tensor data: not in PyTorch's legacy format")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise WeightsError("tensor data: written on a big-endian machine, only little endian is supported")
 
     # Type and size. The file would allow several storages, but each is stored by a call.
-    dtype, key, count = read_pickle(stream, _STORAGES.get, persistent=_storage_reference)
-    if read_pickle(stream, _STORAGES.get) != [key]:
+    dtype, key, count = _read_header(stream)
+    if _read_header(stream) != [key]:
         raise WeightsError("tensor data: expected one storage")
     start = stream.tell() + 8
     if start + count * dtype.itemsize != len(data) or struct.unpack_from("<q", data, start - 8)[0] != count:
         raise WeightsError(f"tensor data: expected {count} values of {dtype}, got {max(len(data) - start, 0)} bytes")
 
-    # Values, copied because `bytes` are read-only and tensors are not.
-    if count == 0:
-        return torch.empty(0, dtype=dtype)
-    values = bytearray(memoryview(data)[start:])
-    if dtype == torch.bool:
-        # Bytes other than 0 and 1 are not valid bools.
-        return torch.frombuffer(values, dtype=torch.uint8).bool()
-    return torch.frombuffer(values, dtype=dtype)
+    return values_from_bytes(memoryview(data)[start:], dtype)
+
+
+def _read_header(stream: BinaryIO) -> Any:
+    return read_pickle(stream, STORAGES.get, _storage_reference, _HEADER_STEPS)
 
 
 def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
@@ -180,29 +167,13 @@ def _storage_reference(reference: Any) -> tuple[torch.dtype, str, int]:
     raise WeightsError("tensor data: not a reference to a whole storage")
 
 
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_unused: Any) -> Tensor:
-    """View a storage as a tensor; gradient flag, hooks and metadata, which follow, are ignored."""
-    # Python integers, of which products and sums with strides stay in a safe range; `type` rejects booleans too.
-    numbers = (offset, *size, *stride)
-    valid = len(size) <= MAX_AXES and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
-    if not isinstance(storage, Tensor) or not valid:
-        raise WeightsError("tensor: invalid storage, offset, size or stride")
-
-    # The last element must be inside the storage. A stride of 0 could repeat one value without limit, so the number of
-    # elements must not exceed the storage either.
-    count = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if count > storage.numel() or (count and last >= storage.numel()):
-        raise WeightsError(f"tensor: size {size} is beyond its storage of {storage.numel()} values")
-    return storage.as_strided(size, stride, offset)
-
-
 # --------------------------------------------------------------------------- other names in the pickle
 
 
 def _short(value: Any) -> str:
     """Quote a scalar for a message; anything else by its type, since containers can be huge or contain themselves."""
-    return f"{value!r:.50}" if isinstance(value, str | float | bool | None) else f"a {type(value).__name__}"
+    is_short = isinstance(value, str | float | bool | None) or (isinstance(value, int) and value.bit_length() < 64)
+    return f"{value!r:.50}" if is_short else f"a {type(value).__name__}"
 
 
 # Codes of `struct` by numpy's type codes.
@@ -226,9 +197,13 @@ def _numpy_scalar(dtype: Record, data: bytes) -> float | int | bool:
 
 def _persistent_object(meta: dict[str, Any]) -> Record:
     """Read a persistence record of a network or layer; its source text, `meta["module_src"]`, is ignored."""
-    if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
-        got = f"type {_short(meta.get('type'))}, version {_short(meta.get('version'))}"
-        raise WeightsError(f"persistent object: expected type 'class', version {PERSISTENCE_VERSION}, got {got}")
+    version = meta.get("version")
+    if meta.get("type") != "class" or version != PERSISTENCE_VERSION:
+        got = f"got type {_short(meta.get('type'))}, version {_short(version)}"
+        raise WeightsError(
+            f"persistent object: {got}, expected 'class' and {PERSISTENCE_VERSION}; "
+            "perhaps a network of stylegan2-ada or another program, which these programs do not take"
+        )
 
     # All else, such as the module's name, is not needed to find our class.
     class_name = meta.get("class_name")
@@ -254,8 +229,8 @@ _GLOBALS = {
     "numpy.core.multiarray scalar": _numpy_scalar,
     "numpy._core.multiarray scalar": _numpy_scalar,
     "torch._utils _rebuild_parameter": lambda tensor, *_unused: tensor,
-    "torch._utils _rebuild_tensor": _rebuild_tensor,
-    "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils _rebuild_tensor": rebuild_tensor,
+    "torch._utils _rebuild_tensor_v2": rebuild_tensor,
     "torch.storage _load_from_bytes": read_storage,
     "torch.nn.modules.activation Softplus": lambda: Record("Softplus"),
     "torch.nn.modules.container Sequential": lambda: Record("Sequential"),

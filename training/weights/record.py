@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dnnlib.limits import MAX_DATA_DEPTH, MAX_DATA_VALUES, MAX_NUMBER, MAX_RESOLUTION, MAX_TENSORS
 from torch_utils.safe_pickle import WeightsError
 from training.networks import registry
 from training.networks.generator import TriPlane
@@ -21,16 +22,20 @@ ATTRIBUTES = {"neural_rendering_resolution": int, "rendering_kwargs": dict}
 # Tensors in published generators that no constructor creates and no code reads.
 UNUSED_TENSORS = frozenset({"dataset_label_std"})
 
-# Limits on constructor arguments read from a file; in comments, the largest value in a real file.
-MAX_DEPTH = 32  # nesting levels; 3
-MAX_VALUES = 10_000  # values per network; about 50
-MAX_NUMBER = 2**24  # magnitude; 32,768
+# Arguments and rendering options that can cost time or memory, or break a network, without any tensor in the file:
+# allowed values of those whose name is, or ends in, the key.
+RANGES = {
+    "resolution": (1, MAX_RESOLUTION),
+    "conv_clamp": (1e-3, MAX_NUMBER),
+    "up": (1, 4),
+    "down": (1, 4),
+}
 
 # A constructor may allocate twice as many elements as the file holds, plus this many.
 SPARE_ELEMENTS = 1_000_000
 
 # Tensor factories counted by `_AllocationLimit`, with their replacements, which skip random initialization.
-_FACTORIES = {factory: factory for factory in (torch.zeros, torch.ones, torch.full, torch.empty)}
+_FACTORIES = {factory: factory for factory in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye)}
 _FACTORIES |= {torch.randn: torch.empty, torch.rand: torch.empty}
 
 
@@ -75,15 +80,15 @@ def to_plain_data(value: Any, name: str = "value") -> Any:
         value: nested data.
         name: of the value in error messages.
     Raises:
-        WeightsError: any other type, or more than MAX_DEPTH levels or MAX_VALUES values.
+        WeightsError: any other type, or more than MAX_DATA_DEPTH levels or MAX_DATA_VALUES values.
     """
     # Counts values of all levels. Without it a few kilobytes of lists that contain each other twice would be copied
     # into 2^30 values.
-    budget = iter(range(MAX_VALUES))
+    budget = iter(range(MAX_DATA_VALUES))
 
     def convert(item: Any, depth: int) -> Any:
-        if depth > MAX_DEPTH or next(budget, None) is None:
-            raise WeightsError(f"{name}: more than {MAX_DEPTH} levels or {MAX_VALUES} values")
+        if depth > MAX_DATA_DEPTH or next(budget, None) is None:
+            raise WeightsError(f"{name}: more than {MAX_DATA_DEPTH} levels or {MAX_DATA_VALUES} values")
 
         # Scalars. A long integer would take quadratic time to print.
         if isinstance(item, np.generic):
@@ -183,23 +188,27 @@ def module_from_record(record: NetworkRecord) -> nn.Module:
     # Tensors. PyTorch checks names and shapes, and converts types (float16 from `to_half`).
     expected = network.state_dict()
     state = {name: tensor for name, tensor in record.state.items() if name in expected or name not in UNUSED_TENSORS}
+    for name, tensor in expected.items():
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point():
+            raise WeightsError(f"{name}: got {state[name].dtype}, expected {tensor.dtype} or one like it")
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(str(error)) from None
+        raise WeightsError(" ".join(str(error).split())) from None
 
     # Attributes set after construction. Others in the file are ignored: they could replace methods.
     for name, kind in ATTRIBUTES.items():
         if name in record.attributes:
-            if not isinstance(record.attributes[name], kind):
+            if type(record.attributes[name]) is not kind:
                 raise WeightsError(f"{record.class_name}: {name}: expected {kind.__name__}")
             setattr(network, name, record.attributes[name])
+    _check_values(record.class_name, record.attributes)
 
     # Rendering options are used only when rendering, but are checked now, while the file can be named.
     if isinstance(network, TriPlane):
         try:
             network.check_options()
-        except (KeyError, TypeError, ValueError) as error:  # data from a file can be anything
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:  # data from a file can be anything
             raise WeightsError(f"{record.class_name}: invalid rendering options ({error})") from error
     return network.eval().requires_grad_(False)
 
@@ -211,17 +220,14 @@ def _construct(record: NetworkRecord) -> nn.Module:
         raise WeightsError(f"unknown class {record.class_name!r:.100}; {allowed}")
 
     # Arguments. A large number of layers, for example, would keep a constructor busy for hours.
-    for number in _numbers(record.init_kwargs):
-        # Written so that NaN is an error too.
-        if not abs(number) <= MAX_NUMBER:
-            raise WeightsError(f"{record.class_name!r}: argument {number} is too large, {MAX_NUMBER} is allowed")
+    _check_values(record.class_name, record.init_kwargs)
 
     # Elements in the file; storages shared by several tensors count once.
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.itemsize
         for tensor in record.state.values()
     }
-    with _AllocationLimit(2 * sum(storages.values()) + SPARE_ELEMENTS):
+    with _AllocationLimit(2 * sum(storages.values()) + SPARE_ELEMENTS, MAX_TENSORS):
         try:
             return registry.construct(record.class_name, record.init_kwargs)
         except Exception as error:  # arguments from a file can break a constructor in any way
@@ -229,35 +235,57 @@ def _construct(record: NetworkRecord) -> nn.Module:
             raise WeightsError(f"cannot build {record.class_name!r} ({reason})") from error
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    """Yield all numbers in nested dicts and lists."""
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, dict | list):
-        for element in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(element)
+def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
+    """Raise WeightsError if a number in nested dicts and lists is too large, or a value outside its name's range."""
+    for name, value in _leaves("", values):
+        # Written so that NaN is an error too.
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+            raise WeightsError(f"{class_name!r:.100}: {name!r:.100}: {value} is too large, {MAX_NUMBER} is allowed")
+        for key, (low, high) in RANGES.items():
+            if name == key or name.endswith(f"_{key}"):
+                valid = value is None or (isinstance(value, int | float) and low <= value <= high)
+                if not valid:
+                    got = f"got {value!r:.50}, expected {low} to {high}"
+                    raise WeightsError(f"{class_name!r:.100}: {name!r:.100}: {got}")
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all values in nested dicts and lists, each with the last key that leads to it."""
+    if isinstance(value, dict):
+        for key, element in value.items():
+            yield from _leaves(key, element)
+    elif isinstance(value, list):
+        for element in value:
+            yield from _leaves(name, element)
+    else:
+        yield name, value
 
 
 class _AllocationLimit(TorchFunctionMode):
-    """Raises ValueError before tensor factories create more than a number of elements; skips random initialization.
+    """Raises ValueError before factories create more tensors or elements than allowed; skips random initialization.
 
     Thus arguments from a file cannot use memory or time out of proportion to the file. Initial values are overwritten
     by the file's, so drawing them would only cost time and change the random state.
 
     Args:
         elements: allowed in total.
+        tensors: allowed number.
     """
 
-    def __init__(self, elements: int):
+    def __init__(self, elements: int, tensors: int):
         super().__init__()
         self.remaining = elements
+        self.remaining_tensors = tensors
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         # PyTorch calls this instead of each of its functions while the mode is active. Sizes are passed as one sequence
         # or as several numbers.
         if function in _FACTORIES and args:
             size = args[0] if isinstance(args[0], list | tuple) else args
+            if function == torch.eye:
+                size = (size[0], size[-1])
             self.remaining -= math.prod(size)
-            if self.remaining < 0:
-                raise ValueError("its arguments ask for more elements than the file holds")
+            self.remaining_tensors -= 1
+            if self.remaining < 0 or self.remaining_tensors < 0:
+                raise ValueError("its arguments ask for more elements than the file holds, or for too many tensors")
         return _FACTORIES.get(function, function)(*args, **(kwargs or {}))

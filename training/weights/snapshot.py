@@ -5,7 +5,7 @@ import io
 import json
 import mmap
 import os
-import pickle
+import zlib
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dnnlib.util import atomic_write, open_url
+from dnnlib.json_files import parse_json, read_json
+from dnnlib.limits import MAX_HEADER_BYTES, MAX_NETWORKS, MAX_WEIGHTS_BYTES
+from dnnlib.util import atomic_write, cached_path, open_url
 from torch_utils.safe_pickle import WeightsError
 from training.weights.published_pickle import read_published_pickle
 from training.weights.record import (
@@ -27,11 +29,15 @@ from training.weights.record import (
     record_from_module,
     to_plain_data,
 )
+from training.weights.tensors import check_tensors
+from training.weights.torch_file import read_torch_file
 
 FORMAT = "pix2pix3d-snapshot"
 VERSION = 1
-METADATA_KEY = "pix2pix3d"  # in the header of a .safetensors file; its value is all but the tensors, as JSON
-MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, as in the safetensors library
+
+# In the header of a .safetensors file: all but the tensors, as JSON, and the checksum of everything.
+METADATA_KEY = "pix2pix3d"
+CHECKSUM_KEY = "crc32"
 
 # Keys of `extra`.
 UNTRAINED = "untrained"  # True for weights as initialized
@@ -103,13 +109,25 @@ def _save_safetensors(path: Path, contents: dict[str, Any]) -> None:
 
     # Nested, so that an error while writing the contents leaves neither file.
     with atomic_write(path) as file, atomic_write(description_path) as description:
-        file.write(safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(contents)}))
+        text = json.dumps(contents)
+        file.write(safetensors.torch.save(tensors, {METADATA_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)}))
         description.write(json.dumps(contents, indent=1).encode())
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of the description and of all tensors (any shape), as 8 hexadecimal digits."""
+    # Against damage in storage and transfer, which changes numbers without any other sign.
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def _is_description(path: Path) -> bool:
     try:
-        return json.loads(path.read_bytes()).get("format") == FORMAT
+        return read_json(path).get("format") == FORMAT
     except (ValueError, AttributeError, OSError):
         return False
 
@@ -165,9 +183,10 @@ def read_weights(source: Source) -> WeightsFile:
     """
     is_path = isinstance(source, str | os.PathLike)
     try:
-        # A file that the caller opened stays open. Formats are detected by looking ahead, so pipes are read whole.
-        with open_url(os.fspath(source)) if is_path else nullcontext(source) as file:
-            return _read(file if file.seekable() else io.BytesIO(file.read()))
+        # A download is kept only if it can be read. A file that the caller opened stays open. Formats are detected by
+        # looking ahead, so pipes are read whole.
+        with open_url(os.fspath(source), check=_read) if is_path else nullcontext(source) as file:
+            return _read(file if file.seekable() else io.BytesIO(file.read(MAX_WEIGHTS_BYTES + 1)))
     except WeightsError as error:
         raise WeightsError(f"{_label(source)}: {error}") from None
     except (OSError, ValueError) as error:
@@ -177,33 +196,45 @@ def read_weights(source: Source) -> WeightsFile:
 
 
 def _label(source: Source) -> str:
-    return str(source if isinstance(source, str | os.PathLike) else getattr(source, "name", "weights file"))
+    if not isinstance(source, str | os.PathLike):
+        return str(getattr(source, "name", "weights file"))
+
+    # The cached file of a URL, which would be used again until it is deleted.
+    path = cached_path(os.fspath(source))
+    return f"{source} (downloaded to {path})" if path is not None and path.exists() else str(source)
 
 
 def _read(file: BinaryIO) -> WeightsFile:
     """Detect the format from the first bytes and read the file."""
-    # Just enough for all formats.
     start = file.tell()
-    head = file.read(9)
+    size = file.seek(0, os.SEEK_END) - start
+    if size > MAX_WEIGHTS_BYTES:
+        raise WeightsError(f"{size} bytes, expected at most {MAX_WEIGHTS_BYTES}")
+
+    # Just enough for all formats.
+    file.seek(start)
+    head = file.read(40)
     file.seek(start)
 
     # Safetensors start with the length of their JSON header in 8 bytes, which may look like another format's start.
-    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
         return _load_safetensors(file.read())
 
     # Zip archives are PyTorch files; 0x80 and a protocol number start a pickle.
     if head.startswith(b"PK"):
-        return _parse_contents(_load_torch(file))
+        return _parse_contents(read_torch_file(file))
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return read_published_pickle(_map_into_memory(file))
 
-    # Anything else is an error. Two common cases are named: an interrupted download and a download page.
+    # Anything else is an error. Common cases are named: an interrupted download, a download page, an incomplete clone.
     if not head:
         raise WeightsError("empty file")
     if head.lstrip().startswith(b"<"):
         raise WeightsError("a web page instead of weights; is the URL that of a download page?")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError("a Git LFS pointer instead of weights; get the file with: git lfs pull")
     expected = "a pix2pix3D or EG3D pickle, a snapshot of this program, or .safetensors"
-    raise WeightsError(f"not a weights file: starts with {head!r}, expected {expected}")
+    raise WeightsError(f"not a weights file: starts with {head[:9]!r}, expected {expected}")
 
 
 def _map_into_memory(file: BinaryIO) -> BinaryIO:
@@ -219,24 +250,16 @@ def _map_into_memory(file: BinaryIO) -> BinaryIO:
     return mapped
 
 
-def _load_torch(file: BinaryIO) -> Any:
-    # With weights_only, PyTorch calls no functions but those that make tensors.
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError("a PyTorch file with more than plain data and tensors; expected a snapshot") from None
-    except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
-        # Keep the first line; the rest is a C++ stack trace.
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"damaged, truncated, or a zip archive not written by PyTorch ({reason})") from None
-
-
 def _load_safetensors(data: bytes) -> WeightsFile:
     try:
         # `load` checks the header; our part of it is JSON in JSON.
         tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        contents = json.loads(header["__metadata__"][METADATA_KEY])
+        metadata = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        contents = parse_json(metadata[METADATA_KEY].encode())
+
+        # Files of older versions have none.
+        if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(metadata[METADATA_KEY], tensors):
+            raise WeightsError("damaged: its checksum does not match")
 
         # Tensors go back to their networks, in the order of their names, since the format keeps no order.
         for network in contents["networks"].values():
@@ -244,6 +267,8 @@ def _load_safetensors(data: bytes) -> WeightsFile:
         for full_name in sorted(tensors):
             name, _, key = full_name.partition(".")
             contents["networks"][name]["state"][key] = tensors[full_name]
+    except WeightsError:
+        raise
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WeightsError(f"damaged, or a safetensors file not written by this program ({error!r:.200})") from None
     return _parse_contents(contents)
@@ -252,16 +277,19 @@ def _load_safetensors(data: bytes) -> WeightsFile:
 def _parse_contents(contents: Any) -> WeightsFile:
     """Check and convert the contents of a snapshot; any value may be invalid."""
     # Format.
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    if not isinstance(contents, dict) or not _equals(contents.get("format"), FORMAT):
         raise WeightsError(f"not a snapshot of this program (format is not {FORMAT})")
     version = contents.get("version")
-    if not isinstance(version, int) or version != VERSION:
-        raise WeightsError(f"snapshot version {version!r:.50}, expected {VERSION}")
+    if not _equals(version, VERSION):
+        got = version if isinstance(version, int) and version.bit_length() < 64 else f"of type {type(version).__name__}"
+        raise WeightsError(f"snapshot version {got}, expected {VERSION}")
 
     # Structure. torch.load returns any nesting of plain data, so types are checked before use.
     networks = contents.get("networks")
     if not isinstance(networks, dict) or not networks or not all(isinstance(name, str) for name in networks):
         raise WeightsError("a snapshot without networks")
+    if len(networks) > MAX_NETWORKS:
+        raise WeightsError(f"{len(networks)} networks, expected at most {MAX_NETWORKS}")
     extra = contents.get("extra")
     if not isinstance(extra, dict):
         raise WeightsError(f"extra: expected a dict, got {type(extra).__name__}")
@@ -275,6 +303,11 @@ def _parse_contents(contents: Any) -> WeightsFile:
     return WeightsFile(records, training_set_kwargs, to_plain_data(extra, "extra"))
 
 
+def _equals(value: Any, expected: str | int) -> bool:
+    # A comparison with a tensor would be a tensor.
+    return type(value) is type(expected) and value == expected
+
+
 def _parse_network(name: str, network: Any) -> NetworkRecord:
     match network:
         case {
@@ -284,6 +317,7 @@ def _parse_network(name: str, network: Any) -> NetworkRecord:
             "state": dict(state),
         }:
             if all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()):
+                check_tensors(name, state)
                 init_kwargs = to_plain_data(init_kwargs, name)
                 return NetworkRecord(class_name, init_kwargs, state, to_plain_data(attributes, name))
     raise WeightsError(f"{name}: expected class name, arguments, attributes and tensors")

@@ -134,7 +134,7 @@ def test_a_truncated_snapshot_is_rejected(tmp_path, mapping, name):
     ("change", "message"),
     [
         (lambda c: c.update(version=2), "snapshot version 2"),
-        (lambda c: c.update(version=torch.ones(2)), "snapshot version tensor"),
+        (lambda c: c.update(version=torch.ones(2)), "snapshot version of type Tensor"),
         (lambda c: c.update(format="other"), "not a snapshot"),
         (lambda c: c.update(networks={}), "without networks"),
         (lambda c: c.update(extra=None), "extra: expected a dict, got NoneType"),
