@@ -35,7 +35,7 @@ from training.networks.configs import RENDERING
 from training.options import TrainingOptions
 from training.perceptual import load_lpips
 from training.resolve import RENAMED, examine_data, open_data, resolve, without_effect
-from training.run_dir import latest_run, read_options
+from training.run_dir import DATA_PATHS, check_data, latest_run, read_options
 from training.signals import Interrupted
 from training.train_state import StateError, TrainingError
 from training.training_loop import training_loop
@@ -266,7 +266,8 @@ TEXT_PATH = NonEmptyPath()
     option("resume_blur", bool, False, "Start with blurred discriminator inputs after --resume too."),
     click.option("--continue", "continue_dir", type=PATH, metavar="RUN_DIR", help="Continue the run in this directory "
                  "exactly where it stopped. It allows only the options "
-                 f"{', '.join(f'--{name}' for name in CHANGEABLE)}, --device."),
+                 f"{', '.join(f'--{name}' for name in CHANGEABLE)}, --device, and, for the new paths of data that have "
+                 f"moved, {', '.join(f'--{name}' for name in DATA_PATHS)}."),
 )  # fmt: skip
 @option_group(
     "Output and evaluation",
@@ -408,17 +409,20 @@ def _continued_options(run_dir: Path, values: dict[str, Any], given: set[str]) -
         options = read_options(run_dir)
 
     # Other options would mix two settings in one run, which no training_options.json describes.
-    fixed = sorted(given - CHANGEABLE.keys())
+    fixed = sorted(given - CHANGEABLE.keys() - DATA_PATHS.keys())
     if fixed:
-        allowed = ", ".join(f"--{name}" for name in CHANGEABLE)
+        allowed = ", ".join(f"--{name}" for name in (*CHANGEABLE, *DATA_PATHS))
         raise InputError(f"--{fixed[0]} cannot be changed by --continue; allowed are {allowed}")
 
-    # The changes must fit, and the data set must still be the same.
-    changed = replace(options, **{CHANGEABLE[name]: values[name] for name in given})
-    changed.check_batch()
+    # The changes must fit. The data must be the same, but may have moved.
+    moved = {name: os.path.abspath(values[name]) for name in DATA_PATHS if name in given}
+    data = replace(options.data, **{DATA_PATHS[name]: path for name, path in moved.items()})
+    changed = {CHANGEABLE[name]: values[name] for name in given - moved.keys()}
+    options = replace(options, data=data, **changed)
+    options.check_batch()
     with user_errors("--continue"):
-        options.data.open()
-    return changed
+        check_data(run_dir, data, moved)
+    return options
 
 
 def _check_machine(device: str | None, processes: int, options: TrainingOptions | None, new: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from dnnlib.errors import ConfigError
 from training.data.dataset import PosedImageDataset
 from training.data.depth_maps import DepthImages
+from training.data.fingerprint import Fingerprint, take_fingerprint
 from training.data.views import ViewPairs
 from training.networks.configs import CLAMP_WITH_FP16, GeneratorOptions
 
@@ -60,15 +61,17 @@ class DataOptions:
             del options[name]
         return {"class_name": DATASET_CLASSES[self.data_type], "use_labels": True, "random_seed": 0, **options}
 
-    def open(self) -> PosedImageDataset:
+    def open(self, classes: int | None = None) -> PosedImageDataset:
         """Open the data set.
 
+        Args:
+            classes: number of classes; reading other class ids raises DataError. None accepts all ids.
         Raises:
             DataError: it is missing, or not the data set that the options were resolved for.
         """
         expected = {"resolution": self.resolution, "max_size": self.max_size}
         mirror = {"xflip": self.xflip, "mirror_pose": self.mirror_pose, "mirror_swaps": self.mirror_swaps or ()}
-        return PosedImageDataset(self.path, self.mask_path, self.data_type, **mirror, **expected)
+        return PosedImageDataset(self.path, self.mask_path, self.data_type, classes=classes, **mirror, **expected)
 
     def open_pairs(self, dataset: PosedImageDataset, seed: int) -> ViewPairs:
         """Pair every sample of the opened data set with a target view.
@@ -76,8 +79,18 @@ class DataOptions:
         Raises:
             DataError: the depth maps are missing or do not fit.
         """
-        depth = DepthImages(self.depth_path) if self.depth_path else None
-        return ViewPairs(dataset, depth, seed, self.other_views)
+        return ViewPairs(dataset, self._open_depth(), seed, self.other_views)
+
+    def fingerprint(self, dataset: PosedImageDataset) -> Fingerprint:
+        """Return the fingerprint of the opened data set and its depth maps.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        return take_fingerprint(dataset, self._open_depth())
+
+    def _open_depth(self) -> DepthImages | None:
+        return DepthImages(self.depth_path) if self.depth_path else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +18,28 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.errors import ConfigError
 from dnnlib.util import atomic_write, log_to_file
 from torch_utils import distributed
 from torch_utils.launch import TORCHRUN_ID
+from training.data.dataset import PosedImageDataset
+from training.data.fingerprint import find_difference
 from training.data.image_io import write_png
-from training.options import TrainingOptions
+from training.options import DataOptions, TrainingOptions
 from training.train_state import StateError, load_state, remove_partial_files
 
 # Files in the directory. The last two identify a run to Weights & Biases and to torchrun.
 OPTIONS_FILE = "training_options.json"
+FINGERPRINT_FILE = "data_fingerprint.json"
 STATS_FILE = "stats.jsonl"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 WANDB_ID_FILE = "wandb_id.txt"
 TORCHRUN_ID_FILE = "torchrun_id.txt"
+
+# Options of the training command with the paths of the data, and their fields of DataOptions.
+DATA_PATHS = {"data": "path", "mask_data": "mask_path", "depth_data": "depth_path"}
+KINDS_OF_DATA = {"images": "data", "label maps": "mask_data", "depth maps": "depth_data"}
 
 # Name of the directory: number and name of the run.
 NUMBERED = re.compile(r"(\d{5,})-(.*)")
@@ -43,7 +51,7 @@ WANDB_PROJECT = "pix2pix3d"
 
 @contextmanager
 def open_run(
-    options: TrainingOptions, outdir: Path, run_dir: Path | None
+    options: TrainingOptions, outdir: Path, run_dir: Path | None, dataset: PosedImageDataset
 ) -> Iterator[tuple[RunLog | None, dict[str, Any] | None]]:
     """Create or reopen a run's directory on rank 0; lock it and copy the console to its log while the context lasts.
 
@@ -51,6 +59,7 @@ def open_run(
         options: written to the directory.
         outdir: parent of a new directory.
         run_dir: directory of the run to resume, None for a new run.
+        dataset: that of the options; its fingerprint is written to the directory.
     Yields:
         The log of statistics and images, and the newest saved state or None; None and None in other processes.
     Raises:
@@ -69,6 +78,8 @@ def open_run(
 
         # Options may have changed since the run was stopped, for instance its length.
         write_options(run_dir, options)
+        if not (run_dir / FINGERPRINT_FILE).exists():
+            _write_json(run_dir / FINGERPRINT_FILE, options.data.fingerprint(dataset))
         cur_nimg = saved["progress"]["cur_nimg"] if saved else 0
         with RunLog(run_dir, options, cur_nimg) as log:
             print(json.dumps(options.to_plain(), indent=2))
@@ -150,8 +161,12 @@ def _runs(outdir: Path) -> list[tuple[int, str, Path]]:
 
 def write_options(run_dir: Path, options: TrainingOptions) -> None:
     """Write the options of a run to training_options.json."""
-    with atomic_write(run_dir / OPTIONS_FILE) as file:
-        file.write(json.dumps(options.to_plain(), indent=2).encode())
+    _write_json(run_dir / OPTIONS_FILE, options.to_plain())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
 
 
 def read_options(run_dir: Path) -> TrainingOptions:
@@ -167,6 +182,45 @@ def read_options(run_dir: Path) -> TrainingOptions:
         return TrainingOptions.from_plain(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def check_data(run_dir: Path, data: DataOptions, moved: Collection[str] = ()) -> None:
+    """Check that the data set of a run is the one that it began with.
+
+    Args:
+        run_dir: directory of the run.
+        data: options of the run, perhaps with new paths.
+        moved: names in DATA_PATHS of these new paths.
+    Raises:
+        ConfigError: files are missing or are not those that the run began with.
+        ValueError: files are damaged.
+    """
+    # Missing files have probably moved.
+    for name, field in DATA_PATHS.items():
+        path = getattr(data, field)
+        if path is not None and not Path(path).exists():
+            hint = "" if name in moved else "if the data have moved, this option takes their new path"
+            raise ConfigError(name, problem=f"{path}: no such file or directory", hint=hint)
+
+    # Runs of earlier versions have no fingerprint.
+    dataset = data.open()
+    file = run_dir / FINGERPRINT_FILE
+    if not file.exists():
+        for name in moved:
+            problem = f"the run has no {FINGERPRINT_FILE} to compare the data with"
+            raise ConfigError(name, problem=problem, hint=f"change the path in {OPTIONS_FILE} if the data are the same")
+        return
+
+    # The file is plain JSON, which people may have edited.
+    before = json.loads(file.read_bytes())
+    if not isinstance(before, dict) or not all(isinstance(part, dict | None) for part in before.values()):
+        raise ValueError(f"{file}: not a fingerprint of data")
+    difference = find_difference(before, data.fingerprint(dataset))
+    if difference is not None:
+        kind, reason = difference
+        name = KINDS_OF_DATA[kind]
+        problem = f"{getattr(data, DATA_PATHS[name])}: not the {kind} that the run began with ({reason})"
+        raise ConfigError(name, problem=problem, hint="a new run can start from the weights of this one (`resume`)")
 
 
 # --------------------------------------------------------------------------- statistics and images

@@ -53,19 +53,19 @@ def training_loop(
         Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
         TrainingError: most steps had non-finite gradients, or weights became non-finite.
         StateError: no saved state is readable, it does not fit, or another process trains in the directory.
-        ConfigError: a data loading worker was killed.
+        DataError, ConfigError: a file is damaged or has a class that the network lacks; a data worker was killed.
     """
     options = distributed.from_rank_0(options)
     configure_backends(options, device)
 
     # Data; networks, optimizers, G_ema and augmentation; loss and the phases that minimize it.
-    dataset = options.data.open()
+    dataset = options.data.open(options.generator.semantic_channels)
     poses = torch.from_numpy(np.stack([dataset.get_label(i) for i in range(len(dataset))]))  # K,25
     state = TrainState(options, device, open_stream(dataset, options, device))
     loss = build_loss(state)
     phases = phases_of(options)
 
-    with defer_signals() as signals, state.stream, open_run(options, outdir, run_dir) as (log, saved):
+    with defer_signals() as signals, state.stream, open_run(options, outdir, run_dir, dataset) as (log, saved):
         # Resume the saved state, or start from given or random weights.
         message = state.start(saved)
         stats = TickStats(state)

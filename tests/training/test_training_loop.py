@@ -24,9 +24,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from torch_utils import distributed
 from training import training_loop as loop_module
+from training.data.archive import DataError
 from training.data.label_maps import colorize
 from training.image_grid import ImageGrid
-from training.run_dir import RunLog, read_options
+from training.run_dir import RunLog, read_options, write_options
 from training.signals import Interrupted
 from training.status import TickStats
 from training.train_state import StateError, TrainingError, TrainState, load_state
@@ -117,6 +118,69 @@ def test_resume_rejects_options_that_would_change_the_run(whole_run, options, me
     assert result.exit_code == 2 and message in result.output, result.output
 
 
+@pytest.fixture
+def moved_run(whole_run, data, tmp_path):
+    """Directory of a finished run and its data, after both have moved."""
+    run_dir = shutil.copytree(whole_run, tmp_path / "moved run")
+    options = read_options(run_dir)
+    gone = replace(options.data, path=str(tmp_path / "gone.zip"), mask_path=str(tmp_path / "gone too.zip"))
+    write_options(run_dir, replace(options, data=gone))
+    return run_dir, {name: Path(shutil.copy(path, tmp_path / path.name)) for name, path in data.items()}
+
+
+def test_a_run_continues_with_data_that_have_moved_and_remembers_where(moved_run):
+    run_dir, files = moved_run
+    result = run(**{"continue": run_dir, **files})
+    assert result.exit_code == 0 and "Done: 0.012 kimg" in result.output, result.output
+    options = read_options(run_dir).data
+    assert (options.path, options.mask_path) == (str(files["data"]), str(files["mask_data"]))
+    assert run(**{"continue": run_dir}).exit_code == 0
+
+
+def test_a_missing_data_set_is_asked_for_in_one_line(moved_run):
+    run_dir, files = moved_run
+    result = run(**{"continue": run_dir, "data": files["data"]})
+    expected = "Error: --mask_data: .*gone too.zip: no such file or directory; if the data have moved, this option .*\n"
+    assert result.exit_code == 2 and re.fullmatch(expected, result.output), result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"classes": 3},
+            r"--mask_data: \S*labels.zip: not the label maps that the run began with .other sizes.; ",
+        ),
+        ({"count": 6}, r"--data: \S*pictures.zip: not the images that the run began with \(5, now 6\); a new run can"),
+    ],
+)
+def test_a_run_does_not_continue_with_other_data(moved_run, tmp_path, changes, message):
+    run_dir, files = moved_run
+    small_data(tmp_path, **changes)
+    result = run(**{"continue": run_dir, **files})
+    assert result.exit_code == 2 and re.match(f"Error: {message}", result.output), result.output
+    assert result.output.count("\n") == 1
+
+
+def test_a_run_of_an_earlier_version_continues_only_with_data_in_the_same_place(whole_run, moved_run):
+    run_dir, files = moved_run
+    (run_dir / "data_fingerprint.json").unlink()
+    result = run(**{"continue": run_dir, **files})
+    assert result.exit_code == 2, result.output
+    assert "Error: --data: the run has no data_fingerprint.json to compare the data with; change" in result.output
+    shutil.copy(whole_run / "training_options.json", run_dir)
+    assert run(**{"continue": run_dir}).exit_code == 0
+    written, first = ((directory / "data_fingerprint.json").read_text() for directory in (run_dir, whole_run))
+    assert written == first  # from now on
+
+
+def test_a_class_that_the_network_lacks_ends_training_with_the_name_of_the_file(options, tmp_path):
+    files = small_data(tmp_path, classes=7)
+    changed = replace(options, workers=1, data=replace(options.data, mask_path=str(files["mask_data"])))
+    with pytest.raises(DataError, match=r"labels.zip: 00000/img0000000\d.png: got class 6, expected 0 to 3"):
+        training_loop(CPU, changed, tmp_path, tmp_path)
+
+
 def test_sigterm_finishes_the_iteration_saves_and_prints_the_command_to_resume(data, tmp_path):
     ended = threading.Event()
     deadline = time.monotonic() + 300
@@ -185,7 +249,7 @@ def test_a_run_writes_its_documented_files(whole_run):
     assert whole_run.name == "00000-afhq-pictures-gpus1-batch2-gamma1"
     grids = {f"{kind}000000{ending}.png" for kind in ("fakes", "fakes_front") for ending in GRID_SUFFIXES}
     always = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "mask.png", "fakes_turn000000.png"}
-    always.add(".lock")
+    always |= {".lock", "data_fingerprint.json"}
     saved = {"network-snapshot-000000.pkl", "training-state-000000002.pt", "training-state-000000012.pt"}
     names = {path.name for path in whole_run.iterdir() if "tfevents" not in path.name}
     assert names == grids | always | saved and list(whole_run.glob("*tfevents*"))

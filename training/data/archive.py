@@ -102,13 +102,14 @@ class Archive:
             raise data_error(self.path, WHOLE, "no such file or directory")
         sizes = self._list_zip() if self.is_zip else self._list_directory()
         self._stored = self._stored_names(sizes)
+        self._sizes = {name: sizes[stored] for name, stored in self._stored.items()}
         self.names = list(self._stored)
 
         # Reject zip bombs by their declared size, before anything is read.
         too_large = [
-            Problem(name, f"declares {sizes[stored]} bytes, expected at most {MAX_MEMBER_BYTES}")
-            for name, stored in self._stored.items()
-            if sizes[stored] > MAX_MEMBER_BYTES
+            Problem(name, f"declares {size} bytes, expected at most {MAX_MEMBER_BYTES}")
+            for name, size in self._sizes.items()
+            if size > MAX_MEMBER_BYTES
         ]
         if too_large:
             raise DataError(self.path, too_large)
@@ -124,6 +125,12 @@ class Archive:
     def stem(self) -> str:
         """Name of the zip or directory without its extension."""
         return self.path.stem if self.is_zip else self.path.resolve().name
+
+    def size(self, name: str) -> int:
+        """Return the size of one file in bytes; DataError if it is missing."""
+        if name not in self._sizes:
+            raise data_error(self.path, name, "no such file")
+        return self._sizes[name]
 
     def read(self, name: str) -> bytes:
         """Return the content of one file; DataError if it is missing or damaged."""

@@ -93,9 +93,7 @@ def _check_label_map(report: Report, data_type: str, semantic_channels: int | No
     report.histogram += counts
     check_class_ids_size(ids, report.resolution)
 
-    # Before training, an id that is too large costs one line; on a GPU it would be an assertion without a file name.
-    if semantic_channels is not None and counts[semantic_channels:].any():
-        raise ValueError(f"got class {ids.max()}, expected 0 to {semantic_channels - 1}")
+    check_class_range(ids, semantic_channels)
 
 
 def check_image_size(image: np.ndarray, resolution: int | None) -> None:
@@ -107,6 +105,13 @@ def check_image_size(image: np.ndarray, resolution: int | None) -> None:
         raise ValueError(f"{width}x{height} pixels, images must be square and a power of two (dataset_tool.py pack)")
     if resolution not in (None, width):
         raise ValueError(f"{width}x{height} pixels, expected {resolution}x{resolution}")
+
+
+def check_class_range(ids: np.ndarray, classes: int | None) -> None:
+    """Raise ValueError unless class ids, of any shape, are below the number of classes (None: any)."""
+    # In the networks, an id that is too large is a traceback, on a GPU an assertion; neither names a file.
+    if classes is not None and ids.max() >= classes:
+        raise ValueError(f"got class {ids.max()}, expected 0 to {classes - 1}")
 
 
 def check_class_ids_size(ids: np.ndarray, resolution: int) -> None:

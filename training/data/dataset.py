@@ -12,7 +12,7 @@ import torch
 
 from camera_utils import mirror_pose
 from training.data.archive import Archive, DataError
-from training.data.checks import check_class_ids_size, check_dataset, check_image_size
+from training.data.checks import check_class_ids_size, check_class_range, check_dataset, check_image_size
 from training.data.image_io import decode_edges, decode_image
 from training.data.index import build_index
 from training.data.label_maps import decode_class_ids
@@ -52,6 +52,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         mirror_pose: mirror the poses of mirrored copies too; the published training does not (False).
         mirror_swaps: pairs of class ids that change places in mirrored copies, such as those of left and right eye.
         random_seed: selects the subset.
+        classes: number of classes; reading a label map with other ids raises DataError. None accepts all ids.
         semantic_channels: number of classes; if given, every file is decoded once and checked, class ids included.
     Raises:
         DataError: any problem that would otherwise show up later, with the name of the file.
@@ -71,6 +72,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         mirror_pose: bool = True,
         mirror_swaps: Iterable[Sequence[int]] = (),
         random_seed: int = 0,
+        classes: int | None = None,
         semantic_channels: int | None = None,
     ):
         if data_type not in DATA_TYPES:
@@ -78,6 +80,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
 
         # Settings that samples depend on.
         self.data_type = data_type
+        self.classes = classes
         self.mirror_pose = mirror_pose
         self._mirrored_ids = swap_table(mirror_swaps)
 
@@ -190,6 +193,7 @@ class PosedImageDataset(torch.utils.data.Dataset):
         # Resizing class ids would hide that they belong to other images.
         ids = decode_class_ids(content)
         check_class_ids_size(ids, self.resolution)
+        check_class_range(ids, self.classes)
         return ids
 
 
