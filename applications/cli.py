@@ -20,8 +20,9 @@ from inference.inputs import to_label_map, to_photo
 from inference.latents import MAX_SEED, check_style_encoder
 from torch_utils.devices import choose_device
 from torch_utils.precision import PRECISIONS
+from training.data.class_tables import read_class_table
 from training.data.dataset import PUBLISHED, PosedImageDataset
-from training.data.label_maps import label_map_from_dataset
+from training.data.label_maps import FITS, LabelMapOptions, label_map_from_dataset
 from training.networks.configs import CONFIGS
 from training.networks.generator import TriPlane
 
@@ -111,10 +112,20 @@ device_options = option_group(
     option("precision", click.Choice(PRECISIONS), "auto", "Number type of convolutions. auto: float16 on CUDA where "
            "the weights' own settings ask for it, float32 elsewhere."),
 )  # fmt: skip
+# How files of label maps are read.
+LABEL_MAP_OPTIONS = (
+    option("classes", click.Path(path_type=Path, exists=True, dir_okay=False), None, "JSON file that maps class ids or "
+           'colors in label maps to those of the network, for instance {"17": 1, "#ff0000": 2}.', metavar="FILE"),
+    option("ignore", click.IntRange(0, 255), None, "Class id of pixels without a class, which become background, 0; "
+           "often 255.", metavar="ID"),
+    option("fit", click.Choice(FITS), None, "Make label maps square that are not: pad them with background, or crop to "
+           "the center."),
+)  # fmt: skip
 input_options = option_group(
     "Input",
     click.option("--input", "input_file", metavar="FILE", help="Label map: a PNG of class ids or palette colors; for "
                  "networks of edges a drawing, dark on white."),
+    *LABEL_MAP_OPTIONS,
     option("input_id", click.IntRange(0), None, "Label map and camera pose of sample N of a data set, in place of "
            "--input.", metavar="N"),
     option("data_dir", str, None, "Directory that holds the published data set of --cfg, for --input_id.  "
@@ -182,8 +193,27 @@ def open_dataset(
         return PosedImageDataset(data, mask_data, data_type) if data else PUBLISHED[cfg].open(data_dir or "data")
 
 
+def label_map_options(classes: Path | None, ignore: int | None, fit: str | None) -> LabelMapOptions:
+    """Return the values of LABEL_MAP_OPTIONS; InputError if the table of classes is invalid."""
+    with user_errors("--classes"):
+        return LabelMapOptions(None if classes is None else read_class_table(classes), ignore, fit)
+
+
+def check_label_map_options(options: LabelMapOptions, data_type: str) -> None:
+    """Check that options fit the network, whose label maps are classes or drawings; InputError if they do not."""
+    if data_type == "edge" and (options.class_table is not None or options.ignore is not None):
+        raise InputError("--classes, --ignore: this network takes drawings, which have no classes")
+
+
 def check_input(
-    input_file: str | None, input_id: int | None, data_dir: str | None, data: str | None, mask_data: str | None
+    input_file: str | None,
+    input_id: int | None,
+    data_dir: str | None,
+    data: str | None,
+    mask_data: str | None,
+    classes: Path | None,
+    ignore: int | None,
+    fit: str | None,
 ) -> None:
     """Check `input_options` as far as that is possible without the network, whose weights can be a long download.
 
@@ -200,6 +230,8 @@ def check_input(
         if data or data_dir:
             raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
         check_is_file("--input", input_file)
+    if label_map_options(classes, ignore, fit) != LabelMapOptions() and input_file is None:
+        raise InputError("--classes, --ignore, --fit: go with --input, not with --input_id")
 
 
 def read_input(
@@ -210,6 +242,9 @@ def read_input(
     data_dir: str | None,
     data: str | None,
     mask_data: str | None,
+    classes: Path | None,
+    ignore: int | None,
+    fit: str | None,
 ) -> Input:
     """Read the label map that `input_options` name, for a generator and its configuration.
 
@@ -218,8 +253,10 @@ def read_input(
     """
     # Files have no pose: their label map is seen from the front.
     if input_file is not None:
+        options = label_map_options(classes, ignore, fit)
+        check_label_map_options(options, G.data_type)
         with user_errors("--input"):
-            return Input(Path(input_file).stem, to_label_map(input_file, G), None)
+            return Input(Path(input_file).stem, to_label_map(input_file, G, options), None)
 
     # Open the data set.
     dataset = open_dataset(data, mask_data, data_dir, cfg, G.data_type)

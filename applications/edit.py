@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 import dnnlib.startup  # noqa: F401 first
@@ -40,7 +41,7 @@ def example(network: str, cfg: str) -> bytes | None:
                  help=f"{cli.NETWORK_HELP}  [default: the toy cats of this repository]"),
     cli.cfg_option,
 )  # fmt: skip
-@option_group("Input", cli.style_option("Photo whose style the page starts with."))
+@option_group("Input", cli.style_option("Photo whose style the page starts with."), *cli.LABEL_MAP_OPTIONS)
 @option_group(
     "Server",
     cli.option("host", str, "127.0.0.1", "Address to serve at; 0.0.0.0 serves every machine that reaches this one."),
@@ -48,9 +49,12 @@ def example(network: str, cfg: str) -> bytes | None:
 )
 @cli.device_options
 def main(
-    network: str, cfg: str | None, style: str | None, host: str, port: int, device: str | None, precision: str
-) -> None:
+    network: str, cfg: str | None, style: str | None, host: str, port: int, device: str | None, precision: str,
+    **label_map_options: Any,
+) -> None:  # fmt: skip
     """Serve a page on which label maps are painted and the object is seen from every side.
+
+    --classes, --ignore and --fit apply to image files that are opened on the page, all of them.
 
     \b
     Examples:
@@ -68,6 +72,7 @@ def main(
     # Reserve the port before the weights are loaded, which can take long.
     torch_device = choose_device(device)
     photos = {} if style is None else cli.name_styles([], [style])
+    options = cli.label_map_options(**label_map_options)
     try:
         listening = listen(host, port)
     except OSError as error:
@@ -79,7 +84,8 @@ def main(
     with listening:
         G = cli.load_generator(network, cfg, torch_device, precision)
         cfg = cfg or config_of(G)
-        model = EditorModel(G, cfg)
+        cli.check_label_map_options(options, G.data_type)
+        model = EditorModel(G, cfg, options)
         encoded = [model.encode_photo(photo) for photo in cli.read_styles(G, photos).values()]
         photo = (Path(style).name, *encoded) if encoded else None
         stored_names = read_weights(network).extra.get(CLASS_NAMES)

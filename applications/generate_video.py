@@ -186,7 +186,8 @@ def main(
     inputs = [cli.read_input(G, cfg, **source)]
     if to is not None:
         with user_errors("--to"):
-            inputs.append(cli.Input("to", to_label_map(to, G), None))
+            options = cli.label_map_options(source["classes"], source["ignore"], source["fit"])
+            inputs.append(cli.Input("to", to_label_map(to, G, options), None))
     styles = cli.read_styles(G, named_styles)
 
     # Render frame by frame into all files of a video.

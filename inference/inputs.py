@@ -15,7 +15,7 @@ from torch import Tensor
 from camera_utils import CAMERAS, front_pose
 from dnnlib.errors import ConfigError
 from training.data.image_io import decode_image, encode_png
-from training.data.label_maps import decode_label_map, read_label_map, resize_label_map
+from training.data.label_maps import AS_STORED, LabelMapOptions, decode_label_map, read_label_map, resize_label_map
 from training.networks.generator import TriPlane
 
 # Forms that the functions of this module accept.
@@ -26,7 +26,7 @@ Pose = Tensor | np.ndarray | Sequence[float]
 # --------------------------------------------------------------------------- label maps
 
 
-def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
+def to_label_map(label_map: LabelMap, G: TriPlane, options: LabelMapOptions = AS_STORED) -> Tensor:
     """Return a label map as the network takes it, 1,1,R,R on its device.
 
     Args:
@@ -34,16 +34,17 @@ def to_label_map(label_map: LabelMap, G: TriPlane) -> Tensor:
             edges a drawing with dark lines on white. Or a tensor H,W or 1,1,H,W in the network's own form: integer
             class ids, or edges from -1 (line) to 1 (background).
         G: the generator.
+        options: how files, images and arrays are read.
     Raises:
         OSError: no such file.
         ValueError: not a label map of this network.
     """
     # Read files, images and arrays.
     if isinstance(label_map, str | os.PathLike):
-        label_map = read_label_map(label_map, G.data_type, G.semantic_channels)
+        label_map = read_label_map(label_map, G.data_type, G.semantic_channels, options=options)
     elif not isinstance(label_map, Tensor):
         try:
-            label_map = decode_label_map(_to_png(label_map), G.data_type, G.semantic_channels)
+            label_map = decode_label_map(_to_png(label_map), G.data_type, G.semantic_channels, options)
         except (OSError, ValueError) as error:
             raise ConfigError("label_map", problem=str(error)) from error
 

@@ -25,7 +25,7 @@ from applications.editor.protocol import (
 from camera_utils import CAMERAS, CameraPreset, pose_at
 from inference.latents import latent_ws, style_latents
 from inference.scene import Scene
-from training.data.label_maps import draw_image, to_uint8
+from training.data.label_maps import AS_STORED, LabelMapOptions, draw_image, to_uint8
 from training.networks.generator import TriPlane
 
 # Cache sizes. Ws take 30 to 60 KB per scene, z 2 KB per photo, the tri-planes of the published models 25 MB, encoder
@@ -100,11 +100,13 @@ class EditorModel:
     Args:
         G: the generator.
         cfg: configuration of its cameras, a key of CAMERAS.
+        label_map_options: how image files of drawings are read.
     """
 
-    def __init__(self, G: TriPlane, cfg: str):
+    def __init__(self, G: TriPlane, cfg: str, label_map_options: LabelMapOptions = AS_STORED):
         self.G = G
         self.cfg = cfg
+        self.label_map_options = label_map_options
         self.preset = CAMERAS[cfg]
         self.device = next(G.parameters()).device
 

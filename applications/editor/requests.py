@@ -129,7 +129,8 @@ class RequestHandler:
 
     def open_drawing(self, _client: Client, content: bytes) -> Job:
         """Read a label map from an image file."""
-        yield Reply("drawing", payload=read_drawing_file(content, self.data_type, self.model.limits).tobytes())
+        options = self.model.label_map_options
+        yield Reply("drawing", payload=read_drawing_file(content, self.data_type, self.model.limits, options).tobytes())
 
     def open_session(self, _client: Client, content: bytes) -> Job:
         """Read a session file; its scene is available if it was made with the same weights."""

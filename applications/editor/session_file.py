@@ -15,7 +15,7 @@ from torch import Tensor
 from applications.editor.protocol import FIELDS, CameraView, MessageError, NetworkLimits, read_view
 from inference.inputs import decode_photo
 from training.data.image_io import encode_png, open_image
-from training.data.label_maps import decode_label_map, draw_label_map, resize_label_map
+from training.data.label_maps import AS_STORED, LabelMapOptions, decode_label_map, draw_label_map, resize_label_map
 
 # First fields of a file; a version that differs is rejected.
 FORMAT = "pix2pix3d-session"
@@ -56,7 +56,9 @@ class Session:
 # --------------------------------------------------------------------------- images
 
 
-def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> np.ndarray:
+def read_drawing_file(
+    content: bytes, data_type: str, limits: NetworkLimits, options: LabelMapOptions = AS_STORED
+) -> np.ndarray:
     """Read a label map (class ids, palette colors, or dark lines on white) and resize it to a drawing, R,R uint8.
 
     Raises:
@@ -64,7 +66,7 @@ def read_drawing_file(content: bytes, data_type: str, limits: NetworkLimits) -> 
     """
     try:
         _check_size(content)
-        label_map = decode_label_map(content, data_type, limits.classes)  # 1,1,H,H
+        label_map = decode_label_map(content, data_type, limits.classes, options)  # 1,1,H,H
     except ValueError as error:
         raise MessageError(str(error)) from error
 

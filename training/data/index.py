@@ -149,7 +149,8 @@ def describe_unread(archive: Archive) -> str:
     kinds = Counter(PurePosixPath(name).suffix.lower() or "without extension" for name in names)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MAX_NAMED_UNREAD))
     first = ", ".join(names[:MAX_NAMED_UNREAD])
-    return f"{len(names)} files are not read ({counts}): {first}{', ...' if len(names) > MAX_NAMED_UNREAD else ''}"
+    files = "file is" if len(names) == 1 else "files are"
+    return f"{len(names)} {files} not read ({counts}): {first}{', ...' if len(names) > MAX_NAMED_UNREAD else ''}"
 
 
 # --------------------------------------------------------------------------- dataset.json
