@@ -20,7 +20,8 @@ demo: $(READY)  ## images, videos and meshes from label maps, by the models in c
 	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
 
 images: demo  ## images for the README
-	cp $(DEMO)/demo.png $(DEMO)/demo.gif docs/images/
+	cp $(DEMO)/demo.png docs/images/
+	$(VENV)/bin/python applications/showcase.py --outdir docs/images
 
 test: $(READY)  ## fast tests
 	$(PYTEST) -m "not slow"

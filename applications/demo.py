@@ -44,7 +44,9 @@ class Example:
         cfg: configuration of the network.
         network: path of its weights.
         label_map: path of an image file.
-        seeds: one scene for each; videos and mesh show the first.
+        photos: one scene with the style of each; videos and mesh show the first.
+        seeds: one scene for each.
+        angles: yaw and pitch in radians of the images, and of the two sides.
         mesh_name: file name of the mesh, without ending.
         mesh: arguments of `Scene.mesh`.
     """
@@ -52,7 +54,9 @@ class Example:
     cfg: str
     network: Path
     label_map: Path
+    photos: tuple[Path, ...]
     seeds: tuple[int, ...]
+    angles: tuple[tuple[float, float], ...]
     mesh_name: str
     mesh: dict[str, Any]
 
@@ -61,19 +65,25 @@ class Example:
         click.echo(f"Writing to {outdir}")
         G = cli.load_generator(str(self.network), self.cfg, device, "auto")
         label_map = to_label_map(self.label_map, G)
-        scenes = list(Scene.from_seeds(G, label_map, self.seeds))
+        scenes = dict(zip(self.styles, Scene.from_styles(G, label_map, (*self.photos, *self.seeds)), strict=True))
 
-        # Label map, and the front view of each scene.
+        # Label map, and one view of each scene.
         prefix = outdir / f"{self.cfg}_{self.label_map.stem}"
         for path in (outdir / f"{self.cfg}_input.png", f"{prefix}_input.png"):
             write_png(path, draw_label_map(label_map, G.data_type)[0])
-        for seed, scene in zip(self.seeds, scenes, strict=True):
-            view = scene.render()
-            write_png(f"{prefix}_{seed}_color.png", view.image)
-            write_png(f"{prefix}_{seed}_label.png", view.label_image)
+        for style, scene in scenes.items():
+            view = scene.render(*self.angles[0])
+            write_png(f"{prefix}_{style}_color.png", view.image)
+            write_png(f"{prefix}_{style}_label.png", view.label_image)
+
+        # The first scene from both sides.
+        for number, angles in enumerate(self.angles[1:], start=1):
+            view = scenes[self.styles[0]].render(*angles)
+            write_png(f"{prefix}_{self.styles[0]}_side{number}_color.png", view.image)
+            write_png(f"{prefix}_{self.styles[0]}_side{number}_label.png", view.label_image)
 
         # Three videos of the first scene, each view rendered once.
-        first = scenes[0]
+        first = scenes[self.styles[0]]
         views = first.views(first.path("orbit", FRAMES), {"image", "semantic"})
         write_videos(views, {self.video(outdir, show): show for show in SUFFIXES}, FPS)
 
@@ -86,22 +96,37 @@ class Example:
             for image in images:
                 write(image)
 
+    @property
+    def styles(self) -> list[str]:
+        """Names of the scenes in file names: style-PHOTO, then seeds."""
+        return [*(f"style-{photo.stem}" for photo in self.photos), *map(str, self.seeds)]
+
     def video(self, outdir: Path, show: str) -> Path:
         """Return the path of a video of the first scene."""
-        return outdir / f"{self.cfg}_{self.seeds[0]}{SUFFIXES[show]}.gif"
+        return outdir / f"{self.cfg}_{self.styles[0]}{SUFFIXES[show]}.gif"
 
-    def overview(self, outdir: Path, left: int, right: int) -> list[CaptionedImage]:
-        """Return images of the first seed: input, front view, and frames `left` and `right` of the video."""
-        prefix = outdir / f"{self.cfg}_{self.label_map.stem}"
-        video = self.video(outdir, "color")
+    def image(self, outdir: Path, style: str, show: str = "color") -> Image.Image:
+        """Open the image of a scene."""
+        return Image.open(outdir / f"{self.cfg}_{self.label_map.stem}_{style}_{show}.png")
+
+    def views_row(self, outdir: Path) -> list[CaptionedImage]:
+        """Return the input, and images of the first scene from three sides."""
+        style = self.styles[0]
         return [
-            ("given", Image.open(f"{prefix}_input.png")),
-            ("image", Image.open(f"{prefix}_{self.seeds[0]}_color.png")),
-            ("its label map", Image.open(f"{prefix}_{self.seeds[0]}_label.png")),
-            ("image, one side", read_frame(video, left)),
-            ("image, other side", read_frame(video, right)),
-            ("label map, one side", read_frame(self.video(outdir, "label"), left)),
+            ("label map" if self.cfg == cli.DEFAULT_CFG else "drawing", Image.open(outdir / f"{self.cfg}_input.png")),
+            ("generated image", self.image(outdir, style)),
+            ("its labels", self.image(outdir, style, "label")),
+            ("from one side", self.image(outdir, f"{style}_side1")),
+            ("from the other side", self.image(outdir, f"{style}_side2")),
+            ("labels from there", self.image(outdir, f"{style}_side2", "label")),
         ]
+
+    def styles_row(self, outdir: Path) -> list[CaptionedImage]:
+        """Return each photo, followed by the scene with its style."""
+        row = []
+        for number, (photo, style) in enumerate(zip(self.photos, self.styles, strict=False), start=1):
+            row += [(f"photo {number}", Image.open(photo)), (f"with its style {number}", self.image(outdir, style))]
+        return row
 
 
 # Toy networks model the background as solid, so the cat's mesh leaves out class 0.
@@ -109,7 +134,9 @@ CATS = Example(
     cli.DEFAULT_CFG,
     cli.DEFAULT_NETWORK,
     cli.ASSETS / "toy_cat.png",
-    seeds=(0, 1, 2),
+    photos=tuple(cli.ASSETS / f"toy_cat_style{number}.png" for number in (1, 2, 3)),
+    seeds=(1, 2),
+    angles=((0.0, 0.0), (0.55, 0.0), (-0.55, 0.0)),
     mesh_name="semantic_mesh",
     mesh={"resolution": 160, "without": 0, "color": "shown_label"},
 )
@@ -117,7 +144,9 @@ CARS = Example(
     "edge2car",
     cli.DEFAULT_NETWORK.with_name("toy_edge2car.safetensors"),
     cli.ASSETS / "toy_car.png",
+    photos=tuple(cli.ASSETS / f"toy_car_style{number}.png" for number in (1, 2, 3)),
     seeds=(0,),
+    angles=((0.8, 0.35), (-0.8, 0.35), (2.3, 0.35)),
     mesh_name="edge2car_mesh",
     mesh={"resolution": 128, "color": "image"},
 )
@@ -132,19 +161,16 @@ def read_frame(path: Path, number: int) -> Image.Image:
 
 def overview_rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
     """Arrange images of the files in both directories."""
-    # Videos of cats swing to both sides: the extremes are at a quarter and three quarters.
-    first_row = CATS.overview(cats, FRAMES // 4, 3 * FRAMES // 4)
+    rows = [CATS.views_row(cats), CATS.styles_row(cats)]
 
-    # The other seeds, and the cat's mesh from four sides.
-    second_row = [(f"seed {n}", Image.open(cats / f"{CATS.cfg}_{CATS.label_map.stem}_{n}_color.png")) for n in (1, 2)]
-    captions = ("mesh, below", "mesh, one side", "mesh, above", "mesh, other side")  # quarters of the camera's path
+    # Two seeds, and the cat's mesh from four sides.
+    row = [(f"seed {seed}", CATS.image(cats, str(seed))) for seed in CATS.seeds]
+    captions = ("mesh, from below", "from one side", "from above", "from the other side")  # quarters of the path
     for quarter, caption in enumerate(captions):
-        second_row.append((caption, read_frame(cats / "rendered_mesh.gif", quarter * MESH_FRAMES // 4)))
+        row.append((caption, read_frame(cats / "rendered_mesh.gif", quarter * MESH_FRAMES // 4)))
+    rows.append(row)
 
-    # Videos of cars go all the way around. A label map would be an edge drawing, so the mesh takes its place.
-    third_row = CARS.overview(cars, FRAMES // 6, FRAMES // 3)[:5]
-    third_row.append(("mesh", read_frame(cars / "rendered_mesh.gif", MESH_FRAMES // 6)))
-    return [first_row, second_row, third_row]
+    return [*rows, CARS.views_row(cars), CARS.styles_row(cars)]
 
 
 @click.command(cls=Command)

@@ -19,7 +19,7 @@ from training.data.dataset import PosedImageDataset
 from training.data.depth_maps import DepthImages
 from training.data.mirror import TABLES, parse_pairs
 from training.loss_terms import class_weights
-from training.networks.configs import SUPER_RESOLUTION, GeneratorOptions
+from training.networks.configs import RENDERING, SUPER_RESOLUTION, GeneratorOptions
 from training.networks.superresolution import LAYOUTS
 from training.networks.synthesis import count_ws
 from training.options import (
@@ -31,6 +31,7 @@ from training.options import (
     StyleOptions,
     TrainingOptions,
 )
+from training.patches import BACKGROUND_RADIUS
 from training.perceptual import SMALLEST_IMAGE
 
 # Constants of the published training command.
@@ -388,8 +389,18 @@ def _generator(values: Values, data: DataOptions) -> GeneratorOptions:
         GeneratorOptions,
         values,
         resolution=data.resolution,
+        background_radius=BACKGROUND_RADIUS if _has_solid_background(values, data) else None,
         pose_conditioning=values["gen_pose_cond"],
         num_fp16_res=values["g_num_fp16_res"],
+    )
+
+
+def _has_solid_background(values: Values, data: DataOptions) -> bool:
+    """Whether training with depth asks empty rays to end on a sphere, see `training.patches.far_side`."""
+    return (
+        values["reconstruction"] == "patches"
+        and bool(data.depth_path)
+        and not RENDERING[values["cfg"]].get("white_back")
     )
 
 

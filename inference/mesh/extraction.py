@@ -21,6 +21,9 @@ from training.networks.triplane_field import TriplaneField
 # Share of the density grid in the time of an extraction; most of the rest is spent on vertex colors.
 DENSITY_SHARE = 0.25
 
+# The background is as thick as its depth is uncertain: what is beyond this share of its radius belongs to it.
+BACKGROUND_SHARE = 0.93
+
 
 def extract_mesh(G: TriPlane, planes: Tensor, *args: Any, **options: Any) -> Mesh:
     """Extract the surface of a scene, planes 1,3,C,P,P, at once; arguments and errors as of `extraction_steps`."""
@@ -89,7 +92,7 @@ def extraction_steps(
     if threshold == "auto":
         threshold = auto_threshold(inside, field.box_warp / G.ray_options().samples)
     if without is not None:
-        _remove_class(inside, field, threshold, G.semantic_channels, without)
+        _remove_class(inside, field, threshold, G, without)
 
     # Surface: marching cubes is a single call, without progress.
     mesh = level_set(grid, field.box_warp, threshold, closed)
@@ -132,25 +135,32 @@ def check_removed_class(G: TriPlane, without: int | None) -> None:
         raise ConfigError("without", without, allowed)
 
 
-def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, classes: int, label: int) -> None:
+def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, G: TriPlane, label: int) -> None:
     """Lower the density in place (K,K,K points) where a class has the largest of the label channels.
 
-    It becomes the threshold where the class ties with another one, and falls by the grid's whole range for each unit
-    of the logits beyond, so that the cut runs between grid points and the rest of the surface stays in its place.
+    For the background, class 0, also near and beyond the sphere on which a network was trained to have it: what no ray
+    has seen there has any label. The density becomes the threshold where the class ties with another one, and falls by
+    the grid's whole range for each unit of the logits beyond, so that the cut runs between grid points and the rest of
+    the surface stays in its place.
     """
     # Slab by slab: the logits of all solid points at once would take several times the grid's memory.
     low, high = (bound.item() for bound in grid.aminmax())
     line = torch.linspace(-field.box_warp / 2, field.box_warp / 2, len(grid))
+    radius = G.rendering_kwargs.get("background_radius") if label == 0 else None
     anything_left = False
     for x, slab in zip(line, grid, strict=True):
         # Labels at the solid points of the slab.
         y, z = (slab > threshold).nonzero(as_tuple=True)  # K, K
-        logits = labels_at(field, torch.stack([x.expand(len(y)), line[y], line[z]], dim=1), classes)  # K,S
+        points = torch.stack([x.expand(len(y)), line[y], line[z]], dim=1)
+        logits = labels_at(field, points, G.semantic_channels)  # K,S
 
         # How far the best other class is ahead: positive where the point stays, negative where it is removed.
         label_logits = logits[:, label].clone()
         logits[:, label] = -torch.inf
         lead = logits.amax(1) - label_logits  # K
+        if radius is not None:
+            inside = BACKGROUND_SHARE * radius * field.box_warp - points.norm(dim=1).to(lead)
+            lead = torch.minimum(lead, inside / (line[1] - line[0]))
         slab[y, z] = torch.minimum(slab[y, z], threshold + (high - low) * lead)
         anything_left = anything_left or bool((lead > 0).any())
 

@@ -27,7 +27,8 @@ def small(tmp_path, monkeypatch):
         torch.manual_seed(0)
         G = construct(options.class_name, options.kwargs())
         G.neural_rendering_resolution = 16
-        save_snapshot(path := tmp_path / f"{name}.pt", {"G_ema": G}, extra={"training_options": {}})
+        E = construct("StyleEncoder", {"z_dim": G.z_dim, "resolution": 16, "width": 2})
+        save_snapshot(path := tmp_path / f"{name}.pt", {"G_ema": G, "E": E}, extra={"training_options": {}})
         example = getattr(demo, name)
         monkeypatch.setattr(demo, "MESH_FRAMES", 4)
         monkeypatch.setattr(demo, name, replace(example, network=path, mesh={**example.mesh, "resolution": 24}))
@@ -41,10 +42,12 @@ def test_the_demo_writes_images_videos_meshes_and_an_overview(small, tmp_path):
     result = run(tmp_path / "out")
     assert result.exit_code == 0, result.output
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
-    assert {"demo.png", "demo.gif", "cats/semantic_mesh.glb", "cars/edge2car_mesh.ply", "cars/edge2car_0.gif"} <= names
-    assert {f"cats/seg2cat_toy_cat_{seed}_color.png" for seed in (0, 1, 2)} <= names
+    assert {"demo.png", "demo.gif", "cats/semantic_mesh.glb", "cars/edge2car_mesh.ply"} <= names
+    scenes = ("1", "2", "style-toy_cat_style1", "style-toy_cat_style2", "style-toy_cat_style3")
+    assert {f"cats/seg2cat_toy_cat_{scene}_color.png" for scene in scenes} <= names
+    assert "cars/edge2car_style-toy_car_style1.gif" in names
     sheet = Image.open(tmp_path / "out" / "demo.png")
-    assert sheet.size == (6 * demo.CELL, 3 * (demo.CELL + CAPTION))
+    assert sheet.size == (6 * demo.CELL, 5 * (demo.CELL + CAPTION))
     video = Image.open(tmp_path / "out" / "demo.gif")
     assert (video.size, video.n_frames) == ((256, 128), demo.FRAMES)
 

@@ -68,6 +68,8 @@ class GeneratorOptions:
     ray_start: float | None = None
     ray_end: float | None = None
     box_warp: float | None = None
+    # Radius of the sphere on whose far side rays that miss the object end, as a share of the box; None: nothing known.
+    background_radius: float | None = None
     # Number of highest resolutions in float16, of the backbone and of super-resolution.
     num_fp16_res: int = 0
     sr_num_fp16_res: int = 4
@@ -206,7 +208,7 @@ class GeneratorOptions:
         # Other geometry of planes and rays than published.
         if self.plane_axes != "published":
             kwargs["plane_axes"] = self.plane_axes
-        for name in ("ray_start", "ray_end", "box_warp"):
+        for name in ("ray_start", "ray_end", "box_warp", "background_radius"):
             if getattr(self, name) is not None:
                 kwargs[name] = getattr(self, name)
         return kwargs
