@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
+import dnnlib.startup  # noqa: F401 first
+
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import click
 import numpy as np
@@ -13,7 +17,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from applications import cli
 from dnnlib.cli import Command, option_group
 from inference import Scene

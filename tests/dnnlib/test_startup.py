@@ -11,8 +11,8 @@ from paths import ROOT
 
 import train  # noqa: F401
 
-SCRIPTS = ["train.py", "calc_metrics.py", "dataset_tool.py", "legacy.py"]
-SCRIPTS += [f"applications/{name}.py" for name in ("edit", "extract_mesh", "generate_samples", "generate_video")]
+FILES = [*ROOT.glob("*.py"), *(ROOT / "applications").glob("*.py")]
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in FILES if '__name__ == "__main__"' in path.read_text())
 
 # In place of PyTorch: an import that takes long, and ignores exceptions.
 SLOW_IMPORT = """
@@ -39,6 +39,10 @@ def test_ctrl_c_while_a_script_imports_modules_ends_it_silently(script, tmp_path
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert (process.returncode, output) == (-signal.SIGINT, b"")
+
+
+def test_every_script_is_tested():
+    assert {"train.py", "applications/demo.py"} < set(SCRIPTS)
 
 
 def test_ctrl_c_raises_again_when_a_script_is_imported():
