@@ -264,6 +264,10 @@ class _Interpreter:
             raise WeightsError(f"invalid arguments of {function.name.replace(' ', '.')} ({e})") from None
 
     def _build(self, state: Any) -> None:
+        # Attributes of a dict, such as the versions of modules in a state dict, are ignored.
+        if isinstance(self._top(object), dict):
+            return
+
         # Of Records only, which are ours: attributes of other objects could change their behavior.
         if isinstance(state, dict):
             self._spend(len(state))

@@ -19,6 +19,7 @@ from training.data.sampler import BatchStream
 from training.networks import registry
 from training.options import AUGMENTATIONS, TrainingOptions
 from training.weights.snapshot import load_network_pkl
+from training.weights.torch_file import read_torch_file
 from training.weights.transfer import copy_by_name
 
 # Adam, as published; without momentum, as usual for adversarial training.
@@ -313,11 +314,12 @@ def load_state(run_dir: Path) -> dict[str, Any] | None:
     problems = []
     for path in _state_files(run_dir):
         try:
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                contents = read_torch_file(file)
             if contents.pop("format", None) != FORMAT or contents.pop("version", None) != VERSION:
                 raise ValueError(f"not a training state of version {VERSION}")
 
-            # PyTorch does not compare the checksums of its files. States of earlier versions have no digest.
+            # States of earlier versions have no digest, only the checksums that PyTorch writes.
             digest = contents.pop(DIGEST, None)
             if digest not in (None, _digest(contents)):
                 raise ValueError("not the numbers that were saved: their digest differs")

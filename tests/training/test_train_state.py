@@ -20,6 +20,7 @@ from small_training import small_data
 
 import dnnlib.util
 from train import main
+from training import train_state
 from training.data.dataset import PosedImageDataset
 from training.data.sampler import BatchStream
 from training.run_dir import STATS_FILE, create_run_dir, lock, truncate_stats
@@ -132,7 +133,7 @@ def test_a_state_that_cannot_be_read_now_is_not_skipped(tmp_path, monkeypatch, e
     def fail(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(train_state, "read_torch_file", fail)
     with pytest.raises(type(error)):
         load_state(tmp_path)
 

@@ -93,10 +93,10 @@ class _Archive:
             raise WeightsError("a compressed or encrypted zip archive; PyTorch writes neither")
 
         # The content follows the member's header, whose name and extra field may have other lengths than in the list.
-        self.file.seek(member.header_offset + _LOCAL_LENGTHS)
-        lengths = self.file.read(_LOCAL_HEADER - _LOCAL_LENGTHS)
-        if len(lengths) == _LOCAL_HEADER - _LOCAL_LENGTHS and member.file_size <= self.size:
-            self.file.seek(sum(struct.unpack("<HH", lengths)), os.SEEK_CUR)
+        if 0 <= member.header_offset <= self.size - _LOCAL_HEADER:
+            self.file.seek(member.header_offset + _LOCAL_LENGTHS)
+            lengths = struct.unpack("<HH", self.file.read(_LOCAL_HEADER - _LOCAL_LENGTHS))
+            self.file.seek(sum(lengths), os.SEEK_CUR)
             data = self.file.read(member.file_size)
             if len(data) == member.file_size and zlib.crc32(data) == member.CRC:
                 return data
