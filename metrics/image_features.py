@@ -24,6 +24,7 @@ from dnnlib.errors import ConfigError
 from dnnlib.util import atomic_write, default_cache_dir
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
 from torch_utils.distributed import rank
+from torch_utils.safe_pickle import check_torch_load
 from training.data.dataset import PosedImageDataset
 
 INCEPTION = "inception"
@@ -168,6 +169,9 @@ def _inception(weights: str | None, device: torch.device, field: str) -> Extract
     except (ImportError, OSError, RuntimeError) as error:
         problem = f"{INCEPTION}: needs torch-fidelity (pip install -e .[metrics]): {error}"
         raise ConfigError(field, problem=problem, hint=f"or set `{field}` to {SOURCES}") from error
+
+    if weights:
+        check_torch_load(field, weights)
 
     # The package downloads its weights when the network is constructed. Reading a
     # file with `weights_only` first rejects one that would run code.

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from dnnlib.errors import printable
+import torch
+
+from dnnlib.errors import ConfigError, printable
 from dnnlib.limits import MAX_PICKLE_STEPS
 
 MAX_MESSAGE = 500  # characters
+SAFE_TORCH_LOAD = (2, 10)  # version
 
 Lookup = Callable[[str], Any]  # "module name" -> function to call or constant; None if it is not allowed
 
@@ -36,6 +39,22 @@ class Global:
 
     name: str
     meaning: Any
+
+
+def check_torch_load(field: str, path: str | os.PathLike[str]) -> None:
+    """Reject `torch.load` of a file of another program by a PyTorch whose memory such a file could corrupt.
+
+    Args:
+        field: option that gives the file.
+        path: the file.
+    Raises:
+        ConfigError: PyTorch is older than 2.10, the first whose weights_only is safe.
+    """
+    major, minor = map(int, torch.__version__.split(".")[:2])
+    if (major, minor) < SAFE_TORCH_LOAD:
+        needed = ".".join(map(str, SAFE_TORCH_LOAD))
+        problem = f"{path}: PyTorch {torch.__version__} cannot read such a file safely"
+        raise ConfigError(field, problem=problem, hint=f"install PyTorch {needed} or newer")
 
 
 SETSTATE = "__setstate__"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import ConfigError
+from torch_utils.safe_pickle import check_torch_load
 
 # Pixels: VGG16 halves its input four times.
 SMALLEST_IMAGE = 16
@@ -56,6 +57,7 @@ def _load_vgg16(network: nn.Module, path: Path) -> None:
     """Copy torchvision's `features.<i>` into the layers that the package names `net.slice<k>.<i>`."""
     # `stored` has the classifier of VGG16 too, which LPIPS does not use.
     hint = f"give torchvision's VGG16 (vgg16-397923af.pth), or {WITHOUT_LPIPS}"
+    check_torch_load("lpips_weights", path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         with torch.no_grad():
