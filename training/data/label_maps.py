@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dnnlib.limits import MAX_LABEL_PIXELS
 from training.data.class_tables import find_colors, id_by_color, id_by_number, pack_rgb
 from training.data.image_io import decode_class_map, decode_rgb, resize_nearest, to_rgb_on_white
 
@@ -283,6 +284,8 @@ def _fit_square(pixels: np.ndarray, fit: str | None, background: int) -> np.ndar
         left = (width - side) // 2
         return pixels[top : top + side, left : left + side]
     side = max(height, width)
+    if side * side > MAX_LABEL_PIXELS:
+        raise ValueError(f"{width}x{height} pixels; too long to be padded to a square")
     square = np.full((side, side), background, np.uint8)
     top = (side - height) // 2
     left = (side - width) // 2

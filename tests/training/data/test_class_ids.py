@@ -226,6 +226,13 @@ def test_a_label_map_that_is_not_square_is_refused_with_the_options_to_use():
         decode_label_map(encode(IDS), "seg", 6)
 
 
+def test_a_long_strip_is_not_padded_to_a_huge_square():
+    strip = encode(np.full((2, 60000), 255, np.uint8))
+    with pytest.raises(ValueError, match="60000x2 pixels; too long to be padded to a square"):
+        decode_label_map(strip, "edge", 1, LabelMapOptions(fit="pad"))
+    assert decode_label_map(strip, "edge", 1, LabelMapOptions(fit="crop")).shape == (1, 1, 2, 2)
+
+
 # --------------------------------------------------------------------------- drawings
 
 
