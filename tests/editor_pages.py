@@ -24,6 +24,8 @@ TINY = {
     "plane_resolution": 32, "depth_resolution": 4,
 }  # fmt: skip
 HOST = "127.0.0.1"
+# Style vectors of the included cat model that come from the label map.
+GEOMETRY_LAYERS = 5
 FRONT = {"azimuth": np.pi / 2, "polar": np.pi / 2, "zoom": 1.0}
 EDIT_FIELDS = {
     "drawing_view": FRONT, "seed": 0, "photo": None, "style": None, "geometry": None, "view": FRONT, "quality": "full",

@@ -58,9 +58,10 @@ def test_readme_commands_of_applications_run(command, tmp_path, monkeypatch):
     elif main is generate_video.main:
         assert {"seg2cat_1.gif", "seg2cat_1_label.gif"} <= made
     else:
-        seeds = len(list(takewhile(str.isdigit, words[words.index("--random_seed") + 1 :])))
-        assert len(made) == 1 + 2 * seeds
-        if seeds == 2:  # the command under which the text names its files
+        first = words.index("--random_seed") + 1 if "--random_seed" in words else len(words)
+        scenes = len(list(takewhile(str.isdigit, words[first:]))) or words.count("--style")
+        assert len(made) == 1 + 2 * scenes
+        if scenes == 2:  # the command under which the text names its files
             assert set(re.findall(r"`(seg2cat_toy_cat_\w+\.png)`", README)) <= made
 
 
@@ -96,7 +97,7 @@ def test_the_python_example_runs_from_another_directory(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
 
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "(128, 128, 3) uint8 (128, 128) (32, 32) image\n"
+    assert result.stdout == "(128, 128, 3) uint8 (128, 128) (64, 64) image\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.glb", "cat.mp4"]
 
 

@@ -123,7 +123,7 @@ def test_a_view_is_what_synthesis_renders(scene, cats):
     assert np.array_equal(view.depth, out["image_depth"][0, 0].numpy())
     assert view.image.shape == (128, 128, 3) and view.image.dtype == np.uint8
     assert view.label_map.shape == (128, 128) and view.label_map.max() < 6
-    assert view.depth.shape == (32, 32) and view.depth.dtype == np.float32
+    assert view.depth.shape == (64, 64) and view.depth.dtype == np.float32
     assert {"image", "semantic", "image_raw", "semantic_raw", "image_depth"} <= view.tensors.keys()
 
 

@@ -33,6 +33,7 @@ from editor_browser import (
     wait_for_image,
     wait_until_settled,
 )
+from editor_pages import GEOMETRY_LAYERS
 from paths import ROOT
 from small_data import png
 
@@ -48,7 +49,7 @@ def texture(session):
     """Return the texture ws in a session file."""
     contents = json.loads(session)
     ws = np.frombuffer(base64.b64decode(contents["ws_float32"]), "<f4").reshape(contents["ws_shape"])
-    return ws[:, 7:]
+    return ws[:, GEOMETRY_LAYERS:]
 
 
 # --------------------------------------------------------------------------- editing
@@ -146,7 +147,8 @@ def test_new_style_keeps_the_geometry_and_results_and_blends_restore_scenes(open
         page.keyboard.press("n")
     second = json.loads(save(page, "session"))
     assert second["seed"] == first["seed"] + 1 and second["ws_float32"] != first["ws_float32"]
-    assert first["ws_float32"][: 4 * 512 * 7] == second["ws_float32"][: 4 * 512 * 7], "geometry is the first rows"
+    size = 4 * 512 * GEOMETRY_LAYERS
+    assert first["ws_float32"][:size] == second["ws_float32"][:size], "geometry is the first rows"
     assert save(page, "image") != image
     page.click("#results figure:nth-child(1) [data-endpoint=first]")
     page.click("#results figure:nth-child(2) [data-endpoint=second]")

@@ -29,7 +29,7 @@ from editor_browser import (
     wait_for_image,
     wait_until_settled,
 )
-from editor_pages import real_server
+from editor_pages import GEOMETRY_LAYERS, real_server
 from small_data import png
 
 from applications.editor.model import EditorModel
@@ -179,7 +179,7 @@ def test_a_new_style_right_after_a_stroke_keeps_the_geometry_of_that_stroke(page
     with wait_for_image(page):
         click_result(page, 2)
     stroked = shown_scene(page)
-    geometry = [ws(model, scene)[:, :7] for scene in (before, stroked, styled)]
+    geometry = [ws(model, scene)[:, :GEOMETRY_LAYERS] for scene in (before, stroked, styled)]
     assert np.array_equal(geometry[1], geometry[2]) and not np.array_equal(geometry[0], geometry[2])
 
 
@@ -290,7 +290,7 @@ def test_a_new_style_undone_and_redone_before_it_arrived_keeps_the_geometry_of_t
     page.keyboard.press("Control+z")
     page.keyboard.press("Control+y")
     gate.open()
-    assert np.array_equal(ws(model, shown_scene(page))[:, :7], ws(model, blended)[:, :7])
+    assert np.array_equal(ws(model, shown_scene(page))[:, :GEOMETRY_LAYERS], ws(model, blended)[:, :GEOMETRY_LAYERS])
 
 
 def test_the_drawing_becomes_the_label_map_of_a_blend(page):
