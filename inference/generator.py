@@ -91,6 +91,11 @@ def check_generator(G: torch.nn.Module, network: str, cfg: str | None) -> None:
     if not isinstance(G, TriPlane) or not G.conditional or not G.architecture.labels:
         raise ValueError(f"{network}: its G_ema does not make images and label maps from a label map")
 
+    try:
+        G.check_inputs()
+    except ValueError as error:
+        raise ValueError(f"{network}: its G_ema cannot be used ({error})") from error
+
     # Besides the detected configuration, those with its labels and camera radius are accepted: the pivot may differ.
     detected = config_of(G)
     labels = (G.data_type, G.semantic_channels)

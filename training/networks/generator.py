@@ -28,6 +28,8 @@ from training.volumetric_rendering.rays import sample_rays
 from training.volumetric_rendering.renderer import Rendering, RenderOptions, render
 
 PUBLISHED_PLANE_RESOLUTION = 256
+POSE_SIZE = 25
+IMAGE_CHANNELS = 3
 FEATURES = 32  # channels of a plane, and of each half (color, labels) of the rendered features
 BACKGROUND_LABEL_SCALE = 10  # maps the label half of the background texture, in [-1, 1], to logits
 BACKGROUND_LOGIT = 20  # of class 0 in the background, where labels are classes
@@ -202,6 +204,31 @@ class TriPlane(nn.Module):
         if not radius > 0 or math.isinf(radius):
             raise ValueError(f"avg_camera_radius: expected more than 0, got {radius}")
 
+    def check_inputs(self) -> None:
+        """Check that poses, label maps of the rendered size and classes, and style vectors fit all parts.
+
+        For conditional generators with labels only. Arguments of a file may contradict each other, which building the
+        network does not show.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        mapping = self._label_mapping
+        is_seg = self.data_type == "seg"
+        facts = {
+            "c_dim": (self.c_dim, POSE_SIZE),
+            "img_channels": (self.img_channels, IMAGE_CHANNELS),
+            "w_dim": (self.w_dim, self.superresolution.block1.conv1.affine.weight.shape[1]),
+            "data_type": (self.data_type, "seg" if is_seg else "edge"),
+            "semantic_channels": (self.semantic_channels, self.semantic_channels if is_seg else 1),
+            "one_hot": (bool(mapping.one_hot), is_seg),
+            "in_channels": (mapping.in_channels, self.semantic_channels),
+            "label_resolution": (mapping.label_resolution, self.img_resolution),
+        }
+        for name, (got, expected) in facts.items():
+            if got != expected:
+                raise ValueError(f"{name}: got {got!r:.50}, expected {expected!r}")
+
     # ----------------------------------------------------------------------- latents
 
     def encode(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -315,7 +342,7 @@ class TriPlane(nn.Module):
         Raises:
             ValueError: c of another shape, or unknown outputs.
         """
-        if c.ndim != 2 or c.shape[1] != 25:
+        if c.ndim != 2 or c.shape[1] != POSE_SIZE:
             raise ValueError(f"pose: expected N,25, got {tuple(c.shape)}")
         outputs = self._check_outputs(outputs)
         r = self.neural_rendering_resolution if neural_rendering_resolution is None else neural_rendering_resolution

@@ -161,6 +161,7 @@ class ConditionalMappingNetwork(MappingNetwork):
         )
         self.in_channels = in_channels
         self.one_hot = one_hot
+        self.label_resolution = label_resolution
         self.pooling = label_resolution // in_resolution
         self.disentangle = disentangle
         self.geometry_layer = geometry_layer
