@@ -21,6 +21,7 @@ from training.data.sampler import BatchStream
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 MARK = "PIX2PIX3D_TEST_RUN"  # environment variable that all processes of a run inherit
+START_SECONDS = 300  # on a busy machine
 END_SECONDS = 20
 
 
@@ -71,7 +72,7 @@ def write_run(directory):
 def wait_until_all_load(run, directory, processes):
     """Wait until all ranks of a run have loaded data."""
     paths = [directory / f"{rank}.pid" for rank in range(processes)]
-    run.wait_until(lambda _: all(path.exists() and path.read_text() for path in paths), 120)
+    run.wait_until(lambda _: all(path.exists() and path.read_text() for path in paths), START_SECONDS)
 
 
 # --------------------------------------------------------------------------- its processes
@@ -205,7 +206,7 @@ def test_no_process_is_left_when_torchrun_is_killed(start, tmp_path):
 @pytest.mark.slow
 def test_no_process_is_left_when_the_rendering_of_a_data_set_is_killed(start, tmp_path):
     run = start("dataset_tool.py", "toy", "--kind=cats", f"--outdir={tmp_path}", "--number=9999", "--workers=2")
-    run.wait_until(lambda processes: len(processes) == 4, 120)  # and the resource tracker
+    run.wait_until(lambda processes: len(processes) == 4, START_SECONDS)  # and the resource tracker
     run.starter.kill()
     assert run.wait_until_ended() == -signal.SIGKILL
 
@@ -214,5 +215,5 @@ def test_no_process_is_left_when_the_rendering_of_a_data_set_is_killed(start, tm
 def test_an_error_of_a_training_run_ends_its_workers(start, tmp_path):
     options = {**SMALL, **small_data(tmp_path), "dis_mask": False, "workers": 1, "glr": 1e30, "dlr": 1e30}
     run = start("train.py", *arguments({**options, "kimg": 0.004, "outdir": tmp_path / "runs"}))
-    run.wait_until(lambda _: "Error: weights are not finite" in run.output.read_text(), 120)
+    run.wait_until(lambda _: "Error: weights are not finite" in run.output.read_text(), START_SECONDS)
     assert run.wait_until_ended() == 2
