@@ -14,7 +14,7 @@ import torch
 
 import inference
 from applications.cli import MAX_SEED, Directory, check_data_options, model_options, open_dataset, option
-from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.cli import Command, InputError, echo, option_group, user_errors
 from dnnlib.errors import ConfigError
 from dnnlib.util import check_outdir
 from inference.generator import config_of
@@ -163,7 +163,7 @@ def evaluate(device: torch.device, options: Options) -> None:
     # Load the network, which knows its configuration. All processes load it, but only one prints messages about it.
     is_rank_0 = rank() == 0
     with user_errors("--network"):
-        notify = click.echo if is_rank_0 else lambda _message: None
+        notify = echo if is_rank_0 else lambda _message: None
         G = inference.load_generator(options.network, device, options.precision, options.cfg, notify)
     cfg = options.cfg or config_of(G)
     if options.sampling.style == PHOTO:
@@ -196,8 +196,8 @@ def evaluate(device: torch.device, options: Options) -> None:
     # Print the figures in the order of --metrics; they were computed in the order of their modes.
     if is_rank_0:
         rows.sort(key=lambda row: options.metrics.index(row[0].metric))
-        click.echo(table(dict(zip(generators, zip(*rows, strict=True), strict=True))))
-        click.echo(f"Wrote {options.outdir}/metric-*")
+        echo(*table(dict(zip(generators, zip(*rows, strict=True), strict=True))).split("\n"))
+        echo(f"Wrote {options.outdir}/metric-*")
 
 
 def make_generators(options: Options, evaluator: Evaluator, network: NetworkGenerator) -> dict[str, SceneGenerator]:

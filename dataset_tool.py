@@ -20,7 +20,7 @@ from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
 from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
 from dataset_preprocessing.pack import PackOptions, pack
 from dataset_preprocessing.toy.write import HELD_OUT, KINDS, RenderJob, write_toy
-from dnnlib.cli import Group, InputError, option_group
+from dnnlib.cli import Group, InputError, echo, option_group
 from training.data.archive import Archive, DataError
 from training.data.checks import Report, check_dataset
 from training.data.class_tables import read_class_table
@@ -158,7 +158,7 @@ def toy(
     for suffix, job, objects in splits:
         bar = progress_bar(f"{kind}{suffix}", objects)
         paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{suffix}", workers, bar)
-        click.echo(f"{objects * job.views} images: " + " ".join(map(str, paths)))
+        echo(f"{objects * job.views} images: " + " ".join(map(str, paths)))
 
 
 # --------------------------------------------------------------------------- pack, edges
@@ -239,9 +239,9 @@ def pack_command(
     )
     count, left_out = pack(image_archive, label_archive, output, label_output, options, progress_bar("pack", None))
     for name in left_out:
-        click.echo(f"left out: {name}: no camera", err=True)
+        echo(f"left out: {name}: no camera", err=True)
     _print_unread(image_archive, label_archive)
-    click.echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
+    echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
 
 
 @main.command()
@@ -276,7 +276,7 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
     images = Archive(data)
     count = draw_edges(images, output, detect, progress_bar("edges", None))
     _print_unread(images)
-    click.echo(f"{count} drawings: {output}")
+    echo(f"{count} drawings: {output}")
 
 
 def _print_unread(*archives: Archive | None) -> None:
@@ -284,7 +284,7 @@ def _print_unread(*archives: Archive | None) -> None:
     for archive in archives:
         unread = describe_unread(archive) if archive else ""
         if unread:
-            click.echo(f"{archive.path}: {unread}", err=True)
+            echo(f"{archive.path}: {unread}", err=True)
 
 
 # --------------------------------------------------------------------------- check, show
@@ -320,7 +320,7 @@ def check(
         poses = np.zeros((0, 25), np.float32) if index.poses is None else index.poses
         plot = pose_coverage(poses[np.isfinite(poses).all(1)])
         write_png(coverage, np.asarray(plot))
-        click.echo(f"cameras: {coverage}")
+        echo(f"cameras: {coverage}")
 
     # Not 2, which means that the check itself failed.
     if report.problems:
@@ -329,15 +329,15 @@ def check(
 
 def _print_report(report: Report, objects: np.ndarray) -> None:
     # Counts, and the share of each class in all pixels.
-    click.echo(f"{report.images} images of {report.resolution} pixels, {report.label_maps} label maps")
+    echo(f"{report.images} images of {report.resolution} pixels, {report.label_maps} label maps")
     _print_objects(objects)
     for class_id in np.flatnonzero(report.histogram):
-        click.echo(f"  class {class_id}: {report.histogram[class_id] / report.histogram.sum():8.3%}")
+        echo(f"  class {class_id}: {report.histogram[class_id] / report.histogram.sum():8.3%}")
 
     # Problems go to the standard error stream, one a line.
     for problem in report.problems:
-        click.echo(f"problem: {problem}", err=True)
-    click.echo(f"{len(report.problems)} problems" if report.problems else "no problems")
+        echo(f"problem: {problem}", err=True)
+    echo(f"{len(report.problems)} problems" if report.problems else "no problems")
 
 
 def _print_objects(objects: np.ndarray) -> None:
@@ -345,7 +345,7 @@ def _print_objects(objects: np.ndarray) -> None:
     views = np.bincount(objects, minlength=1)
     if views.max() > 1:
         numbers = f"{views.max()}" if views.min() == views.max() else f"{views.min()} to {views.max()}"
-        click.echo(f"{len(views)} objects, {numbers} images of each")
+        echo(f"{len(views)} objects, {numbers} images of each")
 
 
 @main.command()
@@ -385,9 +385,9 @@ def show(
     if xflip and seed is None:
         order = order.reshape(2, -1).T.ravel()
     write_png(output, np.asarray(contact_sheet(dataset, order[:count].tolist())))
-    click.echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
+    echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
     if xflip and mask_data and data_type == "seg":
-        click.echo(describe_pairs(swaps))
+        echo(describe_pairs(swaps))
     _print_objects(dataset.index.objects)
 
 

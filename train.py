@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.cli import Command, InputError, echo, option_group, user_errors
 from dnnlib.errors import ConfigError, show_fields
 from dnnlib.util import check_outdir
 from metrics.registry import parse_metrics
@@ -300,7 +300,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
     # Options of old command lines, and the names of options that are not set by default.
     for name in NO_EFFECT:
         if values.pop(name) is not None:
-            click.echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
+            echo(f"--{name} has no effect in this model; it is accepted for old command lines.")
     given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
     # Under torchrun, rank 0 resolves them and sends them to the other processes.
@@ -323,9 +323,9 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
         options = examine_data(options, dataset, values, progress)
     if dry_run:
         if options:
-            click.echo(json.dumps(options.to_plain(), indent=2))
+            echo(*json.dumps(options.to_plain(), indent=2).split("\n"))
             run_dir = run_dir or values["outdir"] / f"NNNNN-{options.run_name}"
-            click.echo(f"Dry run: nothing is trained. The run directory would be {run_dir}")
+            echo(f"Dry run: nothing is trained. The run directory would be {run_dir}")
         return
 
     # Training. Errors that the user can fix become one line.
@@ -335,7 +335,7 @@ def main(ctx: click.Context, dry_run: bool, device: str | None, continue_dir: Pa
         # After SIGHUP the terminal may be closed.
         if rank_0:
             with suppress(OSError):
-                click.echo(f"Resume with: python train.py --continue {shlex.quote(str(stop.run_dir))}")
+                echo(f"Resume with: python train.py --continue {shlex.quote(str(stop.run_dir))}")
         raise SystemExit(stop.exit_code) from None
     except (DataError, StateError, WeightsError, TrainingError, ProcessError) as error:
         raise InputError(str(error)) from error
@@ -362,9 +362,9 @@ def _resolve_run(
     dataset, options = _new_options(values)
     for name, needs in without_effect(values).items():
         if name in given:
-            click.echo(f"--{name} has no effect: it needs {show_fields(needs, ctx.command.option_of)}")
+            echo(f"--{name} has no effect: it needs {show_fields(needs, ctx.command.option_of)}")
     if options.data.xflip and options.data.data_type == "seg":
-        click.echo(describe_pairs(options.data.mirror_swaps))
+        echo(describe_pairs(options.data.mirror_swaps))
 
     # torchrun restarts failed processes with the same command line, which then continues the run.
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):

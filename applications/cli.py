@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import inference
-from dnnlib.cli import InputError, option_group, user_errors
+from dnnlib.cli import InputError, echo, option_group, user_errors
 from dnnlib.util import check_outdir
 from inference.inputs import to_label_map, to_photo
 from inference.latents import MAX_SEED, check_style_encoder
@@ -333,7 +333,7 @@ def load_generator(network: str, cfg: str | None, device: torch.device, precisio
         InputError, ConfigError: the file cannot be used, or not with this configuration.
     """
     with user_errors("--network"):
-        return inference.load_generator(network, device, precision, cfg, notify=click.echo)
+        return inference.load_generator(network, device, precision, cfg, notify=echo)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 
 from applications import cli
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
-from dnnlib.cli import Command, option_group, user_errors
+from dnnlib.cli import Command, echo, option_group, user_errors
 from dnnlib.util import atomic_write
 from inference import Scene
 from inference.inputs import to_label_map
@@ -65,7 +65,7 @@ class Example:
 
     def run(self, outdir: Path, device: torch.device) -> None:
         """Write the label map, images, videos and the mesh."""
-        click.echo(f"Writing to {outdir}")
+        echo(f"Writing to {outdir}")
         G = cli.load_generator(str(self.network), self.cfg, device, "auto")
         label_map = to_label_map(self.label_map, G)
         scenes = dict(zip(self.styles, Scene.from_styles(G, label_map, (*self.photos, *self.seeds)), strict=True))
@@ -94,7 +94,7 @@ class Example:
         mesh = first.mesh(largest=True, **self.mesh)
         for ending in ("ply", "glb"):
             mesh.export(outdir / f"{self.mesh_name}.{ending}")
-        images = orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=click.echo)
+        images = orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=echo)
         with closing(images), open_video(outdir / "rendered_mesh.gif", FPS) as write:
             for image in images:
                 write(image)
@@ -202,7 +202,7 @@ def main(outdir: Path) -> None:
             image_sheet(overview_rows(cats, cars), CELL).save(file, format="png")
         with atomic_write(outdir / "demo.gif") as file:
             file.write(CATS.video(cats, "side_by_side").read_bytes())
-    click.echo(f"Look at {outdir}/demo.png first")
+    echo(f"Look at {outdir}/demo.png first")
 
 
 if __name__ == "__main__":

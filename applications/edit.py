@@ -13,7 +13,7 @@ import click
 
 from applications import cli
 from applications.editor.classes import class_names
-from dnnlib.cli import Command, InputError, option_group
+from dnnlib.cli import Command, InputError, echo, option_group
 from inference.generator import config_of
 from torch_utils.devices import choose_device
 from training.weights.snapshot import CLASS_NAMES, read_weights
@@ -95,8 +95,8 @@ def main(
         address = ServerAddress(host, listening.getsockname()[0])
         app = create_app(model, names, address, example(network, cfg), photo)
         if address.is_public:
-            click.echo("Every machine that reaches this one can use the editor: there is no password.")
-        click.echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")
+            echo("Every machine that reaches this one can use the editor: there is no password.")
+        echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")
         make_server(app).run(sockets=[listening])
 
 

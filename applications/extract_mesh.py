@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from applications import cli
 from camera_utils import PATH_FRAMES
-from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
+from dnnlib.cli import ChoiceList, Command, InputError, echo, option_group, user_errors
 from inference import Mesh, Scene
 from inference.generator import config_of
 from inference.mesh.colors import COLORS
@@ -81,9 +81,9 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 
     # Report what "auto" chose, and where smoothing stopped.
     if threshold == "auto":
-        click.echo(f"--threshold auto: took {mesh.threshold:g}")
+        echo(f"--threshold auto: took {mesh.threshold:g}")
     if mesh.smoothed < smooth:
-        click.echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
+        echo(f"--smooth {smooth}: made {mesh.smoothed} rounds; more would change the volume by over 1 %")
     return mesh
 
 
@@ -169,15 +169,15 @@ def main(
         write_png(outdir / f"{cfg}_{label_input.name}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
         for ending in formats:
             mesh.export(outdir / f"{name}.{ending}")
-        click.echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
+        echo(f"Wrote {outdir}/{name}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
         if video:
             count = frames or PATH_FRAMES
             # Closed here even when interrupted: an OpenGL context that outlives Python can crash at exit.
-            images = orbit_frames(mesh, cfg, G.orbit["pivot"], count, notify=click.echo)
+            images = orbit_frames(mesh, cfg, G.orbit["pivot"], count, notify=echo)
             with closing(images), open_video(outdir / "rendered_mesh.gif", fps or FPS) as write:
                 for image in tqdm(images, total=count, desc="video", unit="frame", delay=2, disable=None):
                     write(image)
-            click.echo(f"Wrote {outdir}/rendered_mesh.gif")
+            echo(f"Wrote {outdir}/rendered_mesh.gif")
 
 
 if __name__ == "__main__":

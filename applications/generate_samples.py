@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from applications import cli
-from dnnlib.cli import Command, option_group
+from dnnlib.cli import Command, echo, option_group
 from inference import Scene
 from inference.generator import config_of
 from training.data.image_io import write_png
@@ -70,7 +70,7 @@ def main(
             view = scene.render(pose=label_input.pose)
             write_png(f"{prefix}_{name}_color.png", view.image)
             write_png(f"{prefix}_{name}_label.png", view.label_image)
-    click.echo(f"Wrote {prefix}_*.png")
+    echo(f"Wrote {prefix}_*.png")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from applications import cli
 from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses
-from dnnlib.cli import ChoiceList, Command, InputError, option_group, user_errors
+from dnnlib.cli import ChoiceList, Command, InputError, echo, option_group, user_errors
 from inference import Scene, View
 from inference.generator import config_of
 from inference.inputs import to_label_map
@@ -204,7 +204,7 @@ def main(
             for name, views in videos(G, cfg, inputs, styles, poses, outputs, through_all):
                 paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
                 write_videos(views, paths, fps, bar.update)
-    click.echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
+    echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
 
 
 if __name__ == "__main__":

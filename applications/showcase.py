@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from applications import cli
-from dnnlib.cli import Command, option_group
+from dnnlib.cli import Command, echo, option_group
 from inference import Scene
 from inference.inputs import to_label_map
 from inference.video import open_video
@@ -167,7 +167,7 @@ def main(outdir: Path) -> None:
     with cli.output_errors(), closing(frames), open_video(path, FPS) as write:
         for frame in frames:
             write(frame)
-    click.echo(f"Wrote {path}")
+    echo(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -176,3 +176,8 @@ def test_benchmarks_import_names_that_exist(path):
             names = [alias.name for alias in node.names if f"{node.module}.{alias.name}" not in trees()]
             missing += [f"{node.module}.{name}" for name in names if not hasattr(module, name)]
     assert missing == []
+
+
+def test_messages_are_printed_by_one_function_which_escapes_control_characters():
+    calls = [path.name for path in source_files() if "click.echo(" in path.read_text()]
+    assert calls == ["cli.py"]

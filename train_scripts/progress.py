@@ -10,7 +10,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
-from dnnlib.cli import Command, InputError, option_group, user_errors
+from dnnlib.cli import Command, InputError, echo, option_group, user_errors
 from dnnlib.util import atomic_write
 from inference import Scene, load_generator
 from training.data.dataset import PosedImageDataset
@@ -87,7 +87,7 @@ def main(run_dir: Path, data: str, mask_data: str, snapshots: int, out: Path) ->
     sheet = image_sheet(progress_rows(dataset, snapshots_of(run_dir, snapshots)))
     with atomic_write(out) as file:
         sheet.save(file, format="png")
-    click.echo(f"Wrote {out}")
+    echo(f"Wrote {out}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
-import click
 import torch
 
 from applications.editor.protocol import MessageError, Reply, pack
+from dnnlib.cli import echo
 from dnnlib.errors import ConfigError
 
 # Requests from one client for files of the same priority.
@@ -194,5 +194,5 @@ def report_exception(id: int | None, error: Exception) -> bytes:
     """Print the traceback of an unexpected exception to stderr, and return the message to the page about it."""
     # Printing fails if stderr is closed.
     with suppress(OSError, ValueError):
-        click.echo(traceback.format_exc(), err=True)
+        echo(*traceback.format_exc().split("\n"), err=True)
     return pack(type="error", id=id, reason=f"Server error: {type(error).__name__}: {error}"[:300])
