@@ -31,6 +31,9 @@ CLASS_MODES = ("L", "P", "1")
 # Photos with more pixels are read at half their width and height, which bounds the memory: 2 GB at MAX_PHOTO_PIXELS.
 MAX_FULL_SIZE_PIXELS = 89_478_485
 
+# Rows that are halved at once, an even number.
+BAND = 512
+
 # PIL's own limits, which hold for the whole process: pixels, and bytes of a PNG's text or color profile.
 Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_TEXT_BYTES
@@ -161,7 +164,7 @@ def decode_rgb(content: bytes) -> Image.Image:
     turn = _exif_turn(image)
     image = _to_rgb_or_rgba(image)
     if is_large and image.size == (width, height):
-        image = image.reduce(2)
+        image = _halve(image)
     if turn is not None:
         image = image.transpose(turn)
     return _on_white(_to_srgb(image))
@@ -180,7 +183,21 @@ def decode_image(content: bytes) -> np.ndarray:
 def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
     # Gray, RGB and palette images can have one transparent color or index instead of an alpha channel.
     is_transparent = image.mode in ("RGBA", "LA") or "transparency" in image.info
-    return image.convert("RGBA" if is_transparent else "RGB")
+    mode = "RGBA" if is_transparent else "RGB"
+
+    # PIL copies also an image that has the mode already.
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _halve(image: Image.Image) -> Image.Image:
+    """Average squares of 2x2 pixels of RGB or RGBA."""
+    # In bands, as PIL copies an image with alpha to reduce it.
+    width, height = image.size
+    halved = Image.new(image.mode, ((width + 1) // 2, (height + 1) // 2))
+    for top in range(0, height, BAND):
+        band = image.crop((0, top, width, min(top + BAND, height)))
+        halved.paste(band.reduce(2), (0, top // 2))
+    return halved
 
 
 def _on_white(image: Image.Image) -> Image.Image:

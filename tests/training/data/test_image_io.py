@@ -179,6 +179,7 @@ def test_photos_of_108_megapixels_are_opened_and_larger_ones_than_the_limit_are_
 @pytest.mark.parametrize("form", ["jpeg", "png", "gray", "palette", "transparent"])
 def test_large_photos_are_halved(monkeypatch, form, turn, size):
     monkeypatch.setattr(image_io, "MAX_FULL_SIZE_PIXELS", 1000)
+    monkeypatch.setattr(image_io, "BAND", 8)
     image = Image.fromarray(SMOOTH).resize(size)
     mode = {"gray": "L", "palette": "P", "transparent": "RGBA"}.get(form, "RGB")
     content = encode(image.convert(mode), "jpeg" if form == "jpeg" else "png", exif=turn)
