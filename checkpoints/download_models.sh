@@ -20,13 +20,26 @@ digest() { if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum 
 
 stored_digest() { awk -v name="$1" '$2 == name {print $1}' $DIGESTS 2>/dev/null || true; }
 
-is_pickle() { [ "$(head -c 1 "$1" | od -An -tx1 | tr -d ' \n')" = 80 ]; }
+hex() { od -An -tx1 | tr -d ' \n'; }
+
+is_pickle() { [ "$(head -c 1 "$1" | hex)$(tail -c 1 "$1" | hex)" = 802e ]; }  # its first and last bytes
+
+total_size() { tr -d '\r' < "$1" | sed -n 's|^[Cc]ontent-[Rr]ange:.*/\([0-9]*\)$|\1|p' | tail -n 1; }
 
 transfer() {  # download to $1.part: the missing bytes or, if the server cannot resume, all
-    local part=$1.part status error=0
-    status=$(curl --fail --location --retry 3 --continue-at - --output "$part" --write-out '%{http_code}' "$BASE/$1") ||
-        error=$?
-    [ $error -ne 0 ] || return 0
+    local part=$1.part headers=$1.headers status error=0 total
+    status=$(curl --fail --location --retry 3 --continue-at - --output "$part" --dump-header "$headers" \
+        --write-out '%{http_code}' "$BASE/$1") || error=$?
+    total=$(total_size "$headers") || true
+    rm -f "$headers"
+    if [ $error -eq 0 ]; then
+        # The file on the server may be another one by now.
+        [ -z "$total" ] || [ "$total" -eq "$(($(wc -c < "$part")))" ] || {
+            rm -f "$part"
+            fail "$BASE/$1: the rest of the download is not of the same file (its size differs); run this again"
+        }
+        return 0
+    fi
     [ -s "$part" ] && { [ $error -eq $NO_RANGES ] || [ $error -eq $BAD_RESUME ] || [ "$status" = $RANGE_NOT_SATISFIABLE ]; } ||
         return 1
     echo "$BASE/$1: cannot be resumed; starting again"
@@ -49,7 +62,7 @@ fetch() {
     fi
     if ! is_pickle "$file.part"; then
         rm -f "$file.part"
-        fail "$BASE/$file: expected a pickle, got another file, perhaps a web page"
+        fail "$BASE/$file: expected a pickle, got another or an incomplete file, perhaps a web page"
     fi
     actual=$(digest "$file.part")
     if [ -z "$expected" ]; then

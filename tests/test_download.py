@@ -13,11 +13,14 @@ from paths import ROOT
 
 SCRIPT = ROOT / "checkpoints" / "download_models.sh"
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-CONTENT = b"\x80" + bytes(range(256)) * 400  # a pickle's first byte
+CONTENT = b"\x80" + bytes(range(256)) * 400 + b"."  # a pickle's first and last byte
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serves server.files, with ranges if server.ranges, and closes the connection after server.cut bytes."""
+    """Serves server.files, with ranges if server.ranges, and closes the connection after server.cut bytes.
+
+    The start and the total in the header of a range are larger than they should be by server.shift and server.excess.
+    """
 
     def do_GET(self):
         content = self.server.files.get(self.path)
@@ -34,7 +37,8 @@ class Files(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            first, total = start + self.server.shift, len(content) + self.server.excess
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{total}")
         self.end_headers()
         self.wfile.write(content[start : self.server.cut])
 
@@ -49,6 +53,7 @@ def server():
         server.cut = None
         server.starts = []
         server.ranges = True
+        server.shift = server.excess = 0
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
@@ -109,25 +114,43 @@ def test_a_failed_request_keeps_the_partial_download(fetch, server, tmp_path):
     assert part.read_bytes() == CONTENT[:30_000]
 
 
-def test_a_web_page_instead_of_a_model_is_rejected_and_removed(fetch, server, tmp_path):
-    server.files["/pix2pix3d_seg2cat.pkl"] = b"<!doctype html>"
+def test_what_is_no_complete_pickle_is_rejected_and_removed(fetch, server, tmp_path):
+    for content in (b"<!doctype html>", b"\x80", CONTENT[:-1], b"PK" + CONTENT, CONTENT[1:]):
+        server.files["/pix2pix3d_seg2cat.pkl"] = content
+        result = fetch("seg2cat")
+        assert result.returncode == 2 and "expected a pickle" in result.stderr.splitlines()[-1]
+        assert [path.name for path in tmp_path.iterdir()] == ["download_models.sh"]
+
+
+def test_the_rest_of_another_file_is_refused_and_removed(fetch, server, tmp_path):
+    (tmp_path / "pix2pix3d_seg2cat.pkl.part").write_bytes(CONTENT[:30_000])
+    server.excess = 1000
     result = fetch("seg2cat")
-    assert result.returncode == 2 and "expected a pickle" in result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "its size differs" in result.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["download_models.sh"]
+    assert fetch("seg2cat").returncode == 0
+
+
+def test_a_range_with_another_start_is_not_appended(fetch, server, tmp_path):
+    (tmp_path / "pix2pix3d_seg2cat.pkl.part").write_bytes(CONTENT[:30_000])
+    server.shift = 10
+    assert fetch("seg2cat").returncode == 0
+    assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == CONTENT
+    assert server.starts == [30_000, 0]
 
 
 def test_an_existing_file_must_have_the_stored_digest(fetch, tmp_path):
     fetch("seg2cat")
-    (tmp_path / "pix2pix3d_seg2cat.pkl").write_bytes(b"\x80 another")
+    (tmp_path / "pix2pix3d_seg2cat.pkl").write_bytes(b"\x80 another.")
     result = fetch("seg2cat")
     assert result.returncode == 2 and "differs from the first download" in result.stderr
-    assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == b"\x80 another"
+    assert (tmp_path / "pix2pix3d_seg2cat.pkl").read_bytes() == b"\x80 another."
 
 
 def test_a_download_with_another_digest_is_rejected(fetch, server, tmp_path):
     fetch("seg2cat")
     (tmp_path / "pix2pix3d_seg2cat.pkl").unlink()
-    server.files["/pix2pix3d_seg2cat.pkl"] = CONTENT[:-1] + b"x"
+    server.files["/pix2pix3d_seg2cat.pkl"] = CONTENT[:-2] + b"x."
     result = fetch("seg2cat")
     assert result.returncode == 2 and "that of the first download was" in result.stderr
     assert not (tmp_path / "pix2pix3d_seg2cat.pkl").exists()
