@@ -203,6 +203,8 @@ class TriPlane(nn.Module):
         radius = options.get("avg_camera_radius", 1)
         if not radius > 0 or math.isinf(radius):
             raise ValueError(f"avg_camera_radius: expected more than 0, got {radius}")
+        if not (options.get("background_radius") is None or 0 < options["background_radius"] < math.inf):
+            raise ValueError(f"background_radius: expected more than 0, got {options['background_radius']}")
 
     def check_inputs(self) -> None:
         """Check that poses, label maps of the rendered size and classes, and style vectors fit all parts.

@@ -88,6 +88,8 @@ class FullyConnectedLayer(nn.Module):
         bias_init: float = 0,
     ):
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         self.activation = activation
 
         # Adam's steps do not depend on the scale of the gradients, so weights stored larger by 1 / lr_multiplier learn

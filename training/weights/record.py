@@ -237,7 +237,7 @@ def _construct(record: NetworkRecord) -> nn.Module:
 
 def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
     """Raise WeightsError if a number in nested dicts and lists is too large, or a value outside its name's range."""
-    for name, value in _leaves("", values):
+    for name, value in _named_values("", values):
         # Written so that NaN is an error too.
         if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
             raise WeightsError(f"{class_name!r:.100}: {name!r:.100}: {value} is too large, {MAX_NUMBER} is allowed")
@@ -249,16 +249,15 @@ def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
                     raise WeightsError(f"{class_name!r:.100}: {name!r:.100}: {got}")
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all values in nested dicts and lists, each with the last key that leads to it."""
+def _named_values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a value and all in it, nested dicts and lists too, each with the last key that leads to it."""
+    yield name, value
     if isinstance(value, dict):
         for key, element in value.items():
-            yield from _leaves(key, element)
+            yield from _named_values(key, element)
     elif isinstance(value, list):
         for element in value:
-            yield from _leaves(name, element)
-    else:
-        yield name, value
+            yield from _named_values(name, element)
 
 
 class _AllocationLimit(TorchFunctionMode):
