@@ -98,8 +98,8 @@ def extract(scene: Scene, resolution: int, threshold: float | str, smooth: int, 
 @option_group(
     "Mesh",
     cli.option("resolution", click.IntRange(8, MAX_RESOLUTION), 512, "Points of the density grid on a side."),
-    cli.option("threshold", str, PUBLISHED_THRESHOLD, "Raw density of the surface. auto: the density that best "
-               "separates this scene from empty space.", metavar="DENSITY|auto", callback=parse_threshold),
+    cli.option("threshold", str, PUBLISHED_THRESHOLD, "Raw density of the surface. auto: the density at which "
+               "rays into this scene have lost half of their light.", metavar="DENSITY|auto", callback=parse_threshold),
     cli.option("color", click.Choice([*COLORS, "none"]), None, "Vertex colors. label: label at the vertex itself, as "
                "published. shown_label, image: label or color that a rendered view shows there, blended from what lies "
                "beneath the surface.  [default: label; for edges none]"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.errors import ConfigError
 from inference.mesh.colors import COLORS, color_chunks, labels_at
 from inference.mesh.density_grid import EMPTY, density_slabs
-from inference.mesh.surface import NoSurfaceError, auto_threshold, clean_up, level_set
+from inference.mesh.surface import NoSurfaceError, clean_up, level_set, otsu_threshold, visible_threshold
 from inference.mesh.triangles import Mesh
 from training.networks.generator import TriPlane
 from training.networks.triplane_field import TriplaneField
@@ -59,7 +59,7 @@ def extraction_steps(
         G: the generator.
         planes: 1,3,C,P,P of `G.planes`.
         resolution: points of the density grid on a side, 2 or more.
-        threshold: raw density of the surface, or "auto": see `auto_threshold`.
+        threshold: raw density of the surface, or "auto": see `visible_threshold`.
         color: of the vertices: "label" (palette color of the largest label channel at that very point, gray for
             edges), "shown_label" (of what a ray blends that goes inwards from there, as in the model's label map),
             "image" (the color of the raw image, blended likewise) or None.
@@ -88,14 +88,19 @@ def extraction_steps(
         inside[part] = slabs
         yield DENSITY_SHARE * part.stop / resolution
 
-    # The level of the surface; one step of a ray is the box's side divided by the number of coarse samples.
+    # What is solid at all; one step of a ray is the box's side divided by the number of coarse samples.
+    level = threshold
     if threshold == "auto":
-        threshold = auto_threshold(inside, field.box_warp / G.ray_options().samples)
+        level = otsu_threshold(inside, field.box_warp / G.ray_options().samples)
     if without is not None:
-        _remove_class(inside, field, threshold, G, without)
+        _remove_class(inside, field, level, G, without)
+
+    # The level of the surface of what is left.
+    if threshold == "auto":
+        level = visible_threshold(inside, field.box_warp / (resolution - 1), default=level)
 
     # Surface: marching cubes is a single call, without progress.
-    mesh = level_set(grid, field.box_warp, threshold, closed)
+    mesh = level_set(grid, field.box_warp, level, closed)
     del grid, inside  # half a gigabyte at resolution 512
     mesh = clean_up(mesh, largest, smooth)
     yield DENSITY_SHARE

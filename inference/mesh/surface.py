@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:  # an optional dependency: imported where it is used
 
 PUBLISHED_THRESHOLD = 50.0
 HISTOGRAM_BINS = 1024
-# Least grid points per axis that enter the histogram (fewer in smaller grids), enough for a distribution.
+# Least grid points per axis that enter a distribution (fewer in smaller grids).
 POINTS_PER_AXIS = 128
+# A ray along an axis shows a surface if this share of its light at least is absorbed.
+OPAQUE = 0.95
+# Quantile of the densities where rays have lost half of their light; below the median, so that thin parts stay.
+SURFACE_QUANTILE = 0.25
 # Alternating steps that shrink and expand, so that the volume stays (Taubin 1995, A signal processing approach to fair
 # surface design); these keep what is larger than about ten triangles.
 SHRINK, EXPAND = 0.5, -0.53
@@ -34,8 +39,8 @@ class NoSurfaceError(ConfigError):
 # --------------------------------------------------------------------------- threshold
 
 
-def auto_threshold(grid: Tensor, step: float) -> float:
-    """Find the raw density that best separates empty space from solid matter.
+def otsu_threshold(grid: Tensor, step: float) -> float:
+    """Find the raw density that best separates empty space from solid.
 
     Otsu's method (1979) on the opacities that the densities give to one step of a ray: the level at which the
     variance between both sides is largest. Opacity is bounded, so that a few huge densities do not dominate.
@@ -64,6 +69,33 @@ def auto_threshold(grid: Tensor, step: float) -> float:
     # Between two clusters all levels are equally good: take the middle. Then invert `_opacity`.
     level = edges[1:-1][between == between.max()].mean()
     return (1 + torch.log(torch.expm1(-torch.log1p(-level) / step))).item()
+
+
+def visible_threshold(grid: Tensor, spacing: float, default: float) -> float:
+    """Find the raw density of the surface that rays show.
+
+    Density rises over a distance, and a ray shows the depth where half of its light is absorbed. At any lower level the
+    mesh is thicker than the rendered object. Rays run along the three axes, in both directions.
+
+    Args:
+        grid: X,Y,Z raw densities on a cube.
+        spacing: distance of neighboring points, world units.
+        default: returned if no ray is nearly opaque.
+    """
+    # Transverse axes are subsampled, the axis of the rays is not.
+    strides = [slice(None, None, max(1, length // POINTS_PER_AXIS)) for length in grid.shape]
+    levels = []
+    for axis in range(3):
+        rays = grid[tuple(slice(None) if i == axis else strides[i] for i in range(3))].movedim(axis, 0)  # L,U,V
+        for sigma in (rays, rays.flip(0)):
+            # First point behind which less than half of the light is left; the surface is no border of the cube.
+            depth = (F.softplus(sigma - 1) * spacing).cumsum(0)  # optical depth
+            first = (depth > math.log(2)).to(torch.uint8).argmax(0)  # U,V
+            is_surface = (first > 0) & (depth[-1] > -math.log(1 - OPAQUE))
+            levels.append(sigma.gather(0, first[None])[0][is_surface])
+
+    level = torch.cat(levels)
+    return torch.quantile(level, SURFACE_QUANTILE).item() if len(level) else default
 
 
 def _opacity(sigma: Tensor, step: float) -> Tensor:

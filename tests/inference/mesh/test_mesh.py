@@ -12,7 +12,7 @@ import trimesh
 
 from inference.mesh.density_grid import EMPTY, INTERPOLATION_ERROR, density_slabs, sum_of_softplus
 from inference.mesh.extraction import extract_mesh, extraction_steps
-from inference.mesh.surface import NoSurfaceError, auto_threshold, clean_up, level_set
+from inference.mesh.surface import NoSurfaceError, clean_up, level_set, otsu_threshold, visible_threshold
 from inference.mesh.triangles import linear_from_srgb
 from training.data.label_maps import PALETTE
 from training.networks.configs import GeneratorOptions
@@ -187,24 +187,43 @@ def test_an_empty_level_set_is_reported_with_the_range_of_the_density(threshold,
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
-def test_auto_threshold_separates_two_clusters_whatever_their_shares(share):
+def test_otsu_threshold_separates_two_clusters_whatever_their_shares(share):
     generator = torch.Generator().manual_seed(0)
     solid_points = torch.rand(20, 500, generator=generator) < share
     noise = torch.randn(20, 500, generator=generator)
-    threshold = auto_threshold(torch.where(solid_points, 60 + 5 * noise, -10 + 5 * noise), step=1 / 48)
+    threshold = otsu_threshold(torch.where(solid_points, 60 + 5 * noise, -10 + 5 * noise), step=1 / 48)
     assert 5 < threshold < 45
 
 
-def test_auto_threshold_is_robust_to_a_few_huge_densities():
+def test_otsu_threshold_is_robust_to_a_few_huge_densities():
     grid = ball(0.5)
-    threshold = auto_threshold(grid, BOX / 64)
+    threshold = otsu_threshold(grid, BOX / 64)
     grid[24, 24, 24] = 1e6
-    assert auto_threshold(grid, BOX / 64) == pytest.approx(threshold, abs=2)
+    assert otsu_threshold(grid, BOX / 64) == pytest.approx(threshold, abs=2)
 
 
-def test_auto_threshold_rejects_constant_density():
+def test_otsu_threshold_rejects_constant_density():
     with pytest.raises(NoSurfaceError, match="same opacity everywhere"):
-        auto_threshold(torch.full((3, 3, 3), 7.0), 0.02)
+        otsu_threshold(torch.full((3, 3, 3), 7.0), 0.02)
+
+
+@pytest.mark.parametrize("slope", [100.0, 400.0])
+def test_visible_threshold_is_the_density_where_rays_have_lost_half_of_their_light(slope):
+    # A cube whose density rises from its faces inwards; integrate along a ray through the middle of a face.
+    grid = slope * (0.4 - grid_points(129).abs().amax(-1))
+    distance = torch.linspace(-0.4, 0.4, 100_001, dtype=torch.float64)  # behind the face
+    absorbed = 1 - torch.exp(-(F.softplus(slope * distance - 1) * 0.8 / 100_000).cumsum(0))
+    half = distance[torch.searchsorted(absorbed, 0.5)].item()
+
+    # Rays near edges of the cube meet lower densities, so the quartile lies a little below.
+    threshold = visible_threshold(grid, BOX / 128, default=0.0)
+    assert slope * half / 2 < threshold < slope * (half + BOX / 128)
+    faces = level_set(grid, BOX, threshold).vertices.max(0)
+    assert faces == pytest.approx(0.4 - half, abs=half / 2)
+
+
+def test_visible_threshold_of_a_translucent_scene_is_the_default():
+    assert visible_threshold(torch.full((9, 9, 9), -3.0), BOX / 8, default=1.5) == 1.5
 
 
 # --------------------------------------------------------------------------- from a generator
@@ -333,12 +352,13 @@ def test_removing_everything_or_an_unknown_class_is_rejected():
         extract_mesh(G, planes, 17, without=7)
 
 
-def test_auto_threshold_of_a_generator_uses_the_step_of_its_rays():
+def test_auto_threshold_of_a_generator_is_the_density_that_its_rays_show():
     G, planes = two_blocks()
     planes[0, 0, 0] *= 10  # dense enough to be seen
     mesh = extract_mesh(G, planes, 17, "auto", color=None)
     grid = density_grid(G.field(planes), 17)
-    assert mesh.threshold == pytest.approx(auto_threshold(grid, 1 / 48))
+    spacing = G.ray_options().box_warp / 16
+    assert mesh.threshold == pytest.approx(visible_threshold(grid, spacing, default=otsu_threshold(grid, 1 / 48)))
     assert grid.min() < mesh.threshold < grid.max()
 
 
