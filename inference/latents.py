@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dnnlib.errors import ConfigError
 from training.networks.generator import TriPlane
+from training.networks.style_encoder import NUM_CODES
 
 # Largest seed that numpy's RandomState takes.
 MAX_SEED = 2**32 - 1
@@ -58,9 +59,14 @@ def style_latents(G: TriPlane, styles: Styles) -> Tensor:
     Raises:
         ConfigError: an invalid seed, or photos for a network without a style encoder.
     """
+    # Seeds are samples of the prior, or of the codes of training photos where a style encoder has kept them.
     device = next(G.parameters()).device
     if not isinstance(styles, Tensor):
-        return torch.cat([latent(seed, G.z_dim) for seed in styles]).to(device)
+        noise = torch.cat([latent(seed, G.z_dim) for seed in styles]).to(device)
+        if G.style_encoder is None:
+            return noise
+        index = [np.random.RandomState([seed, 1]).randint(NUM_CODES) for seed in styles]
+        return G.style_encoder.sample_codes(torch.tensor(index, device=device), noise)
 
     # The mean of the encoder's distribution: a photo always has the same style.
     check_style_encoder(G)

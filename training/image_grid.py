@@ -12,7 +12,7 @@ from camera_utils import CAMERAS, front_pose, path_poses
 from training.data.dataset import PosedImageDataset
 from training.data.label_maps import colorize, draw_image, draw_semantic, label_map_from_dataset
 from training.networks.generator import TriPlane
-from training.networks.style_encoder import StyleEncoder
+from training.networks.style_encoder import NUM_CODES, StyleEncoder
 
 # Views of an orbit, and number of samples of the grid's first row that are shown in orbits.
 ORBIT_VIEWS = 6
@@ -118,9 +118,11 @@ class ImageGrid:
 
     def _latents(self, z_dim: int, E: StyleEncoder | None) -> Tensor:
         """Return z (N,z_dim) of all samples: random, but those of the photos in rows 0, 2, 4, ... if there is an E."""
-        z = torch.randn(len(self.poses), z_dim, generator=torch.Generator().manual_seed(GRID_SEED)).to(self.device)
+        generator = torch.Generator().manual_seed(GRID_SEED)
+        z = torch.randn(len(self.poses), z_dim, generator=generator).to(self.device)
         if E is None:
             return z
+        z = E.sample_codes(torch.randint(NUM_CODES, (len(z),), generator=generator).to(self.device), z)
 
         # The same batches as for rendering bound the memory.
         rows = torch.arange(len(z)) // self.columns

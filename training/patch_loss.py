@@ -219,6 +219,7 @@ class PatchLoss:
             return Style(prior_z, torch.ones_like(prior_z[:, 0]), {})
         mean, logvar = self.E(batch["image"])
         z = sample_normal(mean, logvar)
+        self.E.remember(z)
 
         # KL divergence, with a weight that grows from 0: at once, it would teach the encoder to say nothing.
         style = self.style

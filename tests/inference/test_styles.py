@@ -87,6 +87,20 @@ def test_the_z_of_a_photo_is_the_mean_of_the_encoder(G, pixels):
     assert torch.equal(style_latents(G, [3, 4]), torch.cat([latent(3, G.z_dim), latent(4, G.z_dim)]))
 
 
+def test_seeds_stand_for_codes_of_training_photos_and_always_for_the_same(G):
+    z = style_latents(G, list(range(50)))
+    distance = torch.cdist(z, G.style_encoder.codes)
+    assert (distance.amin(1) < distance.median(1).values).all()
+    assert torch.equal(style_latents(G, [3, 4]), z[3:5])
+    assert len(z.unique(dim=0)) == 50
+
+    # Without a style encoder they are samples of the prior, as published.
+    E = G.style_encoder
+    G.attach_style_encoder(None)
+    assert torch.equal(style_latents(G, [3, 4]), torch.cat([latent(3, G.z_dim), latent(4, G.z_dim)]))
+    G.attach_style_encoder(E)
+
+
 @torch.inference_mode()
 def test_a_scene_has_the_style_of_its_photo(G, pixels):
     scene = Scene.from_label_map(G, CAT, style=pixels)

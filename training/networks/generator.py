@@ -358,13 +358,7 @@ class TriPlane(nn.Module):
         cam2world = c[:, :16].unflatten(1, (4, 4))
         intrinsics = c[:, 16:].unflatten(1, (3, 3))
         origins, directions = sample_rays(cam2world, intrinsics, r)  # N,M,3
-
-        # Render features N,M,F, and blend them with the background's: what light is left passes to it. In the published
-        # model its depth is the end of the rays.
-        features, depth, weight = self._render(planes, origins, directions, jitter)
-        if self.architecture.background:
-            features = features + (1 - weight) * self._background(ws, directions, noise_mode)
-            depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
+        features, depth, weight = self.render_rays(ws, planes, origins, directions, noise_mode, jitter)
 
         # Rays to raw images. The first three of the 32 color features are the raw RGB image; likewise the first S of
         # the label features are the raw label map.
@@ -386,6 +380,33 @@ class TriPlane(nn.Module):
             semantic_raw = images["semantic_raw"]
             images["semantic"] = self.superresolution_semantic(semantic_raw, label_features, label_ws, sr_noise_mode)
         return {name: image for name, image in images.items() if name in outputs}
+
+    def render_rays(
+        self,
+        ws: Tensor,
+        planes: Tensor,
+        origins: Tensor,
+        directions: Tensor,
+        noise_mode: str = "random",
+        jitter: bool = True,
+    ) -> Rendering:
+        """Render features along rays; color features come first, then those of the labels.
+
+        Args:
+            ws: N,num_ws,w_dim; only models with a background use it.
+            planes: result of `planes` for these ws, batch size N or 1.
+            origins, directions: N,M,3; directions of length 1.
+            noise_mode, jitter: as of `synthesis`.
+        Returns:
+            Features N,M,F in [-1, 1], labels of several classes as logits; depth N,M,1; opacity N,M,1 of the scene.
+        """
+        # Blend with the background: what light is left passes to it. In the published model its depth is the end of the
+        # rays.
+        features, depth, weight = self._render(planes, origins, directions, jitter)
+        if self.architecture.background:
+            features = features + (1 - weight) * self._background(ws, directions, noise_mode)
+            depth = depth + (1 - weight) * self.rendering_kwargs["ray_end"]
+        return Rendering(features, depth, weight)
 
     def _check_outputs(self, outputs: Collection[str] | None) -> Collection[str]:
         """Replace None by the default outputs. Raises ValueError for unknown ones."""

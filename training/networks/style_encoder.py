@@ -20,6 +20,11 @@ LOGVAR_RANGE = (-8.0, 3.0)
 # Decay per microbatch of the moving average of the moments of z over all photos.
 MOMENTS_DECAY = 0.995
 
+# Codes of the latest photos that are kept for seeds.
+NUM_CODES = 512
+# Noise added to such a code, relative to the standard deviation of all of them.
+CODE_NOISE = 0.25
+
 
 class StyleEncoder(nn.Module):
     """Encoder of a photo: mean and log-variance of a normal distribution over z.
@@ -55,6 +60,10 @@ class StyleEncoder(nn.Module):
         # Moments of z over all photos: moving averages of z and of its products.
         self.register_buffer("z_mean", torch.zeros(z_dim))
         self.register_buffer("z_products", torch.eye(z_dim))
+
+        # Codes of the latest photos, until then samples of the prior; their generator leaves torch's own untouched.
+        self.register_buffer("codes", torch.zeros(NUM_CODES, z_dim))
+        nn.init.normal_(self.codes, generator=torch.Generator().manual_seed(0))
 
         # Linear probe from z to the mean colors of regions; used in training only.
         self.colors = nn.Linear(z_dim, 3 * regions)
@@ -93,6 +102,25 @@ class StyleEncoder(nn.Module):
             self.z_products.lerp_(z.T @ z / len(z), 1 - MOMENTS_DECAY)
         excess = self.z_products - torch.eye(self.z_dim, device=z.device)
         return ((z @ excess * z).sum(dim=1) / 2 + z @ self.z_mean).mean()
+
+    @torch.no_grad()
+    def remember(self, z: Tensor) -> None:
+        """Keep the codes N,z_dim of N photos in place of the oldest ones."""
+        self.codes.copy_(torch.cat([z, self.codes])[:NUM_CODES])
+
+    def sample_codes(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Sample from the distribution of z over all photos (aggregate posterior, Tomczak and Welling 2018).
+
+        The codes of photos fill the normal prior unevenly: the colors of cars lie on a ring, and most samples of the
+        prior lie inside it, where colors are dull.
+
+        Args:
+            index: N of codes, below NUM_CODES.
+            noise: N,z_dim standard normal.
+        Returns:
+            N,z_dim.
+        """
+        return self.codes[index] + CODE_NOISE * self.codes.std(dim=0) * noise
 
     def region_colors(self, z: Tensor) -> Tensor:
         """Predict the mean colors N,regions,3 in [-1, 1] of a photo's regions from z (N,z_dim).

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from training.networks import registry
-from training.networks.style_encoder import LOGVAR_RANGE, StyleEncoder, sample_normal
+from training.networks.style_encoder import LOGVAR_RANGE, NUM_CODES, StyleEncoder, sample_normal
 
 
 def test_style_encoder_is_built_by_name_and_takes_photos_of_any_size():
@@ -56,3 +56,27 @@ def test_moment_loss_moves_codes_of_all_photos_to_the_prior():
     codes = codes.detach()
     assert codes.mean(dim=0).abs().max() < 0.3
     assert_close(torch.cov(codes.T), torch.eye(3), atol=0.4, rtol=0)
+
+
+def test_seeds_sample_the_codes_of_the_latest_photos():
+    # Codes on a ring, where the normal prior has its largest density in the middle.
+    torch.manual_seed(0)
+    E = StyleEncoder(2, resolution=16, width=2)
+    angle = 2 * torch.pi * torch.rand(NUM_CODES, 1)
+    for z in (2 * torch.cat([angle.cos(), angle.sin()], dim=1)).split(7):
+        E.remember(z)
+    samples = E.sample_codes(torch.randint(NUM_CODES, (5000,)), torch.randn(5000, 2))
+    radius = samples.norm(dim=1)
+    assert radius.quantile(0.01) > 1
+    assert radius.mean() == pytest.approx(2, abs=0.1)
+
+    # The first codes have been replaced.
+    E.remember(torch.zeros(NUM_CODES, 2))
+    assert (E.codes == 0).all()
+
+
+def test_before_training_seeds_sample_the_prior():
+    torch.manual_seed(0)
+    E = StyleEncoder(2, resolution=16, width=2)
+    samples = E.sample_codes(torch.randint(NUM_CODES, (5000,)), torch.randn(5000, 2))
+    assert_close(torch.cov(samples.T), torch.eye(2), atol=0.25, rtol=0)
