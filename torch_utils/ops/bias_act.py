@@ -1,13 +1,13 @@
 """Bias, activation, gain and clamp in one operator, with first and second derivatives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops.build import stream_handle, use_kernel
+from torch_utils.ops.build import TOLERANCE, stream_handle, use_kernel
 
 
 class Activation(NamedTuple):
@@ -102,7 +102,7 @@ def bias_act(
     b = None if b is None else b.to(x.dtype)
 
     # Implementation.
-    if use_kernel(impl, x.device):
+    if use_kernel(impl, x.device, comparison=_compare):
         return _BiasAct.apply(x, b, spec)
     return _bias_act_ref(x, b, spec)
 
@@ -213,3 +213,18 @@ class _BiasActGradient(torch.autograd.Function):
         d2x = _launch(source, False, b, dy, ddx, 2, ctx.spec)
         d2b = _sum_to_bias(d2x, ctx.spec.dim) if ctx.needs_input_grad[2] else None
         return ddy, d2x, d2b, None
+
+
+def _compare(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Compute values, first and second derivatives by kernel and reference, see `build.use_kernel`."""
+    # An activation of either kind: lrelu derives from the output, swish from the input. Values that 16 bits hold.
+    for dtype in TOLERANCE:
+        for act in ("lrelu", "swish"):
+            results = []
+            for impl, kind in (("kernel", dtype), ("ref", torch.float32)):
+                x = (torch.arange(-45, 45, device=device) / 16).view(2, 5, 3, 3).to(kind).requires_grad_()
+                b = (torch.arange(5, device=device) / 8 + 1 / 64).to(kind).requires_grad_()
+                y = bias_act(x, b, act=act, clamp=3, impl=impl)
+                dx, db = torch.autograd.grad(y.square().sum(), (x, b), create_graph=True)
+                results.append((y, dx, db, *torch.autograd.grad(dx.sum() + db.sum(), (x, b))))
+            yield from zip(*results, strict=True)

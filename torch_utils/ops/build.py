@@ -9,10 +9,12 @@ import sys
 import sysconfig
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 DIRECTORY = Path(__file__).parent
 # The vector instructions with which PyTorch compiles its own operators for each `torch.backends.cpu` capability. Unlike
@@ -22,6 +24,12 @@ VECTOR_FLAGS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
 }
+# Largest difference of a kernel from the reference in its first comparison, relative to the largest value: rounding of
+# the results, and of sums in another order.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2}
+
+# Compares a kernel with its reference on a device: pairs of results, the kernel's first, in a type of TOLERANCE.
+Comparison = Callable[[torch.device], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ CUDA_KERNELS = Library(
 CPU_KERNELS = Library(
     name="pix2pix3d_cpu_kernels",
     device="cpu",
-    sources=(DIRECTORY / "weighted_gather.cpp",),
+    sources=tuple(DIRECTORY / f"{op}.cpp" for op in ("weighted_gather", "winograd")),
     # OpenMP only for the compiler: linked to it, the library could load a second one beside PyTorch's.
     host_flags=("-O3", "-fopenmp", *VECTOR_FLAGS.get(CPU_CAPABILITY, ())),
     device_flags=(),
@@ -71,12 +79,15 @@ CPU_KERNELS = Library(
 )
 
 
-def use_kernel(impl: str, device: torch.device, library: Library = CUDA_KERNELS) -> bool:
+def use_kernel(
+    impl: str, device: torch.device, library: Library = CUDA_KERNELS, comparison: Comparison | None = None
+) -> bool:
     """Whether an operator should run its kernel on `device`; compiles the library on the first call for its device.
 
     Args:
-        impl: auto (kernel if available), ref (PyTorch reference), kernel (kernel or error).
+        impl: auto (kernel if available and equal to the reference), ref (PyTorch reference), kernel (kernel or error).
         library: contains the kernel.
+        comparison: computes small results of both, which are compared on the first call for the device.
     Raises:
         ValueError: unknown `impl`, or "kernel" without one.
     """
@@ -90,7 +101,11 @@ def use_kernel(impl: str, device: torch.device, library: Library = CUDA_KERNELS)
     ready = kernels_ready(device, library)
     if impl == "kernel" and not ready:
         raise ValueError(f"impl: no kernel for {device}; use auto or ref")
-    return ready
+
+    # Compares on the first call for the device. The comparison itself asks for the kernel.
+    if impl == "kernel" or not ready or comparison is None:
+        return ready
+    return _equals_reference(comparison, device)
 
 
 def kernels_ready(device: torch.device, library: Library = CUDA_KERNELS) -> bool:
@@ -101,6 +116,34 @@ def kernels_ready(device: torch.device, library: Library = CUDA_KERNELS) -> bool
 def stream_handle(device: torch.device) -> int:
     """Return the device's current CUDA stream as the integer that kernels take; 0 on other devices."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@functools.cache
+def _equals_reference(comparison: Comparison, device: torch.device) -> bool:
+    """Compare a kernel with its reference, once per process and device; False with a warning if they differ.
+
+    The first user of a GPU, driver or compiler version may be the first to run the kernel with it at all.
+    """
+    # Callers may have disabled gradients. A kernel that is not compiled for the device raises an error.
+    problem = None
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            for kernel, reference in comparison(device):
+                limit = TOLERANCE[kernel.dtype] * max(reference.abs().max().item(), 1)
+                difference = (kernel.double() - reference.double()).abs().max().item()
+                if not difference <= limit:  # NaN too
+                    problem = f"difference {difference:.2g} in {kernel.dtype}, allowed {limit:.2g}"
+                    break
+    except RuntimeError as error:
+        problem = str(error).splitlines()[0]
+
+    if problem is not None:
+        warnings.warn(
+            f"{comparison.__module__}: the kernel on {device} is not equal to the reference ({problem}); using PyTorch "
+            "operators: same results, slower. Please report this with the versions of GPU, driver and compiler.",
+            stacklevel=2,
+        )
+    return problem is None
 
 
 @functools.cache

@@ -1,12 +1,12 @@
 """Resampling of images: upsample with zeros, pad or crop, FIR filter, downsample."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops.build import stream_handle, use_kernel
+from torch_utils.ops.build import TOLERANCE, stream_handle, use_kernel
 
 # From this length on, a list of taps stays a 1-D (separable) filter. A shorter one becomes its outer product, as
 # [1, 3, 3, 1] is stored in published weights.
@@ -166,7 +166,7 @@ def upfirdn2d(
     # Implementation: kernel, convolution, or the definition on request.
     f = torch.ones(1, 1, device=x.device) if f is None else f.detach()
     without_kernel = _upfirdn2d_ref if impl == "ref" else _upfirdn2d_conv
-    run = _Upfirdn2d.apply if use_kernel(impl, x.device) else without_kernel
+    run = _Upfirdn2d.apply if use_kernel(impl, x.device, comparison=_compare) else without_kernel
 
     # A kh,kw table takes one pass. A separable filter is applied along x, then along y, with the gain once.
     if f.ndim == 2:
@@ -311,3 +311,18 @@ class _Upfirdn2d(torch.autograd.Function):
         )
         dx = _Upfirdn2d.apply(dy, f, down, up, padding, not flip_filter, gain)
         return dx, None, None, None, None, None, None
+
+
+def _compare(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Compute values, first and second derivatives by kernel and reference, see `build.use_kernel`."""
+    # The usual filter at equal size, upsampling and downsampling. Values that 16 bits hold.
+    f = setup_filter([1, 3, 3, 1], device=device)
+    for dtype in TOLERANCE:
+        for up, down in ((1, 1), (2, 1), (1, 2)):
+            results = []
+            for impl, kind in (("kernel", dtype), ("ref", torch.float32)):
+                x = (torch.arange(126, device=device) % 13 / 4 - 1).view(2, 3, 7, 3).to(kind).requires_grad_()
+                y = upfirdn2d(x, f, up, down, padding=(2, 1, 3, 1), impl=impl)
+                dx = torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
+                results.append((y, dx, torch.autograd.grad(dx.square().sum(), x)[0]))
+            yield from zip(*results, strict=True)

@@ -4,6 +4,7 @@ Without a GPU the CUDA kernels run too: a C++ compiler builds them for the CPU w
 tests/cuda_on_cpu, including checks, binding and autograd.
 """
 
+import importlib
 import shutil
 import subprocess
 import warnings
@@ -245,3 +246,15 @@ def test_kernel_on_a_cpu_and_unknown_impl_are_rejected():
     for impl in ("kernel", "cuda"):
         with pytest.raises(ValueError, match="impl"):
             bias_act(torch.zeros(2, 3), impl=impl)
+
+
+@pytest.mark.parametrize("module", ["bias_act", "upfirdn2d"])
+def test_kernels_pass_the_comparison_of_their_first_call(device, module):
+    comparison = importlib.import_module(f"torch_utils.ops.{module}")._compare
+    build._equals_reference.cache_clear()
+    with torch.no_grad():
+        assert build.use_kernel("auto", device, comparison=comparison)
+    pairs = [(kernel.dtype, reference) for kernel, reference in comparison(device)]
+    # Values and derivatives in both types; none of them is zero everywhere, which would equal anything.
+    assert {dtype for dtype, _ in pairs} == set(build.TOLERANCE)
+    assert all(reference.any() for _, reference in pairs)
