@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_utils.ops.conv2d import conv2d
 from torch_utils.ops.upfirdn2d import Ints, check_image, parse_padding, resample_padding, upfirdn2d
 
 
@@ -68,7 +69,7 @@ def conv2d_resample(
     if pad[0] != pad[1] or pad[2] != pad[3] or min(pad) < 0:
         x = upfirdn2d(x, None, padding=pad)
         pad = [0] * 4
-    return F.conv2d(x, w, padding=(pad[2], pad[0]), groups=groups)
+    return conv2d(x, w, (pad[2], pad[0]), groups)
 
 
 def _check(x: Tensor, w: Tensor, up: int, down: int, groups: int) -> None:
