@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import warnings
@@ -10,14 +11,18 @@ from collections.abc import Callable
 import torch
 
 from camera_utils import CAMERAS
+from dnnlib.choices import PRECISIONS
 from dnnlib.errors import ConfigError
 from torch_utils.devices import choose_device
 from torch_utils.host_memory import keep_freed_memory
-from torch_utils.precision import PRECISIONS, has_fast, set_precision
+from torch_utils.precision import has_fast, set_precision
 from training.networks.configs import CONFIGS, RAW_RESOLUTION, RENDERING
 from training.networks.generator import TriPlane
 from training.networks.style_encoder import StyleEncoder
 from training.weights.snapshot import UNTRAINED, load_network_pkl
+
+# Hexadecimal digits of a digest of weights.
+DIGEST_LENGTH = 32
 
 # Largest difference from a configuration's camera radius, as a share of it.
 RADIUS_TOLERANCE = 0.2
@@ -127,6 +132,12 @@ def _check_finite(module: torch.nn.Module, network: str) -> None:
 
 
 # --------------------------------------------------------------------------- configurations
+
+
+def network_digest(G: TriPlane) -> str:
+    """Return a digest of a generator's decoder, a few thousand numbers that every training step changes."""
+    weights = [values.cpu().numpy().tobytes() for values in G.decoder.state_dict().values()]
+    return hashlib.sha256(b"".join(weights)).hexdigest()[:DIGEST_LENGTH]
 
 
 def config_of(G: TriPlane) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camera_utils import CAMERAS, front_pose
 from dnnlib.errors import ConfigError
-from training.data.image_io import decode_image, encode_png
+from training.data.image_io import decode_image, encode_png, open_image
 from training.data.label_maps import AS_STORED, LabelMapOptions, decode_label_map, read_label_map, resize_label_map
 from training.networks.generator import TriPlane
 
@@ -119,6 +119,27 @@ def to_photo(photo: Photo) -> Tensor:
     if not -1 <= photo.min() <= photo.max() <= 1:  # also where there is a NaN
         raise ConfigError("style", f"{photo.min():g} to {photo.max():g}", "-1 to 1")
     return _crop_square(photo)
+
+
+def check_square(photo: Photo) -> None:
+    """Check that a photo is square, as far as it is an image of any size.
+
+    Raises:
+        OSError: no such file.
+        ValueError: not square, or not an image.
+    """
+    # Only the header of a file is read; other forms are checked when they are converted.
+    if isinstance(photo, str | os.PathLike):
+        width, height = open_image(Path(photo).read_bytes()).size
+    elif isinstance(photo, Image.Image):
+        width, height = photo.size
+    elif isinstance(photo, Tensor):
+        height, width = photo.shape[-2:] if photo.ndim >= 2 else (0, 0)
+    else:
+        height, width = (*np.shape(photo), 0, 0)[:2]
+    if width != height:
+        hint = "crop it and its label map to the same square"
+        raise ConfigError("photo", f"{width}x{height} pixels", "a square", hint)
 
 
 def decode_photo(content: bytes) -> Tensor:

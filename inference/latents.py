@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.choices import MAX_SEED
 from dnnlib.errors import ConfigError
 from training.networks.generator import TriPlane
 from training.networks.style_encoder import NUM_CODES
-
-# Largest seed that numpy's RandomState takes.
-MAX_SEED = 2**32 - 1
-
 
 # Styles of N scenes: N seeds, or N photos N,3,H,W in [-1, 1] for the style encoder of a network.
 Styles = Sequence[int] | Tensor
@@ -91,6 +88,20 @@ def latent_ws(G: TriPlane, encoded: Tensor, pose: Tensor, z: Tensor) -> Tensor:
     # The label map is encoded once and shared by all z: the encoder takes longer than the mapping.
     count = len(z)
     return G.mapping(z, pose.expand(count, -1), encoded=encoded.expand(count, *encoded.shape[1:]))
+
+
+def style_mask(G: TriPlane) -> Tensor:
+    """Return which entries of ws decide about style rather than geometry, bool num_ws,w_dim of a scene's ws."""
+    # Two backbones: the first half of w_dim is for color, the second for geometry and labels.
+    if G.architecture.split:
+        mask = torch.zeros(G.num_ws, 2 * G.w_dim, dtype=torch.bool)
+        mask[:, : G.w_dim] = True
+        return mask
+
+    # One backbone: its first layers decide about geometry, the others about style.
+    mask = torch.zeros(G.num_ws, G.w_dim, dtype=torch.bool)
+    mask[G.backbone.mapping.geometry_layer :] = True
+    return mask
 
 
 def scene_planes(G: TriPlane, ws: Tensor) -> Tensor:

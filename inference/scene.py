@@ -14,19 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camera_utils import CAMERAS, PATH_FRAMES, PATHS, orbit_positions, path_poses, pose_at
+from camera_utils import CAMERAS, PATHS, orbit_positions, path_poses, pose_at
+from dnnlib.choices import FPS, PATH_FRAMES
 from dnnlib.errors import ConfigError
 from inference.generator import config_of
 from inference.inputs import LabelMap, Photo, Pose, to_label_map, to_photo, to_pose
 from inference.latents import check_seed, scene_planes, scene_ws
 from inference.mesh.extraction import extraction_steps, run_steps
 from inference.mesh.triangles import Mesh
-from inference.video import FPS, render_views
+from inference.projection import SUFFIX, Projection
+from inference.projector import DEFAULTS, ProjectionOptions, Projector
+from inference.video import render_views
 from inference.view import SHOWS, View, write_videos
 from training.networks.generator import TriPlane
 
 # Points of the density grid on a side. This takes seconds on a CPU, the published 512 minutes.
 MESH_RESOLUTION = 256
+
+
+# Styles of scenes: seeds, photos, projections of photos, and files of both.
+Style = int | Photo | Projection
+
+
+def to_style(style: Style) -> int | Tensor | Projection:
+    """Read the file of a style, a photo 1,3,H,H or a projection; seeds, photos in memory and projections stay.
+
+    Raises:
+        OSError: no such file.
+        ValueError: neither a photo nor a projection.
+    """
+    if isinstance(style, Integral | Projection):
+        return style
+    if isinstance(style, str | os.PathLike) and os.fspath(style).endswith(SUFFIX):
+        return Projection.load(style)
+    return to_photo(style)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +72,9 @@ class Scene:
         seed: int = 0,
         pose: Pose | None = None,
         cfg: str | None = None,
-        style: Photo | None = None,
+        style: Photo | Projection | None = None,
     ) -> Scene:
-        """Make a scene from a label map and a seed or a photo.
+        """Make a scene from a label map and a seed, a photo or the projection of a photo.
 
         Args:
             G: the generator.
@@ -61,7 +82,8 @@ class Scene:
             seed: of the latent code z, 0 to MAX_SEED.
             pose: camera that the label map is seen from, 25 numbers; None for the front.
             cfg: configuration of the cameras; None for the one that the weights follow.
-            style: photo whose style the scene takes, in place of the seed; see `to_photo`.
+            style: photo whose style the scene takes, in place of the seed, see `to_photo`; or a projection or its
+                .safetensors file, see `from_photo`.
         Raises:
             ConfigError: an invalid argument, or a photo for a network without a style encoder.
         """
@@ -83,11 +105,11 @@ class Scene:
         cls,
         G: TriPlane,
         label_map: LabelMap,
-        styles: Iterable[int | Photo],
+        styles: Iterable[Style],
         pose: Pose | None = None,
         cfg: str | None = None,
     ) -> Iterator[Scene]:
-        """Make one scene per style, each a seed or a photo. Arguments as of `from_label_map`."""
+        """Make one scene per style: a seed, photo or projection. Arguments as of `from_label_map`."""
         # Reject swapped arguments and unknown cameras here, where the message can name them.
         if not isinstance(G, TriPlane):
             raise ConfigError("G", type(G).__name__, "a generator", "load_generator loads one from a file")
@@ -98,9 +120,40 @@ class Scene:
         # The encoder is run once; it takes longer than the mapping of a style.
         pose = to_pose(pose, G, cfg)
         encoded = G.encode({"mask": to_label_map(label_map, G)})
-        for style in styles:
-            one_style = [style] if isinstance(style, Integral) else to_photo(style)
-            yield cls(G, scene_ws(G, encoded, pose, one_style), cfg)
+        for style in map(to_style, styles):
+            if isinstance(style, Projection):
+                style_G = style.generator(G)
+                yield cls(style_G, style.ws(style_G, encoded), cfg)
+            else:
+                one_style = [style] if isinstance(style, Integral) else style
+                yield cls(G, scene_ws(G, encoded, pose, one_style), cfg)
+
+    @classmethod
+    def from_photo(
+        cls,
+        G: TriPlane,
+        photo: Photo,
+        label_map: LabelMap,
+        pose: Pose | None = None,
+        cfg: str | None = None,
+        options: ProjectionOptions = DEFAULTS,
+    ) -> Scene:
+        """Make the scene that reproduces a photo, by optimization; takes about a minute for small networks.
+
+        `Projector` does the same step by step, and gives the projection, a file that other label maps can use.
+
+        Args:
+            G: the generator, which is not changed.
+            photo: a square photo, see `to_photo`.
+            label_map: what the photo shows where, see `to_label_map`.
+            pose: camera that took the photo, 25 numbers; None for the front.
+            cfg: configuration of the cameras; None for the one that the weights follow.
+            options: numbers of steps and weights of losses, whether the pose is searched and weights are tuned.
+        Raises:
+            ConfigError, ValueError: an invalid argument.
+        """
+        projection = Projector(G, photo, label_map, pose, cfg, options).run()
+        return cls.from_label_map(G, projection.label_map, pose=projection.pose, cfg=cfg, style=projection)
 
     @cached_property
     def planes(self) -> Tensor:

@@ -219,6 +219,19 @@ def line_weights(edges: Tensor) -> Tensor:
     return line * (2 * share).rsqrt() + (1 - line) * (2 * (1 - share)).rsqrt()
 
 
+def edge_error(edges: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Compute the smooth L1 error of edge drawings N,1,H,W, in which lines count more than their few pixels.
+
+    Args:
+        edges, target: N,1,H,W in [-1 line, 1 background].
+        weight: N,1,H,W or broadcastable, further weights.
+    Returns:
+        Scalar.
+    """
+    error = F.smooth_l1_loss(edges, target, reduction="none")
+    return weighted_mean(error, (line_weights(target) * weight).expand_as(error))
+
+
 def depth_distance(depths: Tensor, weights: Tensor, weight_sum: Tensor, target: Tensor, miss: float) -> Tensor:
     """Expected distance from samples to the known depth of their ray, and cross-entropy of its opacity.
 

@@ -176,7 +176,7 @@ class PatchLoss:
     ) -> dict[str, Tensor]:
         """Gmain: encode label map and style of one view, reconstruct a patch of the target view."""
         grid = self._sample_grid(batch, cur_nimg)
-        target = _Target(batch, grid, self.G)
+        target = PatchTarget(batch, grid, self.G)
         style = self._sample_style(batch, prior_z, cur_nimg)
 
         # Scene of the input view. Without noise: reconstruction would average over it.
@@ -294,7 +294,7 @@ class PatchLoss:
     # ----------------------------------------------------------------------- terms
 
     def _raw_terms(
-        self, features: Tensor, target: _Target, view_weight: Tensor, photo_weight: Tensor
+        self, features: Tensor, target: PatchTarget, view_weight: Tensor, photo_weight: Tensor
     ) -> dict[str, Tensor]:
         """Terms of raw image and raw labels; features N,F,h,w, weights N,1,1,1."""
         # Rare classes count more, also in the image.
@@ -317,7 +317,7 @@ class PatchLoss:
         self,
         features: Tensor,
         ws: Tensor,
-        target: _Target,
+        target: PatchTarget,
         view_weight: Tensor,
         photo_weight: Tensor,
         cur_nimg: float,
@@ -358,10 +358,8 @@ class PatchLoss:
         return terms
 
     def _edge_term(self, edges: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Weighted smooth L1 of edges N,1,H,W; lines count more than their few pixels."""
-        error = F.smooth_l1_loss(edges, target, reduction="none")
-        weight = (loss_terms.line_weights(target) * weight).expand_as(error)
-        return self.options.edge_weight * loss_terms.weighted_mean(error, weight)
+        """Error of edges N,1,H,W with weights of the samples and pixels, N,1,H,W or broadcastable."""
+        return self.options.edge_weight * loss_terms.edge_error(edges, target, weight)
 
     def _depth_term(self, rendering: WeightedRendering, depth: DepthTarget, view_weight: Tensor) -> Tensor:
         """Distance of the samples to known surfaces, and of empty rays' samples to the background."""
@@ -444,7 +442,7 @@ class PatchLoss:
         return self.D_patch.logits_and_features(torch.cat([image, labels], dim=1), None)
 
 
-class _Target:
+class PatchTarget:
     """Pixels of the target view on a grid: raw, and at the final resolution if the grid is a patch.
 
     Args:

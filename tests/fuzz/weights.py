@@ -33,7 +33,8 @@ from inference.inputs import to_label_map
 from training.networks.configs import GeneratorOptions
 from training.networks.registry import construct
 from training.weights.record import record_from_module
-from training.weights.snapshot import METADATA_KEY, read_weights, save_snapshot
+from training.weights.safetensors_file import METADATA_KEY
+from training.weights.snapshot import read_weights, save_snapshot
 
 SECONDS = 30
 MEGABYTES = 2000

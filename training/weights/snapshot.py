@@ -5,18 +5,15 @@ import io
 import json
 import mmap
 import os
-import zlib
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dnnlib.json_files import parse_json, read_json
+from dnnlib.json_files import read_json
 from dnnlib.limits import MAX_HEADER_BYTES, MAX_NETWORKS, MAX_WEIGHTS_BYTES
 from dnnlib.util import atomic_write, cached_path, open_url
 from torch_utils.safe_pickle import WeightsError
@@ -29,15 +26,12 @@ from training.weights.record import (
     record_from_module,
     to_plain_data,
 )
+from training.weights.safetensors_file import dump_safetensors, load_safetensors
 from training.weights.tensors import check_tensors
 from training.weights.torch_file import read_torch_file
 
 FORMAT = "pix2pix3d-snapshot"
 VERSION = 1
-
-# In the header of a .safetensors file: all but the tensors, as JSON, and the checksum of everything.
-METADATA_KEY = "pix2pix3d"
-CHECKSUM_KEY = "crc32"
 
 # Keys of `extra`.
 UNTRAINED = "untrained"  # True for weights as initialized
@@ -109,20 +103,8 @@ def _save_safetensors(path: Path, contents: dict[str, Any]) -> None:
 
     # Nested, so that an error while writing the contents leaves neither file.
     with atomic_write(path) as file, atomic_write(description_path) as description:
-        text = json.dumps(contents)
-        file.write(safetensors.torch.save(tensors, {METADATA_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)}))
+        file.write(dump_safetensors(contents, tensors))
         description.write(json.dumps(contents, indent=1).encode())
-
-
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the CRC-32 of the description and of all tensors (any shape), as 8 hexadecimal digits."""
-    # Against damage in storage and transfer, which changes numbers without any other sign.
-    crc = zlib.crc32(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
 
 
 def _is_description(path: Path) -> bool:
@@ -251,25 +233,15 @@ def _map_into_memory(file: BinaryIO) -> BinaryIO:
 
 
 def _load_safetensors(data: bytes) -> WeightsFile:
+    contents, tensors = load_safetensors(data)
     try:
-        # `load` checks the header; our part of it is JSON in JSON.
-        tensors = safetensors.torch.load(data)
-        metadata = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        contents = parse_json(metadata[METADATA_KEY].encode())
-
-        # Files of older versions have none.
-        if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(metadata[METADATA_KEY], tensors):
-            raise WeightsError("damaged: its checksum does not match")
-
         # Tensors go back to their networks, in the order of their names, since the format keeps no order.
         for network in contents["networks"].values():
             network["state"] = {}
         for full_name in sorted(tensors):
             name, _, key = full_name.partition(".")
             contents["networks"][name]["state"][key] = tensors[full_name]
-    except WeightsError:
-        raise
-    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise WeightsError(f"damaged, or a safetensors file not written by this program ({error!r:.200})") from None
     return _parse_contents(contents)
 

@@ -23,7 +23,8 @@ from training.networks import registry
 from training.weights import torch_file
 from training.weights.published_pickle import lookup
 from training.weights.record import NetworkRecord, module_from_record, record_from_module
-from training.weights.snapshot import CHECKSUM_KEY, METADATA_KEY, load_network_pkl, read_weights, save_snapshot
+from training.weights.safetensors_file import CHECKSUM_KEY, METADATA_KEY
+from training.weights.snapshot import load_network_pkl, read_weights, save_snapshot
 from training.weights.torch_file import read_torch_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of PyTorch, about sparse and quantized tensors
