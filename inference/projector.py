@@ -182,13 +182,23 @@ class Projector:
             pass
         return self.result()
 
+    @property
+    def pose(self) -> Tensor:
+        """Pose 1,25 of the photo, as given or as found so far."""
+        return self.loss.pose
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a start has been found, so that there is a result."""
+        return self.offset is not None
+
     def result(self) -> Projection:
         """Return what has been found so far.
 
         Raises:
             RuntimeError: before the first step.
         """
-        if self.offset is None:
+        if not self.has_result:
             raise RuntimeError("the projection has no start yet")
         settings = {"cfg": self.cfg, **asdict(self.options)}
         digest = network_digest(self.G)

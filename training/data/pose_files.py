@@ -91,15 +91,28 @@ def read_poses(path: str | os.PathLike[str]) -> Tensor:
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path}: expected a list of poses, 25 numbers each, or a data set's dataset.json")
 
+    return check_poses(rows, str(path))
+
+
+def check_poses(rows: list, name: str) -> Tensor:
+    """Convert lists of 25 numbers to poses F,25.
+
+    Args:
+        rows: F lists, of which nothing is known.
+        name: of their source, for messages.
+    Raises:
+        ValueError: one is not a pose, in one line that starts with the name.
+    """
     # Convert one by one, so that an error names its row; then check the geometry of all.
     poses = np.empty((len(rows), 25), np.float32)
     for number, row in enumerate(rows):
         try:
             poses[number] = to_float32(row, 25)
         except ValueError as error:
-            raise ValueError(f"{path}: pose {number}: {error}") from error
+            got = f", got {len(row)}" if isinstance(row, list) and len(row) != 25 else ""
+            raise ValueError(f"{name}: pose {number}: {error}{got}") from error
     problems = pose_problems(torch.from_numpy(poses))
     if problems:
         number = min(problems)
-        raise ValueError(f"{path}: pose {number}: {problems[number]}")
+        raise ValueError(f"{name}: pose {number}: {problems[number]}")
     return torch.from_numpy(poses)
