@@ -53,6 +53,8 @@ class PhotoLoss:
         self.resolution = G.img_resolution >> round(math.log2(G.img_resolution / G.neural_rendering_resolution))
         self.has_patches = self.resolution == G.superresolution.layout.input
         self.size = self.resolution // 2 if self.has_patches else self.resolution
+        pixels = torch.arange(self.resolution, device=photo.device)[None]
+        self.whole = PixelGrid(pixels, pixels, self.resolution, is_patch=False)
 
         # Rare classes, such as eyes, count more.
         self.class_weights = torch.ones(1, 1, 1, 1, device=photo.device)
@@ -114,7 +116,7 @@ class PhotoLoss:
         poses = self.pose if poses is None else poses
         names = {"image_raw", "semantic_raw"}
         out = G.synthesis(ws, poses, self.resolution, noise_mode="const", jitter=False, outputs=names)
-        target = PatchTarget(self.batch, sample_strided(1, self.resolution, self.resolution, self.pose.device), G)
+        target = PatchTarget(self.batch, self.whole, G)
 
         # Mean over pixels, per pose.
         weight = target.pixel_weight(self.class_weights)
