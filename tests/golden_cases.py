@@ -57,6 +57,44 @@ def check_forward(case: str) -> None:
     golden.check_norms(case, norms, m.get("param_grad_norms", norms))
 
 
+GENERATOR_CASES = sorted(path.stem.removeprefix("manifest_") for path in golden.HERE.glob("manifest_gen_*.json"))
+
+
+def generate(case: str, G: torch.nn.Module) -> tuple[dict[str, torch.Tensor], list]:
+    """Compute all values of a generator's case, on the device of G.
+
+    Args:
+        case: one of GENERATOR_CASES.
+        G: result of `build`.
+    Returns:
+        Values by their golden names; the random numbers that were drawn, see `golden.golden_noise`.
+    """
+    m = golden.manifest(case)
+    device = next(G.parameters()).device
+    x = {name: tensor.to(device) for name, tensor in golden.inputs(case).items()}
+    batch = {"mask": x["mask"], "pose": x["pose"]} if "mask" in x else None
+    with torch.no_grad(), golden.golden_noise() as generated:
+        ws = G.mapping(x["z"], x["pose"], batch)
+        planes = G.planes(ws, noise_mode="const")
+        r = m["neural_rendering_resolution"]
+        out = G.synthesis(ws, x["c"], neural_rendering_resolution=r, noise_mode="const", planes=planes)
+        sampled = G.sample_mixed(x["coords"], x["dirs"], ws, planes=planes)
+    assert list(ws.shape) == m["ws_shape"]
+    values = {"ws_first4": ws[:, :4], "ws_last2": ws[:, -2:]}
+    values |= {"sample_rgb": sampled["rgb"], "sample_sigma": sampled["sigma"], **out}
+    return values, generated
+
+
+def generated_arrays(case: str) -> dict:
+    """Return the golden arrays of a generator's case."""
+    expected = golden.load(case)
+    # Without a resize before super-resolution, the published code changes the raw images in place; ours does not.
+    for name in golden.manifest(case)["outputs"]:
+        if name.endswith("_before_sr"):
+            expected[name.removesuffix("_before_sr")] = expected[name]
+    return expected
+
+
 def _call(forward: str) -> tuple[list[str], bool]:
     """Parse a call such as "m(x, img, ws, **kw)": argument names, and whether "ws" is picked from a dict of outputs."""
     inside = re.sub(r"'\w+'", "", re.match(r"m\((.*)\)", forward).group(1))
