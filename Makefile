@@ -17,11 +17,11 @@ PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.ca
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## images, videos and meshes from label maps, by the models in checkpoints/
-	$(VENV)/bin/python applications/demo.py --outdir $(DEMO)
+	$(VENV)/bin/python applications/demo.py --outdir $(DEMO) --overwrite
 
 images: demo  ## images for the README
 	cp $(DEMO)/demo.png docs/images/
-	$(VENV)/bin/python applications/showcase.py --outdir docs/images
+	$(VENV)/bin/python applications/showcase.py --outdir docs/images --overwrite
 
 test: $(READY)  ## fast tests
 	$(PYTEST) -m "not slow"

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dnnlib.choices import PATH_FRAMES
+
 # Keeps cameras off the poles, where "up" is undefined.
 POLAR_MARGIN_RAD = 1e-5
 
-# The published video path: its length, its value of pi (another one would give other poses), and the height of its
-# center above the horizon.
-PATH_FRAMES = 120
+# The published video path: its value of pi (another one would give other poses), and the height of its center above the
+# horizon.
 PATH_PI = 3.14
 PATH_TILT_RAD = 0.05
 

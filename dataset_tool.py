@@ -9,25 +9,19 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from tqdm import tqdm
 
-from camera_utils import CAMERAS
-from dataset_preprocessing.contact_sheet import contact_sheet, pose_coverage
-from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
-from dataset_preprocessing.pack import PackOptions, pack
-from dataset_preprocessing.toy.write import HELD_OUT, KINDS, RenderJob, write_toy
-from dnnlib.cli import Group, InputError, echo, option_group
+from dnnlib.choices import CAMERA_NAMES, DATA_TYPES, TOY_KINDS
+from dnnlib.cli import Group, InputError, echo, option_group, overwrite_option
+from dnnlib.outputs import Outputs
 from training.data.archive import Archive, DataError
-from training.data.checks import Report, check_dataset
-from training.data.class_tables import read_class_table
-from training.data.dataset import DATA_TYPES, PosedImageDataset
-from training.data.image_io import write_png
-from training.data.index import build_index, describe_unread
-from training.data.mirror import describe_pairs, parse_pairs
+
+if TYPE_CHECKING:  # these import PyTorch, which takes seconds: commands import them after their options are parsed
+    from training.data.checks import Report
 
 INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -108,7 +102,7 @@ data_options = option_group(
 @main.command()
 @option_group(
     "Data",
-    option("--kind", click.Choice(list(KINDS)), None, "Kind of objects.", required=True),
+    option("--kind", click.Choice(TOY_KINDS), None, "Kind of objects.", required=True),
     resolution_option(128),
     option("--number", click.IntRange(1), 2000, "Number of training images, a multiple of --views."),
     option("--views", click.IntRange(1), 1, "Number of images of each training object."),
@@ -124,6 +118,7 @@ data_options = option_group(
     option("--outdir", click.Path(path_type=Path, file_okay=False), None, "Directory to write to.", required=True),
     option("--workers", click.IntRange(0), min(os.cpu_count() or 1, 8), "Processes that render; 0 uses this one."),
 )
+@overwrite_option
 def toy(
     kind: str,
     outdir: Path,
@@ -136,6 +131,7 @@ def toy(
     held_out_views: int,
     seed: int,
     workers: int,
+    outputs: Outputs,
 ) -> None:
     """Render procedural cats (6 classes) or cars (edge drawings) with known 3D.
 
@@ -148,6 +144,8 @@ def toy(
     if number % views:
         raise click.UsageError(f"--number {number}: expected a multiple of --views {views}")
 
+    from dataset_preprocessing.toy.write import HELD_OUT, RenderJob, archive_paths, write_toy
+
     # Archives for training; held-out objects with depth, for evaluation of their 3D.
     training = RenderJob(kind, resolution, views, seed, depth=depth, wide_views=wide_views)
     splits = [("", training, number // views)]
@@ -155,10 +153,11 @@ def toy(
         splits.append(("_test", RenderJob(kind, resolution, held_out_views, seed, HELD_OUT, depth=True), held_out))
 
     # Render one after the other; the progress bar counts objects.
-    for suffix, job, objects in splits:
-        bar = progress_bar(f"{kind}{suffix}", objects)
-        paths = write_toy(job, objects, outdir / f"{kind}_{resolution}{suffix}", workers, bar)
-        echo(f"{objects * job.views} images: " + " ".join(map(str, paths)))
+    stems = [outdir / f"{kind}_{resolution}{suffix}" for suffix, _, _ in splits]
+    outputs.claim(*(path for stem, (_, job, _) in zip(stems, splits, strict=True) for path in archive_paths(job, stem)))
+    for stem, (suffix, job, objects) in zip(stems, splits, strict=True):
+        write_toy(job, objects, stem, workers, progress_bar(f"{kind}{suffix}", objects))
+        echo(f"{stem}*.zip: {objects * job.views} images")
 
 
 # --------------------------------------------------------------------------- pack, edges
@@ -181,7 +180,7 @@ def toy(
     "Cameras",
     option("--cameras", INPUT_FILE, None, "dataset.json (EG3D) or transforms.json (NeRF, COLMAP, Blender)."),
     click.option("--front", is_flag=True, help="Without --cameras: give every image the front pose."),
-    option("--cfg", click.Choice(list(CAMERAS)), "seg2cat", "Preset of the cameras: distance and target."),
+    option("--cfg", click.Choice(CAMERA_NAMES), "seg2cat", "Preset of the cameras: distance and target."),
     option("--up", click.Choice(["z", "y"]), "z", "Axis that points up in transforms.json."),
     click.option("--keep-world", is_flag=True, help="Do not move and scale the cameras to those of --cfg."),
     click.option("--skip-missing", is_flag=True, help="Leave out images that have no camera in --cameras."),
@@ -192,6 +191,7 @@ def toy(
     option("--label-output", OUTPUT_FILE, None, "Zip of label maps to write, with --label-maps."),
     resolution_option(512),
 )
+@overwrite_option
 def pack_command(
     images: str,
     label_maps: str | None,
@@ -208,6 +208,7 @@ def pack_command(
     classes: Path | None,
     ignore: int | None,
     objects: str | None,
+    outputs: Outputs,
 ) -> None:
     """Pack your own images, label maps and cameras into the zips of a data set.
 
@@ -228,7 +229,12 @@ def pack_command(
     if skip_missing and not cameras:
         raise click.UsageError("--skip-missing leaves out images without a camera: it needs --cameras")
 
+    from camera_utils import CAMERAS
+    from dataset_preprocessing.pack import PackOptions, pack
+    from training.data.class_tables import read_class_table
+
     # Open the inputs before anything is written.
+    outputs.claim(*filter(None, (output, label_output)))
     image_archive = Archive(images)
     label_archive = Archive(label_maps) if label_maps else None
     class_table = read_class_table(classes) if classes else None
@@ -241,7 +247,7 @@ def pack_command(
     for name in left_out:
         echo(f"left out: {name}: no camera", err=True)
     _print_unread(image_archive, label_archive)
-    echo(f"{count} images: {output}" + (f" {label_output}" if label_output else ""))
+    echo(f"{count} images")
 
 
 @main.command()
@@ -257,7 +263,8 @@ def pack_command(
     option("--sigma", click.FloatRange(0, 100, min_open=True), None, "Blur of the Canny detector in pixels.  "
            f"[default: {DEFAULT_SIGMA:g}]", callback=not_nan),
 )  # fmt: skip
-def edges(data: str, output: Path, weights: Path | None, sigma: float | None, device: str) -> None:
+@overwrite_option
+def edges(data: str, output: Path, weights: Path | None, sigma: float | None, device: str, outputs: Outputs) -> None:
     """Make edge drawings from images: by the HED network if --weights is given, else by the Canny detector.
 
     Example: python dataset_tool.py edges --data photos.zip --output photos_edges.zip
@@ -265,6 +272,10 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
     # --sigma is None unless given; its default is applied below.
     if weights and sigma:
         raise click.UsageError("--sigma is for the Canny detector, --weights for the HED network; give one of them")
+
+    outputs.claim(output)
+
+    from dataset_preprocessing.edges import classical_detector, draw_edges, learned_detector
 
     # Errors are a missing package, invalid weights and an invalid device.
     try:
@@ -276,10 +287,12 @@ def edges(data: str, output: Path, weights: Path | None, sigma: float | None, de
     images = Archive(data)
     count = draw_edges(images, output, detect, progress_bar("edges", None))
     _print_unread(images)
-    echo(f"{count} drawings: {output}")
+    echo(f"{count} drawings")
 
 
 def _print_unread(*archives: Archive | None) -> None:
+    from training.data.index import describe_unread
+
     # To the standard error stream, like problems.
     for archive in archives:
         unread = describe_unread(archive) if archive else ""
@@ -297,8 +310,14 @@ def _print_unread(*archives: Archive | None) -> None:
     option("--semantic_channels", click.IntRange(1, 256), None, "Number of classes; class ids must be below it."),
     option("--coverage", OUTPUT_FILE, None, "PNG to write with the distribution of yaw and pitch."),
 )
+@overwrite_option
 def check(
-    data: str, mask_data: str | None, data_type: str, semantic_channels: int | None, coverage: Path | None
+    data: str,
+    mask_data: str | None,
+    data_type: str,
+    semantic_channels: int | None,
+    coverage: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Decode every file of a data set; print counts and all problems.
 
@@ -306,6 +325,12 @@ def check(
 
     Example: python dataset_tool.py check --data cats.zip --mask_data cats_label.zip --semantic_channels 6
     """
+    if coverage:
+        outputs.claim(coverage)
+
+    from training.data.checks import check_dataset
+    from training.data.index import build_index
+
     # Decode all files, one step of the progress bar each.
     images = Archive(data)
     label_maps = Archive(mask_data) if mask_data else None
@@ -315,16 +340,21 @@ def check(
     _print_report(report, index.objects)
     _print_unread(images, label_maps)
 
-    # Plot the cameras that are finite; the others are reported as problems.
     if coverage:
-        poses = np.zeros((0, 25), np.float32) if index.poses is None else index.poses
-        plot = pose_coverage(poses[np.isfinite(poses).all(1)])
-        write_png(coverage, np.asarray(plot))
-        echo(f"cameras: {coverage}")
+        _plot_coverage(index.poses, coverage)
 
     # Not 2, which means that the check itself failed.
     if report.problems:
         raise SystemExit(1)
+
+
+def _plot_coverage(poses: np.ndarray | None, path: Path) -> None:
+    """Plot the cameras (N,25) that are finite; the others are reported as problems."""
+    from dataset_preprocessing.contact_sheet import pose_coverage
+    from training.data.image_io import write_png
+
+    finite = np.zeros((0, 25), np.float32) if poses is None else poses[np.isfinite(poses).all(1)]
+    write_png(path, np.asarray(pose_coverage(finite)))
 
 
 def _print_report(report: Report, objects: np.ndarray) -> None:
@@ -359,6 +389,7 @@ def _print_objects(objects: np.ndarray) -> None:
     option("--mirror_classes", str, "none", "With --xflip: left and right classes, swapped in mirrored label maps: "
            "pairs like 4-5,6-7; celebamask; or none.", metavar="PAIRS"),
 )  # fmt: skip
+@overwrite_option
 def show(
     data: str,
     mask_data: str | None,
@@ -368,6 +399,7 @@ def show(
     seed: int | None,
     xflip: bool,
     mirror_classes: str,
+    outputs: Outputs,
 ) -> None:
     """Write a contact sheet of images, label maps over the images, and poses.
 
@@ -375,6 +407,13 @@ def show(
     """
     if mirror_classes != "none" and not (xflip and mask_data and data_type == "seg"):
         raise click.UsageError("--mirror_classes swaps classes: it needs --xflip, --mask_data and --data_type seg")
+
+    outputs.claim(output)
+
+    from dataset_preprocessing.contact_sheet import contact_sheet
+    from training.data.dataset import PosedImageDataset
+    from training.data.image_io import write_png
+    from training.data.mirror import describe_pairs, parse_pairs
 
     # Sampled without replacement, or the first ones.
     swaps = parse_pairs(mirror_classes)
@@ -385,7 +424,7 @@ def show(
     if xflip and seed is None:
         order = order.reshape(2, -1).T.ravel()
     write_png(output, np.asarray(contact_sheet(dataset, order[:count].tolist())))
-    echo(f"{min(count, len(dataset))} of {len(dataset)} samples: {output}")
+    echo(f"{min(count, len(dataset))} of {len(dataset)} samples")
     if xflip and mask_data and data_type == "seg":
         echo(describe_pairs(swaps))
     _print_objects(dataset.index.objects)

@@ -13,21 +13,36 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
-from dnnlib.cli import Group, InputError, echo, user_errors
-from torch_utils.safe_pickle import WeightsError
-from training.networks.configs import CONFIGS, RAW_RESOLUTION, GeneratorOptions
-from training.networks.registry import construct
-from training.weights.record import NetworkRecord, record_from_module, to_half
-from training.weights.snapshot import CLASS_NAMES, UNTRAINED, load_network_pkl, read_weights, save_snapshot
+from dnnlib.choices import CHANNEL_BASE, CHANNEL_MAX, CONFIG_NAMES
+from dnnlib.cli import Group, InputError, echo, overwrite_option, user_errors
+from dnnlib.outputs import Outputs
+
+if TYPE_CHECKING:  # these import PyTorch, which takes seconds: commands import them after their options are parsed
+    from torch_utils.safe_pickle import WeightsError
+    from training.networks.registry import construct
+    from training.weights.record import NetworkRecord
+    from training.weights.snapshot import load_network_pkl
 
 __all__ = ["WeightsError", "construct", "load_network_pkl"]
 
 SUFFIXES = (".pkl", ".pt", ".safetensors")
 WIDTH = click.IntRange(1, 2**17)  # up to four times the published channel_base
+
+
+def __getattr__(name: str) -> Any:
+    """Import what __all__ lists when it is first used."""
+    from torch_utils.safe_pickle import WeightsError
+    from training.networks.registry import construct
+    from training.weights.snapshot import load_network_pkl
+
+    names = {"WeightsError": WeightsError, "construct": construct, "load_network_pkl": load_network_pkl}
+    if name not in names:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return names[name]
 
 
 @click.group(cls=Group)
@@ -41,10 +56,18 @@ def main() -> None:
 @click.option("--only", metavar="NAME", multiple=True, help="Networks to keep, such as G_ema; may be repeated.")
 @click.option("--class_names", metavar="A,B,...", help="Names of the label classes, class 0 first, for the editor.")
 @click.option("--half", is_flag=True, help="Store weights in float16: half the size, about three digits.")
-def convert(source: str, target: Path, only: tuple[str, ...], class_names: str | None, half: bool) -> None:
+@overwrite_option
+def convert(
+    source: str, target: Path, only: tuple[str, ...], class_names: str | None, half: bool, outputs: Outputs
+) -> None:
     """Convert weights SOURCE (path or URL, any format) to TARGET (.pkl, .pt or .safetensors)."""
     # Check first, because reading may take long.
     _check_target(target)
+    outputs.claim(*_files(target))
+
+    from training.weights.record import NetworkRecord, record_from_module, to_half
+    from training.weights.snapshot import CLASS_NAMES, load_network_pkl
+
     with user_errors("SOURCE"):
         data = load_network_pkl(source, only or None)
 
@@ -66,6 +89,8 @@ def convert(source: str, target: Path, only: tuple[str, ...], class_names: str |
 @click.argument("source")
 def show(source: str) -> None:
     """Print classes, constructor arguments and tensors of the networks in SOURCE (path or URL, any format)."""
+    from training.weights.snapshot import read_weights
+
     # Without building the networks, so that it shows files that cannot be built too.
     with user_errors("SOURCE"):
         contents = read_weights(source)
@@ -79,15 +104,24 @@ def show(source: str) -> None:
 
 @main.command()
 @click.argument("target", metavar="TARGET", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--cfg", required=True, type=click.Choice(list(CONFIGS)), help="Published architecture to use.")
+@click.option("--cfg", required=True, type=click.Choice(CONFIG_NAMES), help="Published architecture to use.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of the weights.")
-@click.option("--channel-base", default=GeneratorOptions.channel_base, show_default=True, type=WIDTH,
+@click.option("--channel-base", default=CHANNEL_BASE, show_default=True, type=WIDTH,
               help="Channels of the backbone at resolution r: at most this / r.")  # fmt: skip
-@click.option("--channel-max", default=GeneratorOptions.channel_max, show_default=True, type=WIDTH,
+@click.option("--channel-max", default=CHANNEL_MAX, show_default=True, type=WIDTH,
               help="Maximum number of channels of the backbone.")  # fmt: skip
-def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int) -> None:
+@overwrite_option
+def init(target: Path, cfg: str, seed: int, channel_base: int, channel_max: int, outputs: Outputs) -> None:
     """Write an untrained generator (G and G_ema) with a published architecture, for tests and timing."""
     _check_target(target)
+    outputs.claim(*_files(target))
+
+    import torch
+
+    from training.networks.configs import CONFIGS, RAW_RESOLUTION
+    from training.networks.registry import construct
+    from training.weights.record import record_from_module
+    from training.weights.snapshot import UNTRAINED
 
     # Published architecture, except for the width: narrow networks make fast tests.
     options = replace(CONFIGS[cfg], channel_base=channel_base, channel_max=channel_max)
@@ -125,7 +159,14 @@ def _check_target(target: Path) -> None:
         raise InputError(f"{target}: directory {target.parent} does not exist")
 
 
+def _files(target: Path) -> list[Path]:
+    """Return all files that are written: beside .safetensors a description."""
+    return [target, target.with_suffix(".json")] if target.suffix == ".safetensors" else [target]
+
+
 def _save(target: Path, records: dict[str, NetworkRecord], training_set_kwargs: dict | None, extra: dict) -> None:
+    from training.weights.snapshot import save_snapshot
+
     with user_errors("TARGET"):
         save_snapshot(target, records, training_set_kwargs, extra)
     echo(f"{target}: {', '.join(records)}; {target.stat().st_size / 1e6:,.1f} MB")

@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from dnnlib.choices import DATA_TYPES
 from dnnlib.cli import Command, InputError, echo, option_group, user_errors
 from dnnlib.errors import ConfigError, show_fields
 from dnnlib.util import check_outdir
@@ -29,7 +30,7 @@ from torch_utils.devices import choose_device
 from torch_utils.launch import ProcessError, check_processes, launch, started_by_torchrun
 from torch_utils.safe_pickle import WeightsError
 from training.data.archive import DataError
-from training.data.dataset import DATA_TYPES, PosedImageDataset
+from training.data.dataset import PosedImageDataset
 from training.data.mirror import describe_pairs
 from training.networks.configs import RENDERING
 from training.options import TrainingOptions

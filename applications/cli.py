@@ -1,30 +1,32 @@
-"""Options that the command lines of applications share, and reading what they name."""
+"""Options that the command lines of applications share, and reading what they name.
+
+Importing this takes no second: modules that need PyTorch are imported by the functions that use them, so that help and
+errors in options are printed at once, and a line says what is being loaded meanwhile.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import Tensor
 
-import inference
+from dnnlib.choices import CONFIG_NAMES, FITS, MAX_SEED, PRECISIONS
 from dnnlib.cli import InputError, echo, option_group, user_errors
-from dnnlib.util import check_outdir
-from inference.inputs import to_label_map, to_photo
-from inference.latents import MAX_SEED, check_style_encoder
-from torch_utils.devices import choose_device
-from torch_utils.precision import PRECISIONS
-from training.data.class_tables import read_class_table
-from training.data.dataset import PUBLISHED, PosedImageDataset
-from training.data.label_maps import FITS, LabelMapOptions, label_map_from_dataset
-from training.networks.configs import CONFIGS
-from training.networks.generator import TriPlane
+from dnnlib.util import cached_path, check_outdir, open_url
+
+if TYPE_CHECKING:  # these import PyTorch
+    from torch import Tensor
+
+    from inference.projection import Projection
+    from training.data.dataset import PosedImageDataset
+    from training.data.label_maps import LabelMapOptions
+    from training.networks.generator import TriPlane
 
 ASSETS = Path(__file__).parent / "assets"
 # The trained network that is part of the repository.
@@ -93,14 +95,15 @@ def seeds_option(result: str) -> Callable:
 def style_option(text: str, **extra: Any) -> Callable:
     """Declare the option of photos in place of seeds; `text` says what is made."""
     return click.option("--style", metavar="PHOTO", help=f"{text} Needs a network with a style encoder; the largest "
-                        "square about the photo's center is used.", **extra)  # fmt: skip
+                        "square about the photo's center is used. Or files that project_photo.py made of photos, "
+                        ".safetensors, with any network.", **extra)  # fmt: skip
 
 
 # Options and groups of options, as decorators; `option_group` keeps them together in --help.
 outdir_option = click.option("--outdir", required=True, metavar="DIR", type=Directory(),
                              help="Directory to write to; created if missing.")  # fmt: skip
 NETWORK_HELP = "Weights: a .pt or .safetensors file of this project, or a published pickle."
-cfg_option = option("cfg", click.Choice(list(CONFIGS)), None, "Configuration that the network was trained with.  "
+cfg_option = option("cfg", click.Choice(CONFIG_NAMES), None, "Configuration that the network was trained with.  "
                     "[default: read from the weights]")  # fmt: skip
 model_options = option_group(
     "Model", click.option("--network", required=True, metavar="FILE|URL", help=NETWORK_HELP), cfg_option
@@ -123,8 +126,8 @@ LABEL_MAP_OPTIONS = (
 )  # fmt: skip
 input_options = option_group(
     "Input",
-    click.option("--input", "input_file", metavar="FILE", help="Label map: a PNG of class ids or palette colors; for "
-                 "networks of edges a drawing, dark on white."),
+    click.option("--input", "input_files", metavar="FILE|DIR", multiple=True, help="Label maps, files or directories "
+                 "of them: PNGs of class ids or palette colors; for networks of edges drawings, dark on white."),
     *LABEL_MAP_OPTIONS,
     option("input_id", click.IntRange(0), None, "Label map and camera pose of sample N of a data set, in place of "
            "--input.", metavar="N"),
@@ -156,6 +159,142 @@ class Input:
     pose: Tensor | None
 
 
+@dataclass(frozen=True)
+class InputOptions:
+    """Values of `input_options`: label maps in files, or a sample of a data set."""
+
+    input_files: tuple[str, ...]
+    input_id: int | None
+    data_dir: str | None
+    data: str | None
+    mask_data: str | None
+    classes: Path | None
+    ignore: int | None
+    fit: str | None
+
+    @property
+    def are_several(self) -> bool:
+        """Whether the names of all output files carry that of their input: for a directory, or several values."""
+        return len(self.input_files) > 1 or any(Path(path).is_dir() for path in self.input_files)
+
+    def check(self) -> dict[str, Path | None]:
+        """Check what can be checked without the network, whose weights can be a long download.
+
+        Returns:
+            The names of all inputs, and their files; a sample of a data set has none, its name is its number.
+        Raises:
+            InputError: options that do not go together, or no such file.
+        """
+        # Exactly one source.
+        if bool(self.input_files) == (self.input_id is not None):
+            got = "both" if self.input_files else "none"
+            raise InputError(f"--input, --input_id: expected one of them, got {got}")
+
+        # Options that would have no effect are rejected.
+        check_data_options(self.data, self.mask_data, self.data_dir)
+        if self.input_files:
+            if self.data or self.data_dir:
+                raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
+            check_class_table(self.classes)
+            return name_files(chain.from_iterable(map(find_images, self.input_files)))
+        if (self.classes, self.ignore, self.fit) != (None, None, None):
+            raise InputError("--classes, --ignore, --fit: go with --input, not with --input_id")
+        return {str(self.input_id): None}
+
+    def label_map_options(self) -> LabelMapOptions:
+        """Return how files are read; InputError if the table of classes is invalid."""
+        return label_map_options(self.classes, self.ignore, self.fit)
+
+    def read(self, G: TriPlane, cfg: str, sources: Mapping[str, Path | None]) -> Iterator[Input]:
+        """Read the label maps one by one, as they are asked for.
+
+        Args:
+            G: the generator that takes them.
+            cfg: its configuration.
+            sources: result of `check`.
+        Raises:
+            InputError, ConfigError: one cannot be read, or is not a label map of this network.
+        """
+        options = self.label_map_options()
+        check_label_map_options(options, G.data_type)
+        for name, path in sources.items():
+            if path is None:
+                yield self._read_sample(G, cfg)
+            else:
+                yield read_label_map_file("--input", path, G, options, name)
+
+    def _read_sample(self, G: TriPlane, cfg: str) -> Input:
+        import torch
+
+        from inference.inputs import to_label_map
+        from training.data.label_maps import label_map_from_dataset
+
+        # Open the data set.
+        dataset = open_dataset(self.data, self.mask_data, self.data_dir, cfg, G.data_type)
+        if self.input_id >= len(dataset):
+            raise InputError(f"--input_id {self.input_id}: {dataset.name} has samples 0 to {len(dataset) - 1}")
+
+        # Read the sample. Data sets store edge maps inverted.
+        with user_errors("--input_id"):
+            sample = dataset[self.input_id]
+        label_map = to_label_map(label_map_from_dataset(sample["mask"], G.data_type)[None], G)
+        return Input(str(self.input_id), label_map, torch.from_numpy(sample["pose"])[None])
+
+
+def read_label_map_file(option: str, path: Path | str, G: TriPlane, options: LabelMapOptions, name: str = "") -> Input:
+    """Read a label map for a generator; files have no pose, so it is seen from the front.
+
+    Args:
+        option: that names the file, for messages.
+        path: the file.
+        G: the generator.
+        options: how label maps are read.
+        name: of the input.
+    Raises:
+        InputError, ConfigError: it cannot be read, or is not a label map of this network.
+    """
+    from inference.inputs import to_label_map
+
+    with user_errors(option):
+        return Input(name, to_label_map(path, G, options), None)
+
+
+def find_images(path: str) -> list[Path]:
+    """Return the images in a directory, in the order of their names, or the file itself.
+
+    Raises:
+        InputError: no such file, or no image.
+    """
+    if not Path(path).is_dir():
+        check_is_file("--input", path)
+        return [Path(path)]
+
+    from training.data.image_io import IMAGE_ENDINGS
+
+    # Directories inside are not searched. Hidden files are of systems, such as those that macOS puts beside others.
+    with user_errors("--input"):
+        files = sorted(file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith("."))
+    images = [file for file in files if file.name.lower().endswith(IMAGE_ENDINGS)]
+    if not images:
+        raise InputError(f"--input {path}: holds no images ({', '.join(IMAGE_ENDINGS)})")
+    if len(files) > len(images):
+        first = next(file for file in files if file not in images)
+        echo(f"--input {path}: {len(files) - len(images)} other files are not read, such as {first.name}", err=True)
+    return images
+
+
+def name_files(files: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their names without ending, which output files carry; InputError if two have the same."""
+    names: dict[str, Path] = {}
+    for file in files:
+        if file.stem in names:
+            raise InputError(
+                f"--input {names[file.stem]} {file}: have the same name, which names the files; rename one"
+            )
+        names[file.stem] = file
+    return names
+
+
 def check_is_file(option: str, path: str) -> None:
     """Check that an option names a file; opening it would wait for a writer where it is a named pipe.
 
@@ -184,6 +323,8 @@ def open_dataset(
     Raises:
         InputError: it cannot be opened, or there is none for this configuration.
     """
+    from training.data.dataset import PUBLISHED, PosedImageDataset
+
     # Networks with other classes or cameras than the published ones have no published data set.
     if not data and cfg not in PUBLISHED:
         raise InputError("--data: no published data set fits this network; give --data and --mask_data")
@@ -193,8 +334,20 @@ def open_dataset(
         return PosedImageDataset(data, mask_data, data_type) if data else PUBLISHED[cfg].open(data_dir or "data")
 
 
+def check_class_table(classes: Path | None) -> None:
+    """Check the table of --classes, if there is one, without importing PyTorch; InputError if it is invalid."""
+    from training.data.class_tables import read_class_table
+
+    with user_errors("--classes"):
+        if classes is not None:
+            read_class_table(classes)
+
+
 def label_map_options(classes: Path | None, ignore: int | None, fit: str | None) -> LabelMapOptions:
     """Return the values of LABEL_MAP_OPTIONS; InputError if the table of classes is invalid."""
+    from training.data.class_tables import read_class_table
+    from training.data.label_maps import LabelMapOptions
+
     with user_errors("--classes"):
         return LabelMapOptions(None if classes is None else read_class_table(classes), ignore, fit)
 
@@ -205,69 +358,12 @@ def check_label_map_options(options: LabelMapOptions, data_type: str) -> None:
         raise InputError("--classes, --ignore: this network takes drawings, which have no classes")
 
 
-def check_input(
-    input_file: str | None,
-    input_id: int | None,
-    data_dir: str | None,
-    data: str | None,
-    mask_data: str | None,
-    classes: Path | None,
-    ignore: int | None,
-    fit: str | None,
-) -> None:
-    """Check `input_options` as far as that is possible without the network, whose weights can be a long download.
+def draw_input(source: Input, data_type: str) -> bytes:
+    """Return a PNG of the label map of an input, as the network takes it."""
+    from training.data.image_io import encode_png
+    from training.data.label_maps import draw_label_map
 
-    Raises:
-        InputError: options that do not go together, or no such file.
-    """
-    # Exactly one source.
-    if (input_file is None) == (input_id is None):
-        raise InputError(f"--input, --input_id: expected one of them, got {'none' if input_file is None else 'both'}")
-
-    # Options that would have no effect are rejected.
-    check_data_options(data, mask_data, data_dir)
-    if input_file is not None:
-        if data or data_dir:
-            raise InputError("--data, --mask_data, --data_dir: go with --input_id, not with --input")
-        check_is_file("--input", input_file)
-    if label_map_options(classes, ignore, fit) != LabelMapOptions() and input_file is None:
-        raise InputError("--classes, --ignore, --fit: go with --input, not with --input_id")
-
-
-def read_input(
-    G: TriPlane,
-    cfg: str,
-    input_file: str | None,
-    input_id: int | None,
-    data_dir: str | None,
-    data: str | None,
-    mask_data: str | None,
-    classes: Path | None,
-    ignore: int | None,
-    fit: str | None,
-) -> Input:
-    """Read the label map that `input_options` name, for a generator and its configuration.
-
-    Raises:
-        InputError, ConfigError: it cannot be read, or is not a label map of this network.
-    """
-    # Files have no pose: their label map is seen from the front.
-    if input_file is not None:
-        options = label_map_options(classes, ignore, fit)
-        check_label_map_options(options, G.data_type)
-        with user_errors("--input"):
-            return Input(Path(input_file).stem, to_label_map(input_file, G, options), None)
-
-    # Open the data set.
-    dataset = open_dataset(data, mask_data, data_dir, cfg, G.data_type)
-    if input_id >= len(dataset):
-        raise InputError(f"--input_id {input_id}: {dataset.name} has samples 0 to {len(dataset) - 1}")
-
-    # Read the sample. Data sets store edge maps inverted.
-    with user_errors("--input_id"):
-        sample = dataset[input_id]
-    label_map = to_label_map(label_map_from_dataset(sample["mask"], G.data_type)[None], G)
-    return Input(str(input_id), label_map, torch.from_numpy(sample["pose"])[None])
+    return encode_png(draw_label_map(source.label_map, data_type)[0])
 
 
 # --------------------------------------------------------------------------- styles
@@ -292,46 +388,61 @@ def name_styles(seeds: Sequence[int], photos: Sequence[str]) -> dict[str, int | 
     return styles or {"0": 0}
 
 
-def read_styles(G: TriPlane, styles: Mapping[str, int | str]) -> dict[str, int | Tensor]:
-    """Read the photos of `name_styles`, 1,3,H,H in [-1, 1]; seeds stay.
+def read_styles(G: TriPlane, styles: Mapping[str, int | str]) -> dict[str, int | Tensor | Projection]:
+    """Read the files of `name_styles`, photos 1,3,H,H in [-1, 1] and projections; seeds stay.
 
     Raises:
-        ConfigError: the network has no style encoder.
-        InputError: a file is not a photo.
+        ConfigError: the network has no style encoder, or is not that of a projection.
+        InputError: a file is neither.
     """
-    read: dict[str, int | Tensor] = {}
+    from inference.latents import check_style_encoder
+    from inference.projection import Projection
+    from inference.scene import to_style
+
+    read: dict[str, int | Tensor | Projection] = {}
     for name, source in styles.items():
         if isinstance(source, int):
             read[name] = source
             continue
-        check_style_encoder(G)
         with user_errors("--style"):
-            read[name] = to_photo(source)
+            style = to_style(source)
+        if isinstance(style, Projection):
+            style.check(G)
+        else:
+            check_style_encoder(G)
+        read[name] = style
     return read
 
 
 # --------------------------------------------------------------------------- device, network and output
 
 
-def check_places(device: str | None, outdir: Path) -> torch.device:
-    """Return the device to compute on.
+def announce(network: str, outdir: Path | None = None) -> None:
+    """Check that a local weights file can be opened and `outdir` can be written to; then say what is being loaded.
+
+    To be called before anything that imports PyTorch, which takes seconds.
 
     Raises:
-        ConfigError: no such device.
-        InputError: `outdir` cannot be written to.
+        InputError: they cannot.
     """
-    chosen = choose_device(device)
-    with user_errors("--outdir"):
-        check_outdir(outdir)
-    return chosen
+    # Downloads begin after all options are checked.
+    if cached_path(network) is None:
+        with user_errors("--network"):
+            open_url(network).close()
+    if outdir is not None:
+        with user_errors("--outdir"):
+            check_outdir(outdir)
+    echo(f"Loading {network} ...", err=True)
 
 
-def load_generator(network: str, cfg: str | None, device: torch.device, precision: str) -> TriPlane:
+def load_generator(network: str, cfg: str | None, device: str | None, precision: str) -> TriPlane:
     """Load a generator as `inference.load_generator` does; messages go to the console.
 
     Raises:
-        InputError, ConfigError: the file cannot be used, or not with this configuration.
+        InputError, ConfigError: no such device, or the file cannot be used, or not with this configuration.
     """
+    import inference
+
     with user_errors("--network"):
         return inference.load_generator(network, device, precision, cfg, notify=echo)
 

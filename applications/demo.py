@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-import torch
 from PIL import Image
 
 from applications import cli
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
-from dnnlib.cli import Command, echo, option_group, user_errors
+from dnnlib.cli import Command, echo, option_group, overwrite_option, user_errors
+from dnnlib.outputs import Outputs
 from dnnlib.util import atomic_write
 from inference import Scene
 from inference.inputs import to_label_map
@@ -33,6 +33,7 @@ from training.data.label_maps import draw_label_map
 FRAMES = 24
 FPS = 12
 MESH_FRAMES = 12
+MESH_FORMATS = ("ply", "glb")
 # Size of an image on the overview, pixels.
 CELL = 160
 # Suffixes of file names, by what a video shows.
@@ -63,10 +64,19 @@ class Example:
     mesh_name: str
     mesh: dict[str, Any]
 
-    def run(self, outdir: Path, device: torch.device) -> None:
+    def files(self, outdir: Path) -> list[Path]:
+        """Return all files that `run` writes."""
+        prefix = f"{self.cfg}_{self.label_map.stem}"
+        sides = [f"{self.styles[0]}_side{number}" for number in range(1, len(self.angles))]
+        views = [f"{prefix}_{name}_{show}.png" for name in (*self.styles, *sides) for show in ("color", "label")]
+        names = [f"{self.cfg}_input.png", f"{prefix}_input.png", *views, "rendered_mesh.gif"]
+        names += [f"{self.mesh_name}.{ending}" for ending in MESH_FORMATS]
+        return [*(outdir / name for name in names), *(self.video(outdir, show) for show in SUFFIXES)]
+
+    def run(self, outdir: Path) -> None:
         """Write the label map, images, videos and the mesh."""
-        echo(f"Writing to {outdir}")
-        G = cli.load_generator(str(self.network), self.cfg, device, "auto")
+        cli.announce(str(self.network), outdir)
+        G = cli.load_generator(str(self.network), self.cfg, None, "auto")
         label_map = to_label_map(self.label_map, G)
         scenes = dict(zip(self.styles, Scene.from_styles(G, label_map, (*self.photos, *self.seeds)), strict=True))
 
@@ -92,7 +102,7 @@ class Example:
 
         # Mesh of the first scene, and its video.
         mesh = first.mesh(largest=True, **self.mesh)
-        for ending in ("ply", "glb"):
+        for ending in MESH_FORMATS:
             mesh.export(outdir / f"{self.mesh_name}.{ending}")
         images = orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=echo)
         with closing(images), open_video(outdir / "rendered_mesh.gif", FPS) as write:
@@ -178,7 +188,8 @@ def overview_rows(cats: Path, cars: Path) -> list[list[CaptionedImage]]:
 
 @click.command(cls=Command)
 @option_group("Output", cli.outdir_option)
-def main(outdir: Path) -> None:
+@overwrite_option
+def main(outdir: Path, outputs: Outputs) -> None:
     """Render a label map of a cat and a drawing of a car: images, videos and meshes.
 
     Writes demo.png, an overview, demo.gif, a video, and all other files into cats/ and cars/.
@@ -190,12 +201,12 @@ def main(outdir: Path) -> None:
     # Check before the first network is loaded.
     with user_errors("The demo:"):
         check_libraries()
-    device = cli.check_places(None, outdir)
     cats = outdir / "cats"
     cars = outdir / "cars"
+    outputs.claim(outdir / "demo.png", outdir / "demo.gif", *CATS.files(cats), *CARS.files(cars))
     with cli.output_errors():
-        CATS.run(cats, device)
-        CARS.run(cars, device)
+        CATS.run(cats)
+        CARS.run(cars)
 
         # The overview shows the files as they were written, colors of the GIFs included.
         with atomic_write(outdir / "demo.png") as file:

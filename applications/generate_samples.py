@@ -14,11 +14,8 @@ import click
 from tqdm import tqdm
 
 from applications import cli
-from dnnlib.cli import Command, echo, option_group
-from inference import Scene
-from inference.generator import config_of
-from training.data.image_io import write_png
-from training.data.label_maps import draw_label_map
+from dnnlib.cli import Command, option_group, overwrite_option
+from dnnlib.outputs import Outputs
 
 
 @click.command(cls=Command, fields=cli.FIELDS)
@@ -32,11 +29,12 @@ from training.data.label_maps import draw_label_map
                      multiple=True),
 )  # fmt: skip
 @cli.device_options
+@overwrite_option
 def main(
     network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int],
-    style: tuple[str, ...], **source: Any,
+    style: tuple[str, ...], outputs: Outputs, **source: Any,
 ) -> None:  # fmt: skip
-    """Render the image and the label map of a label map, seen from the pose of its sample, or from the front.
+    """Render the images and the label maps of label maps, seen from the pose of a sample, or from the front.
 
     Writes CFG_NAME_input.png and, for each seed, CFG_NAME_SEED_color.png and CFG_NAME_SEED_label.png, where NAME is
     the sample's number, or the name of the input file. For each photo of --style, SEED is style-PHOTO.
@@ -49,28 +47,37 @@ def main(
           --style ginger.jpg tabby.jpg --input applications/assets/cat.png
     """
     # Check the options before the weights, which can be a long download.
-    torch_device = cli.check_places(device, outdir)
-    cli.check_input(**source)
+    options = cli.InputOptions(**source)
+    sources = options.check()
     named_styles = cli.name_styles(seeds, style)
+    cli.announce(network, outdir)
+    G = cli.load_generator(network, cfg, device, precision)
 
-    # Load the network, the label map that fits it, and photos.
-    G = cli.load_generator(network, cfg, torch_device, precision)
+    # These import PyTorch.
+    from inference import Scene
+    from inference.generator import config_of
+    from training.data.image_io import write_png
+
+    # Names of all files, and photos.
     cfg = cfg or config_of(G)
-    label_input = cli.read_input(G, cfg, **source)
+    prefixes = {name: outdir / f"{cfg}_{name}" for name in sources}
+    shows = ("color", "label")
+    outputs.claim(*(f"{prefix}_{style}_{show}.png" for prefix in prefixes.values() for style in named_styles
+                    for show in shows))  # fmt: skip
     styles = cli.read_styles(G, named_styles)
 
-    # Write the files style by style, so that an interruption keeps what is complete.
-    prefix = outdir / f"{cfg}_{label_input.name}"
-    with cli.output_errors():
-        write_png(f"{prefix}_input.png", draw_label_map(label_input.label_map, G.data_type)[0])
-        # The generator makes each scene when it is asked for, so that memory does not grow with the styles.
-        scenes = Scene.from_styles(G, label_input.label_map, styles.values(), label_input.pose, cfg)
-        bar = tqdm(scenes, total=len(styles), unit="sample", delay=2, disable=None)  # None: only on a terminal
-        for name, scene in zip(styles, bar, strict=True):
-            view = scene.render(pose=label_input.pose)
-            write_png(f"{prefix}_{name}_color.png", view.image)
-            write_png(f"{prefix}_{name}_label.png", view.label_image)
-    echo(f"Wrote {prefix}_*.png")
+    # Write the files input by input and style by style, so that an interruption keeps what is complete.
+    with cli.output_errors(), tqdm(total=len(sources) * len(styles), unit="sample", delay=2, disable=None) as bar:
+        for label_input in options.read(G, cfg, sources):
+            prefix = prefixes[label_input.name]
+            outputs.write(f"{prefix}_input.png", cli.draw_input(label_input, G.data_type))
+            # The generator makes each scene when it is asked for, so that memory does not grow with the styles.
+            scenes = Scene.from_styles(G, label_input.label_map, styles.values(), label_input.pose, cfg)
+            for name, scene in zip(styles, scenes, strict=True):
+                view = scene.render(pose=label_input.pose)
+                write_png(f"{prefix}_{name}_color.png", view.image)
+                write_png(f"{prefix}_{name}_label.png", view.label_image)
+                bar.update()
 
 
 if __name__ == "__main__":

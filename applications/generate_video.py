@@ -8,26 +8,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 import dnnlib.startup  # noqa: F401 first
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from applications import cli
-from camera_utils import CAMERAS, PATH_FRAMES, PATHS, path_poses
-from dnnlib.cli import ChoiceList, Command, InputError, echo, option_group, user_errors
-from inference import Scene, View
-from inference.generator import config_of
-from inference.inputs import to_label_map
-from inference.video import ENCODERS, FPS, check_video_format
-from inference.view import SHOWS, interpolate_views, write_videos
-from training.data.image_io import write_png
-from training.data.label_maps import draw_label_map
-from training.data.pose_files import read_poses
-from training.networks.generator import TriPlane
+from dnnlib.choices import FPS, PATH_FRAMES, PATH_NAMES, SHOW_NAMES, VIDEO_FORMATS
+from dnnlib.cli import ChoiceList, Command, InputError, option_group, overwrite_option, user_errors
+from dnnlib.outputs import Outputs
+
+if TYPE_CHECKING:  # these import PyTorch
+    from torch import Tensor
+
+    from training.networks.generator import TriPlane
 
 # Longest part of a file's name that lists styles, or that names the second label map.
 NAME_LENGTH = 60
@@ -36,20 +31,22 @@ SUFFIXES = {"color": "", "label": "_label", "side_by_side": "_side_by_side", "de
 
 
 def read_trajectory(path: str, frames: int | None) -> Tensor | None:
-    """Read the poses (F,25) of a --path that is a file; return None if it is one of PATHS.
+    """Read the poses (F,25) of a --path that is a file; return None if it is one of PATH_NAMES.
 
     Raises:
         InputError: neither, or a file together with --frames.
     """
-    if path in PATHS:
+    if path in PATH_NAMES:
         return None
     # A word that is no file is more likely a mistyped path name than a missing file.
     if not Path(path).exists():
-        raise InputError(f"--path {path}: expected {', '.join(PATHS)} or a JSON file of poses")
+        raise InputError(f"--path {path}: expected {', '.join(PATH_NAMES)} or a JSON file of poses")
+    from training.data.pose_files import read_poses
+
     with user_errors("--path"):
         poses = read_poses(path)
     if frames is not None:
-        raise InputError(f"--frames: goes with --path {' or '.join(PATHS)}; {path} holds {len(poses)} poses")
+        raise InputError(f"--frames: goes with --path {' or '.join(PATH_NAMES)}; {path} holds {len(poses)} poses")
     return poses
 
 
@@ -82,37 +79,63 @@ def interpolation_name(styles: Sequence[str], to: str | None) -> str:
     return f"{name}-to-{second[-NAME_LENGTH:]}"
 
 
-def videos(
+def check_formats(formats: Sequence[str]) -> None:
+    """Check that videos of these formats can be written; InputError if a package is missing."""
+    from inference.video import check_video_format
+
+    with user_errors("--format"):
+        for name in formats:
+            check_video_format(name)
+
+
+def video_files(prefix: Path, name: str, show: Sequence[str], formats: Sequence[str]) -> dict[Path, str]:
+    """Return the files of a video, and what each of them shows."""
+    return {Path(f"{prefix}_{name}{SUFFIXES[shown]}.{end}"): shown for shown in show for end in formats}
+
+
+def write_all(
     G: TriPlane,
     cfg: str,
-    inputs: list[cli.Input],
+    label_maps: Sequence[cli.Input],
     styles: Mapping[str, int | Tensor],
     poses: Tensor,
-    outputs: set[str],
-    name: str | None,
-) -> Iterator[tuple[str, Iterator[View]]]:
-    """Render one video per style, or a single one that goes through all styles and label maps.
+    files: Sequence[Mapping[Path, str]],
+    interpolate: bool,
+    fps: int,
+    on_frame: Callable[[], object],
+) -> None:
+    """Write one video per style, or a single one that goes through all styles and label maps.
 
     Args:
         G: the generator.
         cfg: its cameras.
-        inputs: one or two label maps; the pose of the first conditions all scenes.
+        label_maps: one or two; the pose of the first conditions all scenes.
         styles: K seeds or photos by name.
         poses: F,25.
-        outputs: of `G.synthesis`, that are rendered.
-        name: of the single video, or None for one per style.
-    Yields:
-        Name and F views of each video; the views are rendered as they are asked for.
+        files: of each video, and what they show.
+        interpolate: make a single one.
+        fps: frames per second.
+        on_frame: called after each frame.
     """
+    import torch
+
+    from inference import Scene
+    from inference.view import SHOWS, interpolate_views, write_videos
+
+    # Outputs that no video shows are not rendered.
+    outputs = set().union(*(SHOWS[shown] for shown in files[0].values()))
+
     # Scenes are made as they are asked for, so that any number of styles fits into memory.
-    scenes = [Scene.from_styles(G, source.label_map, styles.values(), inputs[0].pose, cfg) for source in inputs]
-    if name is None:
-        for style, scene in zip(styles, scenes[0], strict=True):
-            yield style, scene.views(poses, outputs)
-    else:
-        # Only the ws are kept: tri-planes of interpolated scenes are computed per frame.
-        ws = [torch.cat([scene.ws for scene in by_style]) for by_style in scenes]  # K,num_ws,w_dim for each label map
-        yield name, interpolate_views(G, torch.stack(ws, dim=1), poses, outputs)
+    pose = label_maps[0].pose
+    scenes = [Scene.from_styles(G, source.label_map, styles.values(), pose, cfg) for source in label_maps]
+    if not interpolate:
+        for paths, scene in zip(files, scenes[0], strict=True):
+            write_videos(scene.views(poses, outputs), paths, fps, on_frame)
+        return
+
+    # Only the ws are kept: tri-planes of interpolated scenes are computed per frame.
+    ws = [torch.cat([scene.ws for scene in by_style]) for by_style in scenes]  # K,num_ws,w_dim for each label map
+    write_videos(interpolate_views(G, torch.stack(ws, dim=1), poses, outputs), files[0], fps, on_frame)
 
 
 @click.command(cls=Command, fields=cli.FIELDS)
@@ -139,24 +162,27 @@ def videos(
     cli.seeds_option("video"),
     cli.style_option("Photos whose style is taken in place of a seed's; one video for each, after those of the seeds.",
                      multiple=True),
-    cli.option("show", ChoiceList(SHOWS), "color,label", "What the videos show, one video for each.",
-               metavar=",".join(SHOWS)),
-    click.option("--format", "formats", type=ChoiceList(ENCODERS), default="gif", show_default=True, metavar="gif,mp4",
+    cli.option("show", ChoiceList(SHOW_NAMES), "color,label", "What the videos show, one video for each.",
+               metavar=",".join(SHOW_NAMES)),
+    click.option("--format", "formats", type=ChoiceList(VIDEO_FORMATS), default="gif", show_default=True,
+                 metavar=",".join(VIDEO_FORMATS),
                  help='File formats, one or both. mp4 needs pip install -e ".[video]".'),
     cli.option("fps", click.IntRange(1, 240), FPS, "Frames per second. A gif has delays in steps of 10 ms and 50 "
                "frames per second at most."),
 )  # fmt: skip
 @cli.device_options
+@overwrite_option
 def main(
     network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, seeds: list[int],
     style: tuple[str, ...], path: str, frames: int | None, fps: int, formats: list[str], show: list[str],
-    interpolate: bool, to: str | None, **source: Any,
+    interpolate: bool, to: str | None, outputs: Outputs, **source: Any,
 ) -> None:  # fmt: skip
     """Make videos of the scene of a label map, and of its label map; without --input of sample 0 of the data set.
 
     Writes CFG_input.png (of a sample: CFG_N_input.png) and for each seed CFG_SEED.gif and CFG_SEED_label.gif, with
     --show also CFG_SEED_side_by_side.gif and CFG_SEED_depth.gif. For a photo of --style, SEED is style-PHOTO. With
     --interpolate, it is all of them, like 3-9-5 (of a long list the first and the last), and with --to it is 3-to-NAME.
+    With several --input or a directory, all names begin with CFG_NAME in place of CFG, where NAME is that of the file.
 
     \b
     Examples:
@@ -166,45 +192,44 @@ def main(
           --random_seed 0 1 2 --interpolate --path turn --input applications/assets/cat.png
     """
     # Check the options before the weights, which can be a long download.
-    torch_device = cli.check_places(device, outdir)
-    with user_errors("--format"):
-        for name in formats:
-            check_video_format(name)
-    poses = read_trajectory(path, frames)
-    count = len(poses) if poses is not None else frames or PATH_FRAMES
     named_styles = cli.name_styles(seeds, style)
-    check_interpolation(interpolate, to, len(named_styles), count)
-    if source["input_file"] is None and source["input_id"] is None:
+    if not source["input_files"] and source["input_id"] is None:
         source["input_id"] = 0
-    cli.check_input(**source)
+    inputs = cli.InputOptions(**source)
+    sources = inputs.check()
     if to is not None:
         cli.check_is_file("--to", to)
+    poses = read_trajectory(path, frames)
+    count = len(poses) if poses is not None else frames or PATH_FRAMES
+    check_interpolation(interpolate, to, len(named_styles), count)
+    cli.announce(network, outdir)
+    check_formats(formats)
+    G = cli.load_generator(network, cfg, device, precision)
 
-    # Load the network, the label maps that fit it, and photos.
-    G = cli.load_generator(network, cfg, torch_device, precision)
+    # These import PyTorch.
+    from camera_utils import CAMERAS, path_poses
+    from inference.generator import config_of
+
+    # Names of all files, then photos and the label map at the end.
     cfg = cfg or config_of(G)
-    inputs = [cli.read_input(G, cfg, **source)]
-    if to is not None:
-        with user_errors("--to"):
-            options = cli.label_map_options(source["classes"], source["ignore"], source["fit"])
-            inputs.append(cli.Input("to", to_label_map(to, G, options), None))
+    prefixes = {name: outdir / (f"{cfg}_{name}" if inputs.are_several else cfg) for name in sources}
+    names = [interpolation_name(list(named_styles), to)] if interpolate else list(named_styles)
+    files = {source: [video_files(prefix, name, show, formats) for name in names]
+             for source, prefix in prefixes.items()}  # fmt: skip
+    outputs.claim(*(path for videos in files.values() for paths in videos for path in paths))
     styles = cli.read_styles(G, named_styles)
+    target = [] if to is None else [cli.read_label_map_file("--to", to, G, inputs.label_map_options())]
 
     # Render frame by frame into all files of a video.
     if poses is None:
         poses = path_poses(path, CAMERAS[cfg], count, **G.orbit)
-
-    # Outputs that no video shows are not rendered.
-    outputs = set().union(*(SHOWS[name] for name in show))
-    through_all = interpolation_name(list(styles), to) if interpolate else None
-    sample = "" if source["input_file"] else f"_{inputs[0].name}"
-    with cli.output_errors():
-        write_png(outdir / f"{cfg}{sample}_input.png", draw_label_map(inputs[0].label_map, G.data_type)[0])
-        with tqdm(total=count * (1 if interpolate else len(styles)), unit="frame", delay=2, disable=None) as bar:
-            for name, views in videos(G, cfg, inputs, styles, poses, outputs, through_all):
-                paths = {outdir / f"{cfg}_{name}{SUFFIXES[shown]}.{end}": shown for shown in show for end in formats}
-                write_videos(views, paths, fps, bar.update)
-    echo(f"Wrote {outdir}/{cfg}_*.{formats[0] if len(formats) == 1 else '*'}")
+    bar = tqdm(total=count * len(names) * len(sources), unit="frame", delay=2, disable=None)  # None: only on a terminal
+    with cli.output_errors(), bar:
+        for label_input in inputs.read(G, cfg, sources):
+            sample = "" if inputs.input_files else f"_{label_input.name}"
+            outputs.write(f"{prefixes[label_input.name]}{sample}_input.png", cli.draw_input(label_input, G.data_type))
+            label_maps = [label_input, *target]
+            write_all(G, cfg, label_maps, styles, poses, files[label_input.name], interpolate, fps, bar.update)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from applications import cli
-from dnnlib.cli import Command, echo, option_group
+from dnnlib.cli import Command, option_group, overwrite_option
+from dnnlib.outputs import Outputs
 from inference import Scene
 from inference.inputs import to_label_map
 from inference.video import open_video
@@ -152,22 +153,23 @@ def arrange(caption: str, left: np.ndarray, right: np.ndarray | None) -> np.ndar
 
 @click.command(cls=Command)
 @option_group("Output", cli.outdir_option)
-def main(outdir: Path) -> None:
+@overwrite_option
+def main(outdir: Path, outputs: Outputs) -> None:
     """Render showcase.gif: the included cat model draws, paints, turns, and changes style.
 
     \b
     Example:
       python applications/showcase.py --outdir docs/images
     """
-    device = cli.check_places(None, outdir)
-    G = cli.load_generator(str(cli.DEFAULT_NETWORK), cli.DEFAULT_CFG, device, "auto")
-    label_map = to_label_map(cli.ASSETS / "toy_cat.png", G)
     path = outdir / "showcase.gif"
+    outputs.claim(path)
+    cli.announce(str(cli.DEFAULT_NETWORK), outdir)
+    G = cli.load_generator(str(cli.DEFAULT_NETWORK), cli.DEFAULT_CFG, None, "auto")
+    label_map = to_label_map(cli.ASSETS / "toy_cat.png", G)
     frames = Showcase(G, label_map).frames()
     with cli.output_errors(), closing(frames), open_video(path, FPS) as write:
         for frame in frames:
             write(frame)
-    echo(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from dnnlib.errors import ConfigError, printable
+from dnnlib.outputs import Outputs
+from dnnlib.version import version
 
 # Exit codes after a signal, as shells define them.
 SIGNAL_EXIT = 128  # plus the signal's number
@@ -69,8 +71,25 @@ def user_errors(option: str) -> Iterator[None]:
         raise InputError(f"{option} {error}") from error
 
 
-class _OneLineUsageErrors(click.Command):
-    """Replaces click's usage errors, which are several lines long; mixed into commands and groups."""
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Print the version and end (a callback of click)."""
+    if value and not ctx.resilient_parsing:
+        click.echo(f"pix2pix3d {version()}")
+        ctx.exit()
+
+
+class _BaseCommand(click.Command):
+    """Adds --version, and replaces click's usage errors, which are several lines; mixed into commands and groups."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # is_eager: before missing options are reported.
+        text = "Show the version and exit."
+        self.params.append(
+            click.Option(
+                ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help=text
+            )
+        )
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with self._convert_usage_errors():
@@ -156,6 +175,11 @@ class ChoiceList(click.ParamType):
         return names
 
 
+# The command gets an Outputs as the argument `outputs`, and passes it the names of its files before it makes them.
+overwrite_option = click.option("--overwrite", "outputs", is_flag=True, help="Replace files that exist already.",
+                                callback=lambda _ctx, _param, value: Outputs(value))  # fmt: skip
+
+
 def option_group(title: str, *options: Callable) -> Callable:
     """Decorate a function with click options that `--help` lists under a title.
 
@@ -174,12 +198,13 @@ def option_group(title: str, *options: Callable) -> Callable:
     return decorate
 
 
-class Command(_OneLineUsageErrors):
+class Command(_BaseCommand):
     """Command whose errors are one line with exit code 2, and whose options are listed in groups.
 
     Option names may be written with dashes or underscores. A repeatable option takes several values at once:
     `--random_seed 0 1` means `--random_seed 0 --random_seed 1`. A ConfigError that the command raises is shown with the
-    option that sets its field. Options declared with `option_group` are listed under its title in `--help`.
+    option that sets its field. Options declared with `option_group` are listed under its title in `--help`. Files of
+    `overwrite_option` are listed at the end.
 
     Args:
         old_names: earlier names of options, still accepted but not shown: {"--colour": "--color"}.
@@ -230,14 +255,32 @@ class Command(_OneLineUsageErrors):
         """Run the command; convert its errors and signals to one line and an exit code."""
         try:
             with _signals_raise_terminated():
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+            echo(*self._written(ctx))
+            return result
+        except Terminated as stop:
+            self._say_stopped()
+            sys.exit(stop.code)
+        except KeyboardInterrupt:
+            self._say_stopped()
+            sys.exit(INTERRUPTED)
         except ConfigError as error:
             raise InputError(error.message(self.option_of)) from error
-        except (KeyboardInterrupt, Terminated) as stop:
-            # After SIGHUP there may be no terminal.
-            with suppress(OSError):
-                click.echo("\nStopped: complete files are kept, incomplete ones were removed.", err=True)
-            sys.exit(stop.code if isinstance(stop, Terminated) else INTERRUPTED)
+        except SystemExit:
+            # An exit code of the command's own: it did its work.
+            echo(*self._written(ctx))
+            raise
+
+    @staticmethod
+    def _say_stopped() -> None:
+        # After SIGHUP there may be no terminal.
+        with suppress(OSError):
+            click.echo("\nStopped: complete files are kept, incomplete ones were removed.", err=True)
+
+    @staticmethod
+    def _written(ctx: click.Context) -> list[str]:
+        outputs = ctx.params.get("outputs")
+        return outputs.lines() if isinstance(outputs, Outputs) else []
 
     def _expand(self, args: list[str]) -> list[str]:
         """Replace old option names, and repeat the name of a repeatable option before each further value."""
@@ -267,7 +310,7 @@ class Command(_OneLineUsageErrors):
         return expanded
 
 
-class Group(_OneLineUsageErrors, click.Group):
+class Group(_BaseCommand, click.Group):
     """Group of subcommands of class `Command`."""
 
     command_class = Command

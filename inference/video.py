@@ -26,8 +26,6 @@ DEVICE_PIXELS = 2**20
 # Cost of a pixel of the raw image, which is a ray, relative to one of the final image.
 RAW_PIXEL_COST = 4
 
-# Frames per second of the published videos.
-FPS = 60
 GIF_COLORS = 256
 # Pixels on a side of the subsampled frame that the palette is computed from.
 GIF_SAMPLED_SIDE = 128

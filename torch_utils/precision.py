@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Values of `Precision.setting`.
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+from dnnlib.choices import PRECISIONS
 
 
 def working_format(device: torch.device, dtype: torch.dtype = torch.float32) -> dict:

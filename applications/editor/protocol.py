@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from applications.cli import MAX_SEED
+from dnnlib.choices import MAX_SEED
 
 # More than a label map of 2048x2048 pixels as an inefficiently compressed PNG.
 MAX_MESSAGE_BYTES = 16 * 2**20

@@ -24,10 +24,10 @@ from applications.editor.session_file import (
     write_session,
 )
 from applications.editor.worker import Client, Job, Priority, Task
-from camera_utils import PATH_FRAMES
+from dnnlib.choices import FPS, PATH_FRAMES
 from inference.mesh.triangles import Mesh, check_libraries
 from inference.scene import MESH_RESOLUTION
-from inference.video import FPS, check_video_format, open_video
+from inference.video import check_video_format, open_video
 from training.data.image_io import encode_png
 
 # The front of the object, where the page starts.

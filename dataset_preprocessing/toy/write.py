@@ -192,8 +192,7 @@ def write_toy(
         OSError: a file cannot be written, or a worker was killed.
     """
     # One archive for each kind of image.
-    suffixes = ["", "_label", "_depth"] if job.depth else ["", "_label"]
-    paths = [stem.with_name(f"{stem.name}{suffix}.zip") for suffix in suffixes]
+    paths = archive_paths(job, stem)
     labels = []
     with ExitStack() as stack:
         rendered = stack.enter_context(closing(_render_objects(job, objects, workers)))
@@ -219,6 +218,12 @@ def write_toy(
             meaning = "distance along the ray through the pixel's center, 0 where nothing is"
             add_to_depths(DEPTH_FILE, json.dumps({DEPTH_SCALE: DEPTH_UNIT, "meaning": meaning}))
     return paths
+
+
+def archive_paths(job: RenderJob, stem: Path) -> list[Path]:
+    """Return the paths of the archives that `write_toy` writes."""
+    suffixes = ["", "_label", "_depth"] if job.depth else ["", "_label"]
+    return [stem.with_name(f"{stem.name}{suffix}.zip") for suffix in suffixes]
 
 
 def image_name(number: int) -> str:

@@ -15,7 +15,6 @@ from training.networks.generator import FEATURES, TriPlane
 from training.networks.triplane_field import TriplaneField
 from training.volumetric_rendering.compositing import sample_weights
 
-COLORS = ("label", "shown_label", "image")
 # Points evaluated at a time: their hidden activations fit a CPU's cache.
 POINTS_PER_CHUNK = 2**14
 # A rendered pixel blends what lies beneath the surface: samples along the inward ray.
@@ -41,7 +40,7 @@ def color_chunks(
         field: its scene.
         vertices: K,3 float32, world units.
         normals: K,3 float32.
-        color: one of COLORS; like `without` and `cameras`, see `extraction_steps`.
+        color: one of VERTEX_COLORS; like `without` and `cameras`, see `extraction_steps`.
     Yields:
         Colors of the next vertices, n,3 uint8.
     """

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.choices import PUBLISHED_THRESHOLD, VERTEX_COLORS
 from dnnlib.errors import ConfigError
-from inference.mesh.colors import COLORS, color_chunks, labels_at
+from inference.mesh.colors import color_chunks, labels_at
 from inference.mesh.density_grid import EMPTY, density_slabs
 from inference.mesh.surface import NoSurfaceError, clean_up, level_set, otsu_threshold, visible_threshold
 from inference.mesh.triangles import Mesh
@@ -23,6 +24,9 @@ DENSITY_SHARE = 0.25
 
 # The background is as thick as its depth is uncertain: what is beyond this share of its radius belongs to it.
 BACKGROUND_SHARE = 0.93
+
+# Value of the rendering option plane_axes in published networks.
+PUBLISHED_AXES = "published"
 
 
 def extract_mesh(G: TriPlane, planes: Tensor, *args: Any, **options: Any) -> Mesh:
@@ -38,6 +42,24 @@ def run_steps(steps: Generator[float, None, Mesh], progress: Callable[[float], o
             progress(next(steps))
     except StopIteration as end:
         return end.value
+
+
+def network_options(G: TriPlane) -> dict[str, Any]:
+    """Return the threshold, color, largest and without of `extraction_steps` that suit a network.
+
+    Published networks get the published ones. Networks of this project's recipes have an option that no published one
+    has; their densities are of another size, and those trained on label maps may model the background as solid.
+    """
+    is_seg = G.data_type == "seg"
+    if G.ray_options().plane_axes == PUBLISHED_AXES:
+        return {
+            "threshold": PUBLISHED_THRESHOLD, "color": "label" if is_seg else None, "largest": False, "without": None
+        }  # fmt: skip
+    solid_background = is_seg and G.rendering_kwargs.get("background_radius") is not None
+    return {
+        "threshold": "auto", "color": "shown_label" if is_seg else "image", "largest": True,
+        "without": 0 if solid_background else None,
+    }  # fmt: skip
 
 
 @torch.inference_mode()
@@ -88,18 +110,8 @@ def extraction_steps(
         inside[part] = slabs
         yield DENSITY_SHARE * part.stop / resolution
 
-    # What is solid at all; one step of a ray is the box's side divided by the number of coarse samples.
-    level = threshold
-    if threshold == "auto":
-        level = otsu_threshold(inside, field.box_warp / G.ray_options().samples)
-    if without is not None:
-        _remove_class(inside, field, level, G, without)
-
-    # The level of the surface of what is left.
-    if threshold == "auto":
-        level = visible_threshold(inside, field.box_warp / (resolution - 1), default=level)
-
     # Surface: marching cubes is a single call, without progress.
+    level = _prepare_level(inside, field, threshold, G, without)
     mesh = level_set(grid, field.box_warp, level, closed)
     del grid, inside  # half a gigabyte at resolution 512
     mesh = clean_up(mesh, largest, smooth)
@@ -124,8 +136,8 @@ def _check_options(
         raise ConfigError("resolution", resolution, "2 or more")
     if isinstance(threshold, str) and threshold != "auto":
         raise ConfigError("threshold", threshold, "a number or 'auto'")
-    if color not in (None, *COLORS):
-        raise ConfigError("color", color, f"{', '.join(COLORS)} or None")
+    if color not in (None, *VERTEX_COLORS):
+        raise ConfigError("color", color, f"{', '.join(VERTEX_COLORS)} or None")
     check_removed_class(G, without)
 
 
@@ -138,6 +150,18 @@ def check_removed_class(G: TriPlane, without: int | None) -> None:
     if without is not None and not (G.data_type == "seg" and 0 <= without < G.semantic_channels):
         allowed = f"a class from 0 to {G.semantic_channels - 1}" if G.data_type == "seg" else "none for edges"
         raise ConfigError("without", without, allowed)
+
+
+def _prepare_level(
+    grid: Tensor, field: TriplaneField, threshold: float | str, G: TriPlane, without: int | None
+) -> float:
+    """Remove a class from the density in place (K,K,K points), and return the level of the surface of what is left."""
+    # What is solid at all; one step of a ray is the box's side divided by the number of coarse samples.
+    is_auto = threshold == "auto"
+    level = otsu_threshold(grid, field.box_warp / G.ray_options().samples) if is_auto else threshold
+    if without is not None:
+        _remove_class(grid, field, level, G, without)
+    return visible_threshold(grid, field.box_warp / (len(grid) - 1), default=level) if is_auto else level
 
 
 def _remove_class(grid: Tensor, field: TriplaneField, threshold: float, G: TriPlane, label: int) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator
 import numpy as np
 from torch import Tensor
 
-from camera_utils import CAMERAS, CARS, CATS, FACES, PATH_FRAMES, path_poses, split_pose
+from camera_utils import CAMERAS, CARS, CATS, FACES, path_poses, split_pose
+from dnnlib.choices import PATH_FRAMES
 from inference.mesh.triangles import Mesh
 
 # Brightness of a face that is seen edge-on.

@@ -17,7 +17,6 @@ from inference.mesh.triangles import Mesh
 if TYPE_CHECKING:  # an optional dependency: imported where it is used
     from scipy import sparse
 
-PUBLISHED_THRESHOLD = 50.0
 HISTOGRAM_BINS = 1024
 # Least grid points per axis that enter a distribution (fewer in smaller grids).
 POINTS_PER_AXIS = 128

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trimesh
 from click.testing import CliRunner
+from command_lines import existing, lines_of
 from paths import ROOT
 from PIL import Image
 
@@ -85,7 +86,7 @@ def test_edges_give_a_mesh_without_colors_in_a_larger_box(network, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge2car_car_input.png", "edge2car_mesh.ply"]
     header = (tmp_path / "edge2car_mesh.ply").read_bytes()[:600]
     assert b"cube of side 1.6" in header and b"property uchar red" not in header
-    result = run("--no-film", **options, **SMALL, color="label")
+    result = run("--no-film", "--overwrite", **options, **SMALL, color="label")
     assert result.exit_code == 0, result.output
     colors = trimesh.load(tmp_path / "edge2car_mesh.ply", process=False).visual.vertex_colors
     assert (colors[:, 0] == colors[:, 1]).all() and (colors[:, 0] == colors[:, 2]).all()
@@ -212,22 +213,23 @@ def test_networks_that_are_not_finite_are_rejected(network, tmp_path):
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_input_gives_one_line_exit_code_2_and_no_file(case, network, tmp_path):
     changes, message = REFUSED[case]
-    good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    network_file = existing(tmp_path / "never-read.pkl")
+    good = {"network": network_file, "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     options = {name: value for name, value in (good | changes).items() if value is not None}
     if options["network"] in KINDS:
         options["network"] = network(options["network"])
     result = run(**options)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit), "a traceback"
-    (line,) = result.output.splitlines()
+    (line,) = lines_of(result)
     assert re.search(f"^Error: .*{message}", line), line
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [network_file]
 
 
 def test_an_empty_level_set_is_reported_with_the_range_of_the_density(network, tmp_path):
     result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", resolution=8)
     assert result.exit_code == 2, result.output
-    (line,) = result.output.splitlines()
+    (line,) = lines_of(result)
     number = r"-?[\d.e-]+"
     assert re.fullmatch(
         rf"Error: --threshold: the density \({number} to {number}, mean {number}\) lies wholly below the threshold 50, "
@@ -251,7 +253,7 @@ def test_a_missing_surface_names_the_option_to_change(network, tmp_path, monkeyp
 
     monkeypatch.setattr(Scene, "mesh_steps", steps)
     result = run(network=network("seg2cat"), outdir=tmp_path, cfg="seg2cat", input=ASSETS / "cat.png", **options)
-    assert (result.exit_code, result.output) == (2, f"Error: {message}\n")
+    assert (result.exit_code, lines_of(result)) == (2, [f"Error: {message}"])
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_lines import existing, lines_of
 from paths import ROOT
 from PIL import Image, ImageSequence
 from small_data import png, write_published_data
@@ -317,7 +318,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_input_gives_one_line_exit_code_2_and_no_file(case, tmp_path, network):
     changes, message = REFUSED[case]
-    good = {"network": "never-opened.pkl", "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    network_file = existing(tmp_path / "never-read.pkl")
+    good = {"network": network_file, "outdir": tmp_path / "out", "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     options = {name: value(tmp_path) if callable(value) else value for name, value in (good | changes).items()}
     if options["network"] in CAMERAS:
         options["network"] = network(options["network"])
@@ -328,7 +330,7 @@ def test_wrong_input_gives_one_line_exit_code_2_and_no_file(case, tmp_path, netw
 
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit), "a traceback"
-    (line,) = result.output.splitlines()
+    (line,) = lines_of(result)
     assert re.search(f"^Error: .*{message}", line), line
     assert sorted(tmp_path.rglob("*")) == before, "something was left"
 
@@ -338,7 +340,7 @@ def test_without_pyav_mp4_is_rejected_and_gif_works(network, tmp_path, monkeypat
     options = {"network": network("edge2car"), "cfg": "edge2car", "input": ASSETS / "car.png", "outdir": tmp_path}
     result = run(**options, format="gif,mp4")
     assert result.exit_code == 2
-    assert result.output == 'Error: --format mp4: needs PyAV, which is not installed; pip install -e ".[video]"\n'
+    assert lines_of(result) == ['Error: --format mp4: needs PyAV, which is not installed; pip install -e ".[video]"']
     assert list(tmp_path.iterdir()) == []
     assert "edge2car_0.gif" in made(**options)
 

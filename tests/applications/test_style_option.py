@@ -6,6 +6,7 @@ import shlex
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_lines import lines_of
 from metric_data import tiny_network
 from paths import ROOT
 from PIL import Image, ImageSequence
@@ -111,7 +112,7 @@ def test_a_mesh_has_the_style_of_a_photo(network, photos, tmp_path):
 def test_what_is_no_photo_is_one_line_and_exit_code_2(application, style, message, network, tmp_path):
     result = run(application, "--network", network, *INPUT, "--outdir", tmp_path / "out", "--style", *style)
     assert result.exit_code == 2
-    (line,) = result.output.splitlines()
+    (line,) = lines_of(result)
     assert re.search(f"^Error: {message}", line), line
     assert not (tmp_path / "out").exists()
 
@@ -121,7 +122,7 @@ def test_photos_of_the_same_name_are_both_named(network, photos, tmp_path):
         words = ["--network", network, *INPUT, "--outdir", tmp_path / "out", "--style", *photos]
         result = run(application, *words)
         assert result.exit_code == 2
-        (line,) = result.output.splitlines()
+        (line,) = lines_of(result)
         assert f"--style {photos[0]} {photos[2]}: have the same name" in line
 
 

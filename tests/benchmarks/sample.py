@@ -14,8 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from camera_utils import CAMERAS, front_pose
+from dnnlib.choices import PRECISIONS
 from torch_utils.host_memory import keep_freed_memory
-from torch_utils.precision import PRECISIONS, set_precision
+from torch_utils.precision import set_precision
 from training.networks.configs import CONFIGS
 from training.networks.registry import construct
 

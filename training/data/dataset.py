@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from camera_utils import mirror_pose
+from dnnlib.choices import DATA_TYPES
 from training.data.archive import Archive, DataError
 from training.data.checks import check_class_ids_size, check_class_range, check_dataset, check_image_size
 from training.data.image_io import decode_edges, decode_image
 from training.data.index import build_index
 from training.data.label_maps import decode_class_ids
 from training.data.mirror import swap_table
-
-DATA_TYPES = ("seg", "edge")
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,6 @@ BACKGROUND = 0
 # number of classes, and less than the grays of photos and drawings.
 MAX_GRAY_IDS = 32
 
-# What makes label maps square: padding with background, or cropping about the center.
-FITS = ("pad", "crop")
-
 # Count of distinct colors in messages: of so many pixels at most.
 MAX_COUNTED = 1 << 20
 
@@ -93,7 +90,7 @@ class LabelMapOptions:
         class_table: new class id by id ("7") or color ("#ff0000") in the file, see `read_class_table`; None keeps ids,
             and reads the colors of PALETTE.
         ignore: id in the file of pixels without a class, often 255, which become background.
-        fit: what makes label maps square that are not, one of FITS; None rejects them.
+        fit: what makes label maps square that are not, one of FITS in `dnnlib.choices`; None rejects them.
     """
 
     class_table: dict[str, int] | None = None

@@ -7,6 +7,7 @@ EG3D (Chan et al. 2022).
 from dataclasses import dataclass
 from typing import Any
 
+from dnnlib.choices import CHANNEL_BASE, CHANNEL_MAX
 from training.networks.generator import PUBLISHED_PLANE_RESOLUTION
 from training.networks.label_encoder import PUBLISHED_GEOMETRY_LAYERS
 
@@ -56,8 +57,8 @@ class GeneratorOptions:
     sr_width: float = 1.0  # of super-resolution, relative to the published width
     plane_resolution: int = PUBLISHED_PLANE_RESOLUTION
     depth_resolution: int | None = None  # coarse samples per ray, and as many fine ones; None for the camera's
-    channel_base: int = 32768  # the backbone's width at resolution r is min(channel_base // r, channel_max)
-    channel_max: int = 512
+    channel_base: int = CHANNEL_BASE  # the backbone's width at resolution r is min(channel_base // r, channel_max)
+    channel_max: int = CHANNEL_MAX
     map_depth: int = 2  # layers of the mapping network
     map_lr_mul: float = PUBLISHED_MAPPING_LR  # learning rate of the mapping network relative to the other layers
     z_dim: int = PUBLISHED_Z_DIM  # size of the latent z
