@@ -12,26 +12,7 @@ import dnnlib.startup  # noqa: F401 first
 import click
 
 from applications import cli
-from applications.editor.classes import class_names
 from dnnlib.cli import Command, InputError, echo, option_group
-from inference.generator import config_of
-from torch_utils.devices import choose_device
-from training.weights.snapshot import CLASS_NAMES, read_weights
-
-# Drawings that the page opens with, by configuration.
-EXAMPLES = {"seg2cat": "cat.png", "edge2car": "car.png"}
-# Prefix of the repository's own weights, and of the drawings for them.
-TOY = "toy_"
-
-
-def example(network: str, cfg: str) -> bytes | None:
-    """Return the file of a drawing for a network, or None if there is none."""
-    # Toy networks draw other proportions than the authors', and need drawings of their kind.
-    name = EXAMPLES.get(cfg)
-    if name is None:
-        return None
-    prefix = TOY if Path(network).name.startswith(TOY) else ""
-    return (cli.ASSETS / (prefix + name)).read_bytes()
 
 
 @click.command(cls=Command)
@@ -61,17 +42,27 @@ def main(
       python applications/edit.py
       python applications/edit.py --network checkpoints/pix2pix3d_seg2face.pkl --cfg seg2face
     """
+    # Before anything that imports PyTorch.
+    photos = {} if style is None else cli.name_styles([], [style])
+    cli.check_class_table(label_map_options["classes"])
+    cli.announce(network)
+
     # Packages of the web server are optional.
     try:
+        from applications.editor.classes import class_names
+        from applications.editor.examples import examples_for
         from applications.editor.model import EditorModel
         from applications.editor.security import ServerAddress, listen
         from applications.editor.server import create_app, make_server
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
 
+    from inference.generator import config_of
+    from torch_utils.devices import choose_device
+    from training.weights.snapshot import CLASS_NAMES, read_weights
+
     # Reserve the port before the weights are loaded, which can take long.
     torch_device = choose_device(device)
-    photos = {} if style is None else cli.name_styles([], [style])
     options = cli.label_map_options(**label_map_options)
     try:
         listening = listen(host, port)
@@ -82,7 +73,7 @@ def main(
 
     # Load the network; its file may hold names of its classes.
     with listening:
-        G = cli.load_generator(network, cfg, torch_device, precision)
+        G = cli.load_generator(network, cfg, str(torch_device), precision)
         cfg = cfg or config_of(G)
         cli.check_label_map_options(options, G.data_type)
         model = EditorModel(G, cfg, options)
@@ -93,7 +84,7 @@ def main(
 
         # Serve until Ctrl+C. Requests must come from these addresses: see `security`.
         address = ServerAddress(host, listening.getsockname()[0])
-        app = create_app(model, names, address, example(network, cfg), photo)
+        app = create_app(model, names, address, examples_for(network, cfg), photo, Path(network).stem)
         if address.is_public:
             echo("Every machine that reaches this one can use the editor: there is no password.")
         echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")

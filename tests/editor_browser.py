@@ -174,10 +174,10 @@ def drag(page, right, down, steps=4, release=True):
 
 
 def save(page, what, meanwhile=lambda: None):
-    """Save an option of the menu and return the file's content; `meanwhile` runs before the download."""
-    page.select_option("#save-option", what)
+    """Choose an action of the menu and return the file's content; `meanwhile` runs before the download."""
+    page.click("#save")
     with page.expect_download() as download:
-        page.click("[data-action=save]")
+        page.click(f"[data-save={what}]")
         meanwhile()
     return Path(download.value.path()).read_bytes()
 

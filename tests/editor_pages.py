@@ -47,10 +47,10 @@ def tiny_model(cfg="seg2cat", **changes):
     return EditorModel(tiny_generator(cfg, **changes), cfg)
 
 
-def app_of(model, host=HOST, names=None, example=None, photo=None):
+def app_of(model, host=HOST, names=None, examples=(), photo=None, name="tiny"):
     """Create the application; `names` are the class names stored with the weights."""
     names = class_names(model.cfg, model.G.data_type, model.limits.classes, names)
-    return create_app(model, names, ServerAddress(host, host), example, photo)
+    return create_app(model, names, ServerAddress(host, host), examples, photo, name)
 
 
 class ScriptedPage:
@@ -95,10 +95,10 @@ def page_of(client):
 
 
 @contextmanager
-def real_server(model, names=None, example=None, port=0, photo=None):
+def real_server(model, names=None, examples=(), port=0, photo=None, name="tiny"):
     """Start a server in a thread and yield its URL."""
     with _listen(port) as listening:
-        server = make_server(app_of(model, names=names, example=example, photo=photo))
+        server = make_server(app_of(model, names=names, examples=examples, photo=photo, name=name))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

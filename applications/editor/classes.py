@@ -33,6 +33,13 @@ def class_names(cfg: str, data_type: str, classes: int, stored_names: object = N
     return [f"class {number}" for number in range(classes)]
 
 
+def mirror_ids(names: Sequence[str]) -> list[int]:
+    """Return the class of mirrored strokes for each class: left and right classes change places."""
+    swapped = {"left": "right", "right": "left"}
+    mirrored = [" ".join(swapped.get(word, word) for word in name.split(" ")) for name in names]
+    return [names.index(name) if name in names else id for id, name in enumerate(mirrored)]
+
+
 def colorize_ids(ids: np.ndarray, data_type: str) -> np.ndarray:
     """Convert class ids of any shape ... to the colors ...,3 uint8 used in files and on the page."""
     return EDGE_COLORS[ids] if data_type == "edge" else colorize(ids)

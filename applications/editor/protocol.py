@@ -263,6 +263,7 @@ PAYLOADS: dict[str, Callable[[bytes, NetworkLimits], Any]] = {"drawing": read_dr
 MESSAGES = {
     "edit": ("drawing_view", "seed", "photo", "style", "geometry", "view", "quality", "drawing"),
     "render": ("scene", "view", "quality"),
+    "labels": ("scene", "view"),
     "blend": ("first", "second", "weight", "drawing_view", "view", "quality"),
     "open_drawing": ("content",),
     "open_session": ("content",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from applications.editor.classes import colorize_ids
+from applications.editor.classes import colorize_ids, mirror_ids
+from applications.editor.examples import Example
 from applications.editor.model import EditorModel
 from applications.editor.protocol import CameraView, Message, MessageError, Reply, pack
 from applications.editor.session_file import (
@@ -61,21 +62,26 @@ class RequestHandler:
         job = getattr(self, message.kind)(client, **message.values)
         return Task(message.id, job, PRIORITIES.get(message.kind, Priority.FILE), message.size)
 
-    def hello(self, class_names: list[str], example: bytes | None, photo: tuple[str, str] | None) -> bytes:
+    def hello(
+        self, name: str, class_names: list[str], examples: Sequence[Example], photo: tuple[str, str] | None
+    ) -> bytes:
         """Encode the first message to a page: the network, its limits, and what to start with; see `create_app`."""
-        # Drawing, and class colors in the order of their ids.
+        # Drawings, one after the other, and classes in the order of their ids.
         limits = self.model.limits
-        drawing = b"" if example is None else read_drawing_file(example, self.data_type, limits).tobytes()
+        drawings = [read_drawing_file(example.content, self.data_type, limits) for example in examples]
         colors = colorize_ids(np.arange(limits.classes), self.data_type).tolist()
+        rows = zip(class_names, colors, mirror_ids(class_names), strict=True)
 
         return pack(
-            drawing,
+            b"".join(drawing.tobytes() for drawing in drawings),
             type="hello",
+            name=name,
             cfg=self.model.cfg,
             network=self.model.digest,
             data_type=self.data_type,
             resolution=limits.resolution,
-            classes=[{"name": name, "color": color} for name, color in zip(class_names, colors, strict=True)],
+            classes=[{"name": text, "color": color, "mirror": mirror} for text, color, mirror in rows],
+            examples=[asdict(example.view) for example in examples],
             limits=asdict(limits.orbit),
             photos=self.model.encodes_photos,
             photo=photo and {"label": photo[0], "name": photo[1]},
@@ -92,6 +98,11 @@ class RequestHandler:
     def render(self, client: Client, scene: str | None, view: CameraView, quality: str) -> Job:
         """Render a scene."""
         yield self._image(client, self._scene_name(client, scene), view, quality, time.perf_counter())
+
+    def labels(self, client: Client, scene: str | None, view: CameraView) -> Job:
+        """Render the class ids of a scene, without showing it."""
+        _, ids = self.model.render(self._scene_name(client, scene), view, "full")
+        yield Reply("labels", payload=ids.tobytes())
 
     def blend(self, client: Client, drawing_view: CameraView, view: CameraView, quality: str, **scenes: Any) -> Job:
         """Make the blend of two scenes and render it; `scenes` holds the arguments of `EditorModel.blend`.
@@ -221,7 +232,8 @@ class RequestHandler:
             yield self._file(path.name, path.read_bytes())
 
     def _file(self, name: str, content: bytes) -> Reply:
-        return Reply("file", {"name": f"{self.model.cfg}_{name}"}, content)
+        # The page adds the configuration and the seed to the name.
+        return Reply("file", {"name": name}, content)
 
 
 def _with_progress(steps: Generator[float, None, Mesh]) -> Generator[Reply, None, Mesh]:

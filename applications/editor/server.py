@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from applications.editor.examples import Example
 from applications.editor.model import EditorModel
 from applications.editor.protocol import MAX_MESSAGE_BYTES, MessageError, pack, read_message
 from applications.editor.requests import RequestHandler
@@ -44,8 +45,9 @@ def create_app(
     model: EditorModel,
     class_names: Sequence[str],
     address: ServerAddress,
-    example: bytes | None = None,
+    examples: Sequence[Example] = (),
     photo: tuple[str, str] | None = None,
+    name: str = "network",
 ) -> ASGIApp:
     """Create the ASGI application of the editor.
 
@@ -53,13 +55,14 @@ def create_app(
         model: the network to edit with.
         class_names: one per class.
         address: the address that it is served at.
-        example: image file of the drawing that a page starts with; None for an empty drawing.
+        examples: drawings to start from; a page opens with the first, or with an empty drawing.
         photo: label and name (`EditorModel.encode_photo`) of the photo whose style a page starts with; None for a seed.
+        name: of the network, as the page shows it.
     """
     # One worker and one network for all pages.
     worker = Worker()
     handler = RequestHandler(model)
-    hello = handler.hello(list(class_names), example, photo)
+    hello = handler.hello(name, list(class_names), examples, photo)
     clients: set[Client] = set()
 
     @asynccontextmanager

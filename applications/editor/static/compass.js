@@ -32,7 +32,10 @@ export function drawCompass(svg, drawingView, objectView) {
     createNode("circle", { class: name, r, cx: HEIGHT_SCALE_X, cy: -RADIUS * Math.sin(pitch(view)) }),
   ];
 
+  const title = createNode("title", {});
+  title.textContent = "Seen from above: the view of the drawing (dot) and of the object (ring). Right: their heights";
   svg.replaceChildren(
+    title,
     createNode("circle", { class: "ground", r: RADIUS }),
     createNode("path", { class: "object", d: "M-6,-6 H6 L0,9 Z" }), // the tip is the front of the object
     createNode("path", { class: "ground", d: `M${HEIGHT_SCALE_X},${-RADIUS} V${RADIUS}` }),

@@ -5,11 +5,11 @@ const URL_LIFETIME_MS = 60_000; // a browser may ask the user before it saves
 export class Downloads {
   constructor(row, bar) {
     Object.assign(this, { row, bar });
-    this.pending = new Set(); // ids of requests
+    this.pending = new Map(); // first part of the file's name, by request id
   }
 
-  start(id) {
-    if (id) this.pending.add(id);
+  start(id, prefix) {
+    if (id) this.pending.set(id, prefix);
   }
 
   showProgress({ id, done }) {
@@ -24,16 +24,17 @@ export class Downloads {
   }
 
   finishAll() {
-    for (const id of [...this.pending]) this.finish(id);
+    for (const id of [...this.pending.keys()]) this.finish(id);
   }
 
   save({ id, name }, bytes) {
     if (!this.pending.has(id)) return;
+    const prefix = this.pending.get(id);
     this.finish(id);
 
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));
-    link.download = name;
+    link.download = `${prefix}_${name}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), URL_LIFETIME_MS);
   }

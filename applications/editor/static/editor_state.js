@@ -12,6 +12,7 @@ export class EditorState {
     this.photo = null; // {name, label} of the photo whose style takes the place of the seed's
     this.style = null; // scene whose texture is kept
     this.geometry = null; // scene whose geometry the scene being computed takes, instead of the drawing's
+    this.strokes = []; // changed pixels (indices) of each stroke since the drawing was last replaced
     this.beforeBlend = null; // state before the blend in progress
     this.changeCount = 0;
     this.savedCount = 0; // number of changes that the last saved session includes
@@ -26,14 +27,15 @@ export class EditorState {
   }
 
   snapshot() {
-    const { canvas, renderer, drawingView, seed, photo, style, geometry } = this;
-    return { ids: canvas.committedIds.slice(), drawingView, seed, photo, style, geometry, scene: renderer.scene };
+    const { canvas, renderer, drawingView, seed, photo, style, geometry, strokes } = this;
+    return { ids: canvas.committedIds.slice(), drawingView, seed, photo, style, geometry, strokes, scene: renderer.scene };
   }
 
   // Switch to another state, as a step that can be undone. Fields that `changes` lacks stay as they are.
   change(changes) {
     const current = this.snapshot();
-    const next = { ...current, geometry: null, ...changes };
+    const strokes = changes.ids ? [] : this.strokes;
+    const next = { ...current, geometry: null, strokes, ...changes };
     if (this.beforeBlend || !sameState(current, next)) this.pushUndo(current);
     this.restore(next);
   }
@@ -55,6 +57,8 @@ export class EditorState {
   // A stroke has ended; `idsBefore` is the drawing before it.
   commitStroke(idsBefore) {
     this.pushUndo({ ...this.snapshot(), ids: idsBefore });
+    const changed = [...idsBefore.keys()].filter((i) => idsBefore[i] !== this.drawing.ids[i]);
+    this.strokes = [...this.strokes, changed];
     this.computeScene();
   }
 
@@ -63,11 +67,11 @@ export class EditorState {
     this.changeCount++;
   }
 
-  restore({ ids, drawingView, seed, photo, style, geometry, scene }) {
+  restore({ ids, drawingView, seed, photo, style, geometry, strokes, scene }) {
     this.canvas.cancelStroke();
     this.drawing.ids.set(ids);
     this.canvas.scheduleRedraw();
-    Object.assign(this, { drawingView, seed, photo, beforeBlend: null });
+    Object.assign(this, { drawingView, seed, photo, strokes, beforeBlend: null });
     this.style = this.keepsStyle() ? (style ?? scene) : null;
 
     // Reuse the scene where it is known, otherwise compute it from the drawing.

@@ -9,6 +9,7 @@ export class Files {
   constructor(channel, state, renderer, viewer, downloads, notify) {
     Object.assign(this, { channel, state, renderer, viewer, downloads, notify });
     this.opening = new Map(); // name of each file that the server is reading, by request id
+    this.cfg = ""; // configuration of the network
     this.sessions = new Map(); // number of changes in each session that the server is writing, by request id
   }
 
@@ -16,6 +17,13 @@ export class Files {
   requireConnection() {
     if (!this.channel.isOpen) this.notify("Not connected to the server. Try again once the connection is back.", true);
     return this.channel.isOpen;
+  }
+
+  // First part of the names of files: the configuration and the style.
+  get prefix() {
+    const { seed, photo } = this.state;
+    const stem = photo?.label.replace(/\.[^.]*$/, "").replaceAll(" ", "-");
+    return `${this.cfg}_${photo ? `style-${stem}` : `seed${seed}`}`;
   }
 
   // Save one of the options of the "Save" menu. Everything but the drawing waits for the scene of the latest edit, and
@@ -26,7 +34,7 @@ export class Files {
     const [kind, format] = option.split("-");
 
     if (kind === "drawing") {
-      downloads.start(channel.send("save_drawing", { png_format: format }, state.canvas.committedIds));
+      downloads.start(channel.send("save_drawing", { png_format: format }, state.canvas.committedIds), this.prefix);
       return;
     }
     if (!renderer.scene && !renderer.sceneRequest) {
@@ -40,7 +48,7 @@ export class Files {
       video: (scene) => channel.send("save_video", { scene, video_format: format }),
       mesh: (scene) => channel.send("save_mesh", { scene, mesh_format: format }),
     };
-    renderer.whenReady(() => downloads.start(send[kind](renderer.scene)));
+    renderer.whenReady(() => downloads.start(send[kind](renderer.scene), this.prefix));
   }
 
   saveSession(scene, view) {

@@ -2,12 +2,14 @@
 
 import { Channel } from "./channel.js";
 import { describeView, drawCompass } from "./compass.js";
+import { describeNetwork } from "./description.js";
 import { Downloads } from "./downloads.js";
 import { Drawing } from "./drawing.js";
 import { DrawingCanvas, packColor } from "./drawing_canvas.js";
 import { EditorState } from "./editor_state.js";
+import { fillExamples } from "./examples.js";
 import { Files } from "./files.js";
-import { notify } from "./notifications.js";
+import { Notifications } from "./notifications.js";
 import { fillPalette } from "./palette.js";
 import { RenderClient, sameView } from "./render_client.js";
 import { ResultStrip } from "./results.js";
@@ -24,9 +26,9 @@ const DEFAULT_BRUSH = { seg: 1 / 16, edge: 1 / 64 }; // of the drawing's side
 const MAX_SEED = 2 ** 32 - 1;
 const DEFAULT_OVERLAY = 50; // percent
 const PATIENCE_MS = 1000; // "Rendering…" appears after this
+const MIN_EFFECT = 0.5; // share of a stroke's pixels that the object shows; below, the stroke had no effect
 
 const byId = (id) => document.getElementById(id);
-const showNotification = (text, isError) => notify(byId("notifications"), text, isError);
 const actionButton = (action) => document.querySelector(`[data-action="${action}"]`);
 
 const ui = {
@@ -34,6 +36,7 @@ const ui = {
   classId: 1, // selected class
   tool: "brush",
   viewToEdit: null, // after "Edit from here": the view whose label map becomes the drawing once it is rendered
+  strokeCheck: null, // after "Edit from here": {id, ids, strokes} of the drawing that was replaced
   requestId: undefined, // id of the request in flight
   patienceTimer: null,
 };
@@ -50,8 +53,16 @@ const handlers = {
   file: (header, bytes) => files.handleFile(header, bytes),
   progress: (header) => downloads.showProgress(header),
   canceled: (header) => downloads.finish(header.id),
+  labels: (header, bytes) => reportStrokes(header.id, bytes),
 };
-const channel = new Channel((header, bytes) => handlers[header.type](header, bytes), handleConnectionChange);
+const channel = new Channel(handleMessage, handleConnectionChange);
+const notifications = new Notifications(byId("notifications"));
+const showNotification = (text, isError = false) => notifications.show(text, isError, channel.lastId);
+
+function handleMessage(header, bytes) {
+  if (header.type !== "error") notifications.handleSuccess(header.id ?? Infinity); // "hello" has no id
+  handlers[header.type](header, bytes);
+}
 
 function handleConnectionChange(isOpen, reason) {
   byId("status").textContent = isOpen ? "" : `${reason || "Not connected to the server"}. Reconnecting…`;
@@ -71,21 +82,23 @@ function handleHello(header, bytes) {
   }
 
   // Reconnected: the drawing still fits if everything but the weights, and the photo to start with, is the same.
-  const [before, after] = [previous, header].map((hello) => JSON.stringify({ ...hello, network: "", photo: null }));
+  const others = { name: "", network: "", photo: null };
+  const [before, after] = [previous, header].map((hello) => JSON.stringify({ ...hello, ...others }));
   if (before !== after) {
     showNotification("The server now runs a different network. Reload the page to start over.", true);
     return;
   }
   ui.hello = header;
+  byId("network").textContent = byId("network").title = describeNetwork(header);
   if (previous.network !== header.network && renderer.shown) state.handleLostScenes();
   else renderer.update(); // sends what was drawn in the meantime
 }
 
 function initialize(header, exampleIds) {
   ui.hello = header;
-  const { resolution, classes, limits, front, cfg, data_type } = header;
-  const input = data_type === "edge" ? "edges" : `${classes.length} classes`;
-  byId("network").textContent = `${cfg}, ${input}, ${resolution} pixels`;
+  const { resolution, classes, limits, front, data_type } = header;
+  byId("network").textContent = byId("network").title = describeNetwork(header);
+  files.cfg = header.cfg;
 
   // Canvases and state.
   const colors = Uint32Array.from(classes, ({ color }) => packColor(color));
@@ -105,10 +118,14 @@ function initialize(header, exampleIds) {
   actionButton("choose-photo").hidden = actionButton("choose-photo").disabled = !header.photos;
   state.photo = header.photo;
 
-  if (exampleIds.length) {
-    drawing.ids.set(exampleIds);
+  const examples = fillExamples(byId("example-row"), header.examples, exampleIds, resolution, colors, openExample);
+  byId("examples").hidden = !examples.length;
+  if (examples.length) {
+    drawing.ids.set(examples[0].ids);
+    state.drawingView = examples[0].drawingView;
     state.computeScene();
   }
+  showLabelShare();
   showState();
   document.body.dataset.ready = "true";
 }
@@ -159,13 +176,13 @@ const canvas = new DrawingCanvas(byId("drawing"), byId("cursor"), getTool, {
     setClass(id);
     if (ui.tool === "pick") setTool("brush");
   },
+  onMove: showBrushPosition,
 });
 const state = new EditorState(canvas, viewer, renderer, () => byId("keep-style").checked, showState);
 const downloads = new Downloads(byId("progress-row"), byId("progress"));
 const files = new Files(channel, state, renderer, viewer, downloads, showNotification);
-const results = new ResultStrip(byId("results"), (result) => state.change(result), (first, second) => {
-  byId("blend").disabled = !(first && second);
-});
+const results = new ResultStrip(byId("results"), (result) => state.change(result), showBlend);
+const drawingZoom = new CanvasZoom(byId("frame"), byId("zoom-layer"), (scale) => showZoom("drawing-zoom", scale));
 
 function showImage(header, bytes, isNewScene) {
   // The message holds RGB, class ids, and for a blend the class ids seen from the drawing's view.
@@ -215,9 +232,9 @@ function updateButtons() {
     clear: canvas.committedIds.some(Boolean),
     "edit-here": hasScene,
     "new-style": hasScene,
-    save: hasScene || byId("save-option").value.startsWith("drawing"),
   };
   for (const [action, isEnabled] of Object.entries(enabled)) actionButton(action).disabled = !isEnabled;
+  for (const item of byId("save-menu").children) item.disabled = !hasScene && !item.dataset.save.startsWith("drawing");
 }
 
 function showPhoto() {
@@ -227,17 +244,49 @@ function showPhoto() {
 }
 
 function showViews() {
-  const { zoom } = viewer.view;
   byId("drawing-view").textContent = describeView(state.drawingView);
-  byId("object-view").textContent = `${describeView(viewer.view)}${zoom === 1 ? "" : `, ${zoom.toFixed(2)}×`}`;
+  byId("object-view").textContent = describeView(viewer.view);
+  showZoom("object-zoom", viewer.view.zoom);
   drawCompass(byId("compass"), state.drawingView, viewer.view);
+}
+
+// The button that shows a zoom factor and resets it.
+function showZoom(id, factor) {
+  byId(id).hidden = factor === 1;
+  byId(id).textContent = `${factor.toFixed(2)}× Reset`;
+}
+
+function showLabelShare() {
+  const share = byId("label-share").value;
+  viewer.revealLabels(share);
+  byId("label-value").textContent = share > 0 ? `${share}%` : "off";
+}
+
+// The slider to blend with takes the place of a hint once two results are chosen.
+function showBlend(first, second) {
+  const isReady = Boolean(first && second);
+  byId("blend-row").hidden = !isReady;
+  byId("blend-hint").hidden = isReady;
+  const weight = Number(byId("blend").value);
+  byId("blend-first").textContent = `${Math.round(100 * (1 - weight))}%`;
+  byId("blend-second").textContent = `${Math.round(100 * weight)}%`;
+}
+
+// Where the keyboard has moved the brush, and the class there.
+function showBrushPosition(position) {
+  const [x, y] = position?.map(Math.floor) ?? [];
+  const name = position && ui.hello.classes[canvas.drawing.classAt(x, y)].name;
+  const text = canvas.stroke ? `painting at ${x}, ${y}` : `${x}, ${y}: ${name}`;
+  byId("brush-position").textContent = position ? text : "";
 }
 
 // Lay the image over the drawing, if both have the same view.
 function showOverlay() {
   const fits = Boolean(renderer.shown && sameView(renderer.shown.view, state.drawingView));
   byId("overlay").hidden = !fits;
-  byId("overlay").style.opacity = byId("overlay-opacity").value / 100;
+  const opacity = byId("overlay-opacity").value;
+  byId("overlay").style.opacity = opacity / 100;
+  byId("overlay-value").textContent = opacity > 0 ? (fits || !renderer.shown ? `${opacity}%` : "hidden") : "off";
   if (fits) byId("overlay").getContext("2d").drawImage(byId("image"), 0, 0);
 }
 
@@ -245,7 +294,13 @@ function showOverlay() {
 
 function getTool() {
   const isBlending = state.beforeBlend && renderer.busy; // the drawing is about to be replaced
-  return isBlending ? null : { tool: ui.tool, size: Number(byId("size").value), id: ui.classId };
+  if (isBlending) return null;
+  const mirrorId = byId("symmetric").checked ? ui.hello.classes[ui.classId].mirror : null;
+  return { tool: ui.tool, size: Number(byId("size").value), id: ui.classId, mirrorId };
+}
+
+function showSymmetry() {
+  byId("axis").hidden = !byId("symmetric").checked;
 }
 
 function setPressed(buttons, isPressed) {
@@ -287,7 +342,33 @@ function editFromHere() {
 
 function useLabelMap(ids, drawingView) {
   ui.viewToEdit = null;
+  checkStrokes();
   state.change({ ids, drawingView });
+}
+
+// Ask which strokes the object shows, before the drawing is replaced.
+function checkStrokes() {
+  const { strokes } = state;
+  if (!strokes.length) return;
+  const id = channel.send("labels", { scene: renderer.scene, view: state.drawingView });
+  ui.strokeCheck = { id, strokes, ids: canvas.committedIds.slice() };
+}
+
+// `labels` holds the class ids of the object, seen from the view of the replaced drawing.
+function reportStrokes(id, labels) {
+  if (id !== ui.strokeCheck?.id) return;
+  const { ids, strokes } = ui.strokeCheck;
+  const shows = (stroke) => stroke.filter((i) => labels[i] === ids[i]).length >= MIN_EFFECT * stroke.length;
+  const count = strokes.filter((stroke) => !shows(stroke)).length;
+  if (!count) return;
+  const subject = `${count} of ${strokes.length} stroke${strokes.length > 1 ? "s" : ""}`;
+  showNotification(`${subject} had no effect on the object, so the new drawing lacks them. Undo brings them back.`);
+}
+
+function openExample(example) {
+  if (canvas.stroke) return;
+  viewer.view = viewer.clampView(example.drawingView);
+  state.change({ ...example, scene: null });
 }
 
 function updateKeptStyle() {
@@ -316,13 +397,14 @@ function setSeed() {
 function blend(quality) {
   const { first, second } = results;
   if (!first || !second) return;
+  showBlend(first, second);
   results.highlight(null);
   if (quality === "preview") viewer.startMoving();
   state.blend(first.scene, second.scene, Number(byId("blend").value), quality);
 }
 
 function moveBlend(step) {
-  if (byId("blend").disabled) return;
+  if (byId("blend-row").hidden) return;
   byId("blend").value = Number(byId("blend").value) + step;
   blend("full");
 }
@@ -338,6 +420,10 @@ const actions = {
   "smaller-brush": () => scaleBrushSize(1 / BRUSH_STEP),
   "larger-brush": () => scaleBrushSize(BRUSH_STEP),
   "select-class": (event) => setClass(Number(event.key)),
+  "toggle-symmetric"() {
+    byId("symmetric").checked = !byId("symmetric").checked;
+    showSymmetry();
+  },
   "previous-class": () => setClass(ui.classId - 1),
   "next-class": () => setClass(ui.classId + 1),
   undo: () => state.undo(),
@@ -351,9 +437,11 @@ const actions = {
   "zoom-in": (event) => viewer.zoomBy(ZOOM_STEP, !event.repeat),
   "zoom-out": (event) => viewer.zoomBy(1 / ZOOM_STEP, !event.repeat),
   "reset-view": () => viewer.setView(ui.hello.front, true),
+  "reset-zoom": () => viewer.setView({ ...viewer.view, zoom: ui.hello.front.zoom }, true),
+  "reset-drawing-zoom": () => drawingZoom.reset(),
   "toggle-labels"() {
     byId("label-share").value = byId("label-share").value > 50 ? 0 : 100;
-    viewer.revealLabels(byId("label-share").value);
+    showLabelShare();
   },
   "toggle-overlay"() {
     byId("overlay-opacity").value = byId("overlay-opacity").value > 0 ? 0 : DEFAULT_OVERLAY;
@@ -371,7 +459,7 @@ const actions = {
   "mark-endpoint": () => results.markNextEndpoint(),
   "blend-to-first": () => moveBlend(-BLEND_STEP),
   "blend-to-second": () => moveBlend(BLEND_STEP),
-  save: () => files.save(byId("save-option").value),
+  "open-save-menu": () => byId("save-menu").showPopover(),
   "save-session": () => files.save("session"),
   cancel: () => channel.send("cancel"),
   help: () => (byId("help").open ? byId("help").close() : byId("help").showModal()),
@@ -388,7 +476,6 @@ function runAction(action, event) {
 setTool("brush");
 fillShortcutList(byId("shortcuts"));
 listenForShortcuts(runAction);
-new CanvasZoom(byId("frame"), byId("zoom-layer"));
 
 for (const button of document.querySelectorAll("[data-action]")) {
   button.addEventListener("click", (event) => runAction(button.dataset.action, event));
@@ -399,11 +486,17 @@ for (const button of byId("tool-choice").children) {
 byId("size").addEventListener("input", () => setBrushSize(byId("size").value));
 byId("keep-style").addEventListener("change", updateKeptStyle);
 byId("seed").addEventListener("change", setSeed);
-byId("label-share").addEventListener("input", () => viewer.revealLabels(byId("label-share").value));
+byId("symmetric").addEventListener("change", showSymmetry);
+byId("label-share").addEventListener("input", showLabelShare);
 byId("overlay-opacity").addEventListener("input", showOverlay);
 byId("blend").addEventListener("input", () => blend("preview"));
 byId("blend").addEventListener("change", () => blend("full"));
-byId("save-option").addEventListener("change", updateButtons);
+for (const item of byId("save-menu").children) {
+  item.addEventListener("click", () => {
+    byId("save-menu").hidePopover();
+    files.save(item.dataset.save);
+  });
+}
 for (const [id, type] of [["file", null], ["photo-file", "open_photo"]]) {
   byId(id).addEventListener("change", () => {
     files.open(byId(id).files[0], type);

@@ -16,6 +16,7 @@ export const SHORTCUTS = [
   [["F"], "Fill", "tool-fill", plain("f")],
   [["L"], "Line", "tool-line", plain("l")],
   [["P"], "Pick a class from the drawing", "tool-pick", plain("p")],
+  [["M"], "Symmetric strokes on or off", "toggle-symmetric", plain("m")],
   [["[", "]"], "Smaller or larger brush", "smaller-brush", plain("[")],
   [[], "", "larger-brush", plain("]")],
   [["0", "…", "9"], "Select class 0 to 9", "select-class", digit],
@@ -29,6 +30,7 @@ export const SHORTCUTS = [
   [["+", "−"], "Zoom in or out", "zoom-in", either(plain("+"), plain("="))],
   [[], "", "zoom-out", plain("-")],
   [["R", "Home"], "Reset the view", "reset-view", either(plain("home"), plain("r"))],
+  [["Z"], "Show the whole drawing", "reset-drawing-zoom", plain("z")],
   [["X"], "Switch between image and labels", "toggle-labels", plain("x")],
   [["V"], "Show or hide the overlay", "toggle-overlay", plain("v")],
   [["Enter"], "Edit from here", "edit-here", plain("enter")],
@@ -40,7 +42,7 @@ export const SHORTCUTS = [
   [["A"], "Mark this result as A, the next as B", "mark-endpoint", plain("a")],
   [["<", ">"], "Blend towards A or B", "blend-to-first", plain("<")],
   [[], "", "blend-to-second", plain(">")],
-  [["S"], "Save the selected item", "save", plain("s")],
+  [["S"], "Open the menu of files to save", "open-save-menu", plain("s")],
   [["Ctrl+S"], "Save the session", "save-session", ctrl("s")],
   [["Esc"], "Cancel a stroke, video or mesh", "cancel", plain("escape")],
   [["?"], "Show these shortcuts", "help", plain("?")],
@@ -51,7 +53,7 @@ const REPEATED = /^((smaller|larger)-brush|(previous|next)-.*|undo|redo|rotate|z
 
 // Whether a key press belongs to the input field that has the focus.
 function isTyped(event) {
-  const field = event.target.closest("input, select");
+  const field = event.target.closest("input");
   if (!field || field.type === "checkbox") return false;
   if (ctrl("s")(event)) return false;
   if (field.type === "range") return unmodified(event) && /^(arrow|home|end|page)/i.test(event.key);
@@ -61,7 +63,7 @@ function isTyped(event) {
 // Call runAction(action, event) for each shortcut.
 export function listenForShortcuts(runAction) {
   document.addEventListener("keydown", (event) => {
-    if (isTyped(event)) return;
+    if (isTyped(event) || event.target.closest("[popover]")) return;
     if (event.key === "Enter" && event.target.closest("button")) return; // Enter presses the button
     const [, , action] = SHORTCUTS.find(([, , , matches]) => matches(event)) ?? [];
     if (!action || (event.target.closest("dialog") && action !== "help")) return;
@@ -73,7 +75,6 @@ export function listenForShortcuts(runAction) {
   // A control used with a pointer gives up the focus, so that shortcuts work again; one reached by Tab keeps it.
   const releaseFocus = (field) => field?.matches(":focus-visible") || field?.blur();
   document.addEventListener("click", ({ target }) => releaseFocus(target.closest("button, input:not([type=number])")));
-  document.addEventListener("change", ({ target }) => releaseFocus(target.closest("select")));
 }
 
 export function fillShortcutList(list) {

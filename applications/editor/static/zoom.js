@@ -4,9 +4,9 @@ const MAX_SCALE = 16;
 const ZOOM_PER_PIXEL = 0.01; // exponent, for each pixel of the wheel
 
 export class CanvasZoom {
-  // `layer` fills `frame` at scale 1.
-  constructor(frame, layer) {
-    Object.assign(this, { frame, layer, scale: 1, x: 0, y: 0 }); // x, y: corner of the layer in the frame
+  // `layer` fills `frame` at scale 1. onChange(scale) is called after each change.
+  constructor(frame, layer, onChange) {
+    Object.assign(this, { frame, layer, onChange, scale: 1, x: 0, y: 0 }); // x, y: corner of the layer in the frame
     frame.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
   }
 
@@ -27,11 +27,16 @@ export class CanvasZoom {
     this.setTransform(scale, x - (x - this.x) * growth, y - (y - this.y) * growth);
   }
 
+  reset() {
+    this.setTransform(1, 0, 0);
+  }
+
   setTransform(scale, x, y) {
     const lowest = this.frame.clientWidth * (1 - scale); // the layer always covers the frame
     const clip = (value) => Math.min(Math.max(value, lowest), 0);
     Object.assign(this, { scale, x: clip(x), y: clip(y) });
     this.layer.style.transform = `translate(${this.x}px, ${this.y}px) scale(${scale})`;
     this.layer.style.setProperty("--hairline", `${1 / scale}px`); // one screen pixel at any scale
+    this.onChange(scale);
   }
 }

@@ -30,11 +30,11 @@ from editor_browser import (
     wait_until_settled,
 )
 from editor_pages import GEOMETRY_LAYERS, real_server
-from small_data import png
 
+from applications.editor.examples import TOY_EXAMPLES
 from applications.editor.model import EditorModel
 from applications.editor.requests import RequestHandler
-from applications.editor.session_file import write_session
+from applications.editor.session_file import read_drawing_file, write_session
 
 __all__ = ["address", "browser", "cat", "gate", "model", "open_page"]  # fixtures
 pytestmark = needs_browser
@@ -393,7 +393,7 @@ def test_after_a_server_restart_the_page_continues_with_its_drawing(open_page, c
         open_drawing(page, cat)
         assert page.is_checked("#keep-style")
     sync_api.expect(page.locator("#status")).to_contain_text("Not connected to the server")
-    page.click("[data-action=save]")
+    page.keyboard.press("Control+s")
     sync_api.expect(page.locator("#notifications")).to_contain_text("Not connected to the server")
     stroke(page, (20, 100), (110, 100))
     fresh = EditorModel(model.G, model.cfg)  # has no scenes
@@ -415,8 +415,10 @@ def test_a_rejected_page_states_the_reason(open_page, model, monkeypatch):
         sync_api.expect(refused.locator("#status")).to_contain_text("limit of 1 open pages is reached. Reconnecting")
 
 
-def test_a_page_starts_with_the_example_object(open_page, cat, model):
-    with real_server(model, example=png(cat)) as url:
+def test_a_page_starts_with_the_example_object(open_page, model):
+    examples = TOY_EXAMPLES["seg2cat"]
+    with real_server(model, examples=examples) as url:
         page = open_page(url=url)
         page.wait_for_selector("#viewer[data-busy=false][data-quality=full]")
-        assert np.array_equal(drawing(page), cat) and page.locator("[data-action=undo]").is_disabled()
+        shown = read_drawing_file(examples[0].content, "seg", model.limits)
+        assert np.array_equal(drawing(page), shown) and page.locator("[data-action=undo]").is_disabled()
