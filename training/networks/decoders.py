@@ -196,6 +196,11 @@ class HeadWeights(NamedTuple):
     logits: slice
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights and biases of both layers."""
+        return self.weight0, self.bias0, self.weight1, self.bias1
+
+    @property
     def is_linear(self) -> bool:
         """Whether no output has an activation, so that the last layer can be deferred."""
         # The bias has one more element than the logits, for the density.

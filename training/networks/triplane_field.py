@@ -7,8 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.networks.decoders import Decoder, DecoderPair, decode_deferred, decode_sigma, finish_features
+from torch_utils.ops.build import CPU_KERNELS, use_kernel
+from training.networks.decoders import (
+    Decoder,
+    DecoderPair,
+    HeadWeights,
+    decode_deferred,
+    decode_sigma,
+    finish_features,
+)
 from training.volumetric_rendering.planes import fold_planes, sample_planes, sample_planes_mean
+
+KERNEL_WIDTH = 32  # of which plane channels and hidden values are a multiple where the CPU kernel decodes them
 
 
 class TriplaneField:
@@ -56,13 +66,51 @@ class TriplaneField:
         """Features N,K,F of the last head at points N,K,3, label channels first, without colors."""
         # The last head has density and labels; of a decoder without labels it is the only one.
         heads = self.heads[-1:]
-        deferred, sigma = decode_deferred(heads, sample_planes_mean(self.folded, points, self.box_warp))
+        deferred, sigma = self._decode(heads, points)
         return finish_features(heads, deferred, torch.ones_like(sigma))
 
     def deferred_features(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Values N,K,any to composite, one tensor per head, and raw density N,K,1; see `decoders.decode_deferred`."""
-        return decode_deferred(self.heads, sample_planes_mean(self.folded, points, self.box_warp))
+        return self._decode(self.heads, points)
 
     def finish_features(self, composited: Sequence[Tensor], weight_sum: Tensor) -> Tensor:
         """Features N,M,F from composited deferred features N,M,any and the sum of their weights N,M,1."""
         return finish_features(self.heads, composited, weight_sum)
+
+    def _decode(
+        self, heads: Sequence[HeadWeights], points: Tensor, impl: str = "auto"
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """`deferred_features` of the given heads; impl: see `build.use_kernel`, for a kernel without gradients."""
+        supported = self._kernel_supports(heads, points)
+        if impl == "kernel" and not supported:
+            raise ValueError("impl: no kernel for these planes, heads or points; use auto or ref")
+        if supported and use_kernel(impl, points.device, CPU_KERNELS):
+            return self._decode_by_kernel(heads, points)
+        return decode_deferred(heads, sample_planes_mean(self.folded, points, self.box_warp))
+
+    def _kernel_supports(self, heads: Sequence[HeadWeights], points: Tensor) -> bool:
+        """Whether the kernel computes these heads at points N,K,3."""
+        table = self.folded.table
+        if table is None or points.shape[:1] + points.shape[2:] != (len(self.planes), 3):
+            return False
+
+        # Float32 on a CPU, sizes of whole vectors, and no gradients.
+        tensors = [table, points, *(tensor for head in heads for tensor in head.tensors)]
+        whole = table.shape[1] % KERNEL_WIDTH == 0 and all(len(head.bias0) % KERNEL_WIDTH == 0 for head in heads)
+        needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return whole and not needs_gradient and all(tensor.dtype == torch.float32 for tensor in tensors)
+
+    def _decode_by_kernel(self, heads: Sequence[HeadWeights], points: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Sample planes and evaluate heads in one pass, whose intermediate values stay in the cache."""
+        channels = self.folded.table.shape[1]
+        ranges = [(*head.inputs.indices(channels)[:2], head.logits.start, head.logits.stop) for head in heads]
+        deferred, sigma = torch.ops.pix2pix3d.decode_triplanes(
+            points.movedim(-1, 0).contiguous(),  # 3,N,K
+            self.folded.table,
+            self.planes.shape[-1],
+            [axis for pair in self.folded.pairs for axis in pair],
+            self.box_warp,
+            [tensor.contiguous() for head in heads for tensor in head.tensors],
+            [bound for bounds in ranges for bound in bounds],
+        )
+        return tuple(deferred), sigma
