@@ -204,8 +204,10 @@ def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) ->
 
 def _sample_maps(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
     """`sample_planes_mean` by grid_sample, for GPUs."""
-    # The J maps of a scene become J images with the same channels, which one call samples.
-    grid = torch.stack([points[..., list(pair)] for pair in planes.pairs], dim=1) * (2 / box_warp)  # N,J,K,2
+    # The J maps of a scene become J images with the same channels, which one call samples. Coordinates are not chosen by
+    # a list of indices, which would be copied to the device, where a CUDA graph allows no copies.
+    grids = [torch.stack([points[..., column], points[..., row]], dim=-1) for column, row in planes.pairs]
+    grid = torch.stack(grids, dim=1) * (2 / box_warp)  # N,J,K,2
     sampled = F.grid_sample(planes.maps.flatten(0, 1), grid.flatten(0, 1)[:, None], align_corners=False)
     return sampled[:, :, 0].unflatten(0, grid.shape[:2]).sum(dim=1).mT
 
