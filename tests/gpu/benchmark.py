@@ -104,7 +104,7 @@ class Frames:
     @torch.no_grad()
     def time(self, form: Form, cached: bool) -> Row:
         """Measure frames per second of one form, and compare its images with the baseline's."""
-        if form.compiled and importlib.util.find_spec("triton") is None:
+        if form.compiled and self.setting.on_gpu and importlib.util.find_spec("triton") is None:
             raise Skipped("torch.compile needs triton")
         if not has_fast(form.precision, self.setting.device):
             raise Skipped(f"{form.precision} is slow on this device")

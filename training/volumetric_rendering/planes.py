@@ -204,8 +204,8 @@ def sample_planes_mean(planes: FoldedPlanes, points: Tensor, box_warp: float) ->
 
 def _sample_maps(planes: FoldedPlanes, points: Tensor, box_warp: float) -> Tensor:
     """`sample_planes_mean` by grid_sample, for GPUs."""
-    # The J maps of a scene become J images with the same channels, which one call samples. Coordinates are not chosen by
-    # a list of indices, which would be copied to the device, where a CUDA graph allows no copies.
+    # The J maps of a scene become J images with the same channels, which one call samples. Coordinates are not chosen
+    # by a list of indices, which would be copied to the device: a CUDA graph allows no such copies.
     grids = [torch.stack([points[..., column], points[..., row]], dim=-1) for column, row in planes.pairs]
     grid = torch.stack(grids, dim=1) * (2 / box_warp)  # N,J,K,2
     sampled = F.grid_sample(planes.maps.flatten(0, 1), grid.flatten(0, 1)[:, None], align_corners=False)
