@@ -7,6 +7,8 @@
 A published pickle is read as data: its embedded source code is never executed and nothing that it names is imported.
 """
 
+from __future__ import annotations
+
 import dnnlib.startup  # noqa: F401 first
 
 import json
