@@ -50,7 +50,7 @@ def main(
     # Packages of the web server are optional.
     try:
         from applications.editor.classes import class_names
-        from applications.editor.examples import examples_for
+        from applications.editor.examples import examples_for, projected_drawing
         from applications.editor.model import EditorModel
         from applications.editor.security import ServerAddress, listen
         from applications.editor.server import create_app, make_server
@@ -58,6 +58,7 @@ def main(
         raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
 
     from inference.generator import config_of
+    from inference.projection import Projection
     from torch_utils.devices import choose_device
     from training.weights.snapshot import CLASS_NAMES, read_weights
 
@@ -76,15 +77,23 @@ def main(
         G = cli.load_generator(network, cfg, str(torch_device), precision)
         cfg = cfg or config_of(G)
         cli.check_label_map_options(options, G.data_type)
-        model = EditorModel(G, cfg, options)
-        encoded = [model.encode_photo(photo) for photo in cli.read_styles(G, photos).values()]
-        photo = (Path(style).name, *encoded) if encoded else None
+        start = next(iter(cli.read_styles(G, photos).values()), None)
+        drawings = examples_for(network, cfg)
+
+        # A projection can have weights of its own, and a drawing.
+        if isinstance(start, Projection):
+            model = EditorModel(start.generator(G), cfg, options)
+            photo = (Path(style).name, model.add_projection(start))
+            drawings = (projected_drawing(model, start), *drawings)
+        else:
+            model = EditorModel(G, cfg, options)
+            photo = None if start is None else (Path(style).name, model.encode_photo(start))
         stored_names = read_weights(network).extra.get(CLASS_NAMES)
         names = class_names(cfg, G.data_type, model.limits.classes, stored_names)
 
         # Serve until Ctrl+C. Requests must come from these addresses: see `security`.
         address = ServerAddress(host, listening.getsockname()[0])
-        app = create_app(model, names, address, examples_for(network, cfg), photo, Path(network).stem)
+        app = create_app(model, names, address, drawings, photo, Path(network).stem)
         if address.is_public:
             echo("Every machine that reaches this one can use the editor: there is no password.")
         echo(f"Open {' or '.join(address.urls(listening.getsockname()[1]))} in a browser; Ctrl+C ends.")

@@ -65,6 +65,20 @@ def check_interpolation(interpolate: bool, to: str | None, styles: int, frames: 
         raise InputError(f"--interpolate: {styles} seeds and styles need as many frames, got {frames}")
 
 
+def check_weights(styles: Mapping[str, object]) -> None:
+    """Check that all styles are made by the same weights, which tuned projections are not.
+
+    Raises:
+        InputError: there is a tuned projection.
+    """
+    from inference.projection import Projection
+
+    for name, style in styles.items():
+        if isinstance(style, Projection) and style.weights:
+            hint = "project its photo without --tune"
+            raise InputError(f"--interpolate: {name} has weights of its own, which cannot be interpolated; {hint}")
+
+
 def interpolation_name(styles: Sequence[str], to: str | None) -> str:
     """Return the part of an interpolation's file name that lists its styles and names its second label map."""
     # Long lists are shortened: file systems allow about 255 bytes.
@@ -110,7 +124,7 @@ def write_all(
         G: the generator.
         cfg: its cameras.
         label_maps: one or two; the pose of the first conditions all scenes.
-        styles: K seeds or photos by name.
+        styles: K seeds, photos or projections by name.
         poses: F,25.
         files: of each video, and what they show.
         interpolate: make a single one.
@@ -218,6 +232,8 @@ def main(
              for source, prefix in prefixes.items()}  # fmt: skip
     outputs.claim(*(path for videos in files.values() for paths in videos for path in paths))
     styles = cli.read_styles(G, named_styles)
+    if interpolate:
+        check_weights(styles)
     target = [] if to is None else [cli.read_label_map_file("--to", to, G, inputs.label_map_options())]
 
     # Render frame by frame into all files of a video.

@@ -6,8 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from applications import cli
+from applications.editor.model import EditorModel
 from applications.editor.protocol import CameraView
+from applications.editor.session_file import drawing_png
+from inference.projection import Projection
 
 # Prefix of the file names of the repository's own weights.
 TOY = "toy_"
@@ -38,6 +43,26 @@ class Example:
     def content(self) -> bytes:
         """Content of the file."""
         return (cli.ASSETS / self.file).read_bytes()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Drawing to start from that is no file of this repository, with the same attributes as an Example.
+
+    Args:
+        content: of an image file.
+        view: that it is seen from.
+    """
+
+    content: bytes
+    view: CameraView
+
+
+def projected_drawing(model: EditorModel, projection: Projection) -> Drawing:
+    """Return the label map of a projected photo, as a drawing that is seen as the photo is."""
+    label_map = projection.label_map[0, 0].cpu()
+    ids = label_map if model.G.data_type == "seg" else label_map < 0
+    return Drawing(drawing_png(ids.to(torch.uint8).numpy(), model.G.data_type), model.projected_view(projection))
 
 
 # By configuration; a page starts with the first.

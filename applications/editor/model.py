@@ -22,8 +22,10 @@ from applications.editor.protocol import (
     UnknownPhotoError,
     UnknownSceneError,
 )
-from camera_utils import CAMERAS, CameraPreset, pose_at
-from inference.latents import latent_ws, style_latents
+from camera_utils import CAMERAS, CameraPreset, pose_at, view_angles
+from inference.generator import network_digest
+from inference.latents import latent_ws, style_latents, style_mask
+from inference.projection import Projection, ws_shape
 from inference.scene import Scene
 from training.data.label_maps import AS_STORED, LabelMapOptions, draw_image, to_uint8
 from training.networks.generator import TriPlane
@@ -116,20 +118,20 @@ class EditorModel:
 
         # Caches that drop the least recently used entry. Scene objects hold their tri-planes.
         self._ws = NamedTensors(MAX_WS, partial(UnknownSceneError, "The server no longer has this object"))
+        self._projections: dict[str, Projection] = {}
         self._photos = NamedTensors(MAX_PHOTOS, partial(UnknownPhotoError, "The server no longer has this photo"))
         self.scene = lru_cache(MAX_SCENES)(self._scene)
         self.encode = lru_cache(MAX_ENCODED)(self._encode)
 
     @property
     def digest(self) -> str:
-        """Digest of the decoder's weights, a few thousand numbers that every training step changes."""
-        weights = [values.cpu().numpy().tobytes() for values in self.G.decoder.state_dict().values()]
-        return hashlib.sha256(b"".join(weights)).hexdigest()[:NAME_LENGTH]
+        """Digest of the network's weights."""
+        return network_digest(self.G)
 
     @property
     def ws_shape(self) -> tuple[int, int]:
         """Shape num_ws,w_dim of a scene's ws; networks with two backbones concatenate both along w_dim."""
-        return self.G.num_ws, self.G.w_dim * (2 if self.G.architecture.split else 1)
+        return ws_shape(self.G)
 
     def pose(self, view: CameraView) -> Tensor:
         """Return the pose (1,25) of a view, on the network's own orbit."""
@@ -170,6 +172,23 @@ class EditorModel:
         """Store z (1,z_dim) of a photo and return its name."""
         return self._photos.add(z)
 
+    def add_projection(self, projection: Projection) -> str:
+        """Keep the projection of a photo as the style of its z, and return the name of that photo."""
+        name = self.add_photo(projection.z)
+        self._projections[name] = projection
+        return name
+
+    def projected_view(self, projection: Projection) -> CameraView:
+        """Return the view that a projected photo is seen from, within the limits of the page."""
+        yaw, pitch = (angle.item() for angle in view_angles(projection.pose))
+        wanted = {
+            "azimuth": math.pi / 2 + yaw,
+            "polar": math.pi / 2 * (1 - math.sin(pitch)),
+            "zoom": projection.pose[0, 16].item() / self.preset.focal_norm,
+        }
+        limits = {name: getattr(self.limits.orbit, name) for name in wanted}
+        return CameraView(**{name: min(max(value, limits[name][0]), limits[name][1]) for name, value in wanted.items()})
+
     def photo(self, name: str) -> Tensor:
         """Return z (1,z_dim, on the CPU) of a photo.
 
@@ -198,8 +217,12 @@ class EditorModel:
             photo: photo whose style takes the place of the seed's, or None.
         """
         # The scene of the drawing itself.
-        z = style_latents(self.G, [seed]) if photo is None else self.photo(photo).to(self.device)
-        ws = latent_ws(self.G, self.encode(drawing.tobytes()), self.pose(drawing_view), z).cpu()
+        encoded = self.encode(drawing.tobytes())
+        if photo in self._projections:
+            ws = self._projections[photo].ws(self.G, encoded).cpu()
+        else:
+            z = style_latents(self.G, [seed]) if photo is None else self.photo(photo).to(self.device)
+            ws = latent_ws(self.G, encoded, self.pose(drawing_view), z).cpu()
 
         # Take texture or geometry from another scene.
         geometry_ws = ws if geometry is None else self.ws(geometry)
@@ -212,14 +235,7 @@ class EditorModel:
 
     def _combine(self, geometry: Tensor, texture: Tensor) -> Tensor:
         """Take the ws of the geometry layers from one scene and those of the texture layers from another."""
-        # Two backbones: the first half of w_dim is for color, the second for geometry and labels.
-        if self.G.architecture.split:
-            color = self.G.w_dim
-            return torch.cat([texture[..., :color], geometry[..., color:]], dim=-1)
-
-        # One backbone: its first layers decide about geometry, the others about texture.
-        layer = self.G.backbone.mapping.geometry_layer
-        return torch.cat([geometry[:, :layer], texture[:, layer:]], dim=1)
+        return torch.where(style_mask(self.G), texture, geometry)
 
     def _scene(self, name: str) -> Scene:
         # Tri-planes are computed when the scene is first rendered, and kept with it.
