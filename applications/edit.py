@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
@@ -13,6 +16,27 @@ import click
 
 from applications import cli
 from dnnlib.cli import Command, InputError, echo, option_group
+
+
+@contextmanager
+def _optional_packages() -> Iterator[None]:
+    """Say what to install where the packages of the web server are missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
+
+
+def _listen(host: str, port: int) -> socket:
+    """Return a listening socket."""
+    with _optional_packages():
+        from applications.editor.security import listen
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise InputError(
+            f"--port {port}: cannot serve there on {host!r} ({error.strerror}); choose another port or host"
+        ) from error
 
 
 @click.command(cls=Command)
@@ -42,35 +66,26 @@ def main(
       python applications/edit.py
       python applications/edit.py --network checkpoints/pix2pix3d_seg2face.pkl --cfg seg2face
     """
-    # Before anything that imports PyTorch.
+    # Before anything that imports PyTorch, reserve the port.
     photos = {} if style is None else cli.name_styles([], [style])
     cli.check_class_table(label_map_options["classes"])
+    listening = _listen(host, port)
     cli.announce(network)
 
-    # Packages of the web server are optional.
-    try:
+    with _optional_packages():
         from applications.editor.classes import class_names
         from applications.editor.examples import examples_for, projected_drawing
         from applications.editor.model import EditorModel
-        from applications.editor.security import ServerAddress, listen
+        from applications.editor.security import ServerAddress
         from applications.editor.server import create_app, make_server
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; the editor needs: pip install -e .[editor]") from error
 
     from inference.generator import config_of
     from inference.projection import Projection
     from torch_utils.devices import choose_device
     from training.weights.snapshot import CLASS_NAMES, read_weights
 
-    # Reserve the port before the weights are loaded, which can take long.
     torch_device = choose_device(device)
     options = cli.label_map_options(**label_map_options)
-    try:
-        listening = listen(host, port)
-    except OSError as error:
-        raise InputError(
-            f"--port {port}: cannot serve there on {host!r} ({error.strerror}); choose another port or host"
-        ) from error
 
     # Load the network; its file may hold names of its classes.
     with listening:

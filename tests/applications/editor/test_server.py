@@ -412,8 +412,9 @@ def run(*words):
 def test_invalid_options_give_one_line_and_exit_code_2(words, message):
     result = run(*words)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
-    (line,) = result.output.splitlines()
+    *progress, line = result.output.splitlines()
     assert re.search(f"^Error: .*{message}", line), line
+    assert all(text.startswith("Loading ") for text in progress)
 
 
 def test_a_port_in_use_is_reported_before_weights_are_read():
