@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from applications import edit
-from applications.editor.classes import CLASS_NAMES, class_names
+from applications.editor.classes import CLASS_NAMES, class_names, mirror_ids
 from applications.editor.model import MAX_SCENES, orbit_limits
 from applications.editor.protocol import CameraView, unpack
 from applications.editor.security import ServerAddress, listen
@@ -159,7 +159,25 @@ def test_class_names_come_from_the_weights_then_the_configuration_then_numbers()
     assert class_names("edge2car", "edge", 1) == ["background", "line"]
 
 
+def test_left_and_right_classes_are_mirror_images_of_each_other():
+    names = class_names("seg2face", "seg", 19)
+    mirrored = {names[id]: names[mirror] for id, mirror in enumerate(mirror_ids(names)) if mirror != id}
+    sides = {"left eye": "right eye", "left brow": "right brow", "left ear": "right ear"}
+    assert mirrored == sides | {right: left for left, right in sides.items()}
+    assert mirror_ids(["background", "left wing", "bright left"]) == [0, 1, 2], "without a partner"
+
+
 # --------------------------------------------------------------------------- messages
+
+
+def test_labels_are_rendered_without_replacing_the_newest_scene(model, client):
+    with page_of(client) as page:
+        first, pixels = page.edit(HEAD)
+        second, _ = page.edit(EARS)
+        header, ids = page.ask("labels", scene=first["scene"], view=FRONT)
+        assert header["type"] == "labels" and ids == pixels[3 * 128 * 128 :]
+        shown, _ = page.ask("render", scene=None, view=FRONT, quality="full")
+        assert shown["scene"] == second["scene"]
 
 
 def test_a_session_reopens_to_the_same_pixels_on_another_server(model, client):
