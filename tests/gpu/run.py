@@ -121,13 +121,15 @@ def run_part(part: Part, options: list[str], limit: float, log: TextIO) -> list[
                 process.wait()
         lines = file.read_text().splitlines()
 
-    # A case has a row when it starts, and another one when it is finished.
+    # A case has a row when it starts, and another one when it is finished; after the last case comes an empty one. Then
+    # nothing is missing, even if the process takes long to end.
     rows = {row["case"]: row for row in map(json.loads, lines)}
+    finished = rows.pop("", None)
     problem = f"the process ended with exit code {code}, see log.txt" if code else f"stopped after {limit:.0f} s"
     for row in rows.values():
         if row["status"] == "started":
             row.update(status="failed", remark=problem)
-    if code != 0 and not any(row["status"] == "failed" for row in rows.values()):
+    if not finished and not any(row["status"] == "failed" for row in rows.values()):
         rows["all"] = {"case": "all", "status": "failed", "remark": problem}
     return [{"part": part.name, **row} for row in rows.values()]
 
@@ -155,6 +157,7 @@ def measure(part: Part, setting: Setting, file: Path) -> None:
             row = {"status": "failed", "remark": f"{type(error).__name__}: {lines[0]}"}
         seconds = time.perf_counter() - start
         write({"case": case, "peak GB": peak_gb(setting), **row, "seconds": seconds})
+    write({"case": ""})
 
 
 # --------------------------------------------------------------------------- results

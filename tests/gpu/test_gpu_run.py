@@ -29,7 +29,9 @@ def rows_of(cases, tmp_path):
     """Measure the cases of a part, and return its last row of each."""
     file = tmp_path / "rows"
     run.measure(Part("some", lambda _: iter(cases), 60), CPU, file)
-    return {row["case"]: row for row in map(json.loads, file.read_text().splitlines())}
+    rows = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())}
+    assert rows.pop("") == {"case": ""}  # the part is finished
+    return rows
 
 
 def test_a_case_that_fails_is_reported_with_its_message_and_the_others_go_on(tmp_path):
