@@ -152,6 +152,7 @@ def training_cases(setting: Setting) -> Iterator[Case]:
 def fitting_run(setting: Setting, words: list[str]) -> Run:
     """Return a run whose largest phase fits the memory by plain forms, with the largest microbatch that does."""
     for batch_gpu in (4, 2, 1):
+        run = None  # frees the one before
         try:
             run = Run(setting.device, SIZES[setting.full], [*words, f"--batch-gpu={batch_gpu}", "--mbstd-group=1"])
             with plain_forms():
