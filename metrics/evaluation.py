@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.latents import Styles
+from metrics.choices import PHOTO, SEEDS
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
 from metrics.image_features import dataset_features, to_uint8
 from metrics.image_similarity import mean_pairwise_distance, psnr
@@ -38,11 +39,6 @@ from training.data.label_maps import label_map_from_dataset
 
 # 2^32 / golden ratio. Consecutive seeds shift the seeds of z by this, so that no z is shared by two evaluations.
 SEED_STEP = 2_654_435_761
-
-# Sources of z.
-SEEDS = "seeds"
-PHOTO = "photo"
-STYLES = (SEEDS, PHOTO)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from dataset_preprocessing.edges import EdgeNetwork
 from dnnlib.errors import ConfigError
 from dnnlib.util import atomic_write, default_cache_dir
+from metrics.choices import INCEPTION, SOURCES
 from metrics.distributed import Accumulator, local_batches, run_on_all_ranks, run_on_rank_0
 from torch_utils.distributed import rank
 from torch_utils.safe_pickle import check_torch_load
 from training.data.dataset import PosedImageDataset
 
-INCEPTION = "inception"
-SOURCES = "a TorchScript file, an .onnx file, an edge network's .h5 or MODULE:NAME"
 # Types of ONNX inputs other than float32.
 ONNX_TYPES = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}
 # Pixels; larger images are downscaled for the edge network.

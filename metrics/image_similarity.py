@@ -24,8 +24,6 @@ SSIM_K = (0.01, 0.03)
 VALUE_RANGE = 2.0
 # dB. Equal images have an infinite PSNR, which would make a mean infinite.
 MAX_PSNR = 100.0
-# Names for `load_distance`.
-DISTANCES = ("lpips", "l1", "features")
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dnnlib.errors import ConfigError
 from metrics import distribution
+from metrics.choices import EXAMPLES, MAX_SAMPLES
 from metrics.distributed import Accumulator
 from metrics.distribution import KERNEL_SUBSET_SIZE, KERNEL_SUBSETS, NEIGHBORS, SPLITS
 from metrics.image_similarity import MAX_PSNR, SSIM_SIGMA, SSIM_WINDOW
@@ -29,8 +30,6 @@ FEW_SAMPLES = 200
 SEEDS_PER_LABEL_MAP = 5
 # Images of one label map from which the nearest to the photo is chosen.
 NEAREST_OF = 20
-# Features of more samples would not fit into memory.
-MAX_SAMPLES = 10_000_000
 
 # --------------------------------------------------------------------------- from accumulated values to figures
 
@@ -251,10 +250,6 @@ METRICS = {
 
 # --------------------------------------------------------------------------- names
 
-EXAMPLES = (
-    "fid, kid, pr, is, miou, acc, ap, sg, diversity, nearest, stroke, fvv, nvs, chamfer; with a number: fid50k_full, "
-    "kid5k, pr50k3"
-)
 # fid, fid5k, fid50k_full, fid123; pr50k3: the 3 after k is the number of neighbors.
 NAME = re.compile(r"(?P<key>[a-z]+)(?:(?P<number>[0-9]+)(?P<kilo>k?)(?P<neighbors>(?<=k)3)?(?P<full>_full)?)?")
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import atomic_write, format_time
-from metrics.evaluation import PHOTO, SEED_STEP, Evaluator, Result
+from dnnlib.util import format_time
+from metrics.choices import PHOTO
+from metrics.evaluation import SEED_STEP, Evaluator, Result
 from metrics.registry import EvalMode
 from torch_utils.precision import Precision
 from training.networks.generator import TriPlane
@@ -114,7 +115,7 @@ def write_result(
     settings: Mapping[str, str],
     **extra: Any,
 ) -> None:
-    """Append a line to metric-NAME.jsonl and write metric-NAME-protocol.txt for one metric.
+    """Append a line to metric-NAME.jsonl, and the settings to metric-NAME-protocol.txt, for one metric.
 
     The keys are those of the StyleGAN family (results, metric, total_time, total_time_str, num_gpus, snapshot_pkl,
     timestamp), and samples, counted, baselines, protocol and `extra`. Figures without a value are null.
@@ -124,7 +125,7 @@ def write_result(
         results: of the evaluated network first, then of its baselines.
         network: name of the weights.
         processes: number of processes.
-        settings: see `protocol`; also in the JSON line, since a later call may overwrite the protocol file.
+        settings: see `protocol`; also in the JSON line.
         extra: more keys of the line.
     """
     # The line, with the keys of the StyleGAN family first, so that tools for its files can read it.
@@ -148,9 +149,10 @@ def write_result(
     with (run_dir / f"metric-{result.metric.name}.jsonl").open("ab", buffering=0) as file:
         file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
-    # The protocol of the last call, for people to read.
-    with atomic_write(run_dir / f"metric-{result.metric.name}-protocol.txt") as file:
-        file.write("".join(f"{name}: {value}\n" for name, value in settings.items()).encode())
+    # The settings, for people to read; those of further calls follow after an empty line.
+    text = "".join(f"{name}: {value}\n" for name, value in settings.items())
+    with (run_dir / f"metric-{result.metric.name}-protocol.txt").open("ab", buffering=0) as file:
+        file.write((("\n" if file.tell() else "") + text).encode())
 
 
 def _finite_or_none(result: Result) -> dict[str, float | None]:

@@ -10,7 +10,8 @@ import torch
 
 from dnnlib.errors import ConfigError
 from inference.mesh.triangles import check_libraries
-from metrics.image_features import INCEPTION, Extractor, load_extractor
+from metrics.choices import INCEPTION
+from metrics.image_features import Extractor, load_extractor
 from metrics.image_similarity import ImageDistance, load_distance
 from metrics.registry import EvalMode, Metric
 from training.data.archive import WHOLE, DataError, data_error

@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 from click.testing import CliRunner
+from command_lines import lines_of
 from metric_data import OBJECTS, VIEWS, tiny_network, toy
 from paths import ROOT
 from PIL import Image
@@ -374,7 +375,7 @@ def test_invalid_input_is_one_line_and_exit_code_2_and_writes_no_file(case, cats
 
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit), "a traceback"
-    (line,) = result.output.splitlines()
+    (line,) = lines_of(result)
     assert re.search(f"^Error: .*({message})", line), line
     assert not (tmp_path / "out").exists()
 

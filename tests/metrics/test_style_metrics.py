@@ -10,7 +10,8 @@ from metric_data import OBJECTS, VIEWS, tiny_network
 
 from dnnlib.errors import ConfigError
 from inference import load_generator
-from metrics.evaluation import PHOTO, SamplingOptions
+from metrics.choices import PHOTO
+from metrics.evaluation import SamplingOptions
 from metrics.generators import NetworkGenerator
 from metrics.image_similarity import psnr
 from metrics.registry import NEAREST_OF, SEEDS_PER_LABEL_MAP, parse_metrics
