@@ -80,7 +80,7 @@ class ProjectionOptions:
     search_pose: bool = False
     style_rate: float = 0.05
     geometry_rate: float = 0.01
-    tune_rate: float = 1e-3
+    tune_rate: float = 3e-3
     lambda_start: float = 0.1
     lambda_labels: float = 0.3
     lambda_lpips: float = 1.0

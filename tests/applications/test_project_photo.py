@@ -235,3 +235,21 @@ def test_a_projection_into_another_network_is_refused(networks, files, projected
     result = run(generate_samples.main, *words, "--outdir", tmp_path / "out", "--style", style)
     assert result.exit_code == 2
     assert "Error: --style: a projection into another network; load the network" in result.output
+
+
+def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "photo.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python applications/(\w+)\.py (.*)$", text, re.MULTILINE)
+    mains = {"project_photo": project_photo, "generate_samples": generate_samples, "extract_mesh": extract_mesh}
+    small = {
+        "project_photo": ["--steps", 1, "--tune", 1, "--no-film"],
+        "extract_mesh": ["--no-film", "--resolution", 16],
+    }
+    monkeypatch.chdir(ROOT)
+    for script, words in commands:
+        # The editor does not end, but opens the same file.
+        if script in mains:
+            given = words.replace(" out", f" {tmp_path}").split()
+            result = run(mains.pop(script).main, *given, *small.get(script, []))
+            assert result.exit_code == 0, result.output
+    assert not mains
