@@ -28,7 +28,8 @@ export class EditorState {
 
   snapshot() {
     const { canvas, renderer, drawingView, seed, photo, style, geometry, strokes } = this;
-    return { ids: canvas.committedIds.slice(), drawingView, seed, photo, style, geometry, strokes, scene: renderer.scene };
+    const { scene } = renderer;
+    return { ids: canvas.committedIds.slice(), drawingView, seed, photo, style, geometry, strokes, scene };
   }
 
   // Switch to another state, as a step that can be undone. Fields that `changes` lacks stay as they are.

@@ -2,8 +2,8 @@
 
 import { labelImage } from "./drawing_canvas.js";
 
-// `ids` holds the class ids of all examples, one after the other, and `views` where each is seen from. onSelect(example)
-// is called with {ids, drawingView}. Returns the examples.
+// `ids` holds the class ids of all examples, one after the other, and `views` where each is seen from.
+// onSelect({ids, drawingView}) is called for a click. Returns the examples.
 export function fillExamples(row, views, ids, size, colors, onSelect) {
   const count = size * size;
   const examples = views.map((drawingView, i) => ({ ids: ids.slice(i * count, (i + 1) * count), drawingView }));

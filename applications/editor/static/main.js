@@ -1,7 +1,7 @@
 // Entry point of the page: connects the modules, handles server messages, and defines what buttons and shortcuts do.
 
 import { Channel } from "./channel.js";
-import { describeView, drawCompass } from "./compass.js";
+import { describeView, drawCompass, yaw } from "./compass.js";
 import { describeNetwork } from "./description.js";
 import { Downloads } from "./downloads.js";
 import { Drawing } from "./drawing.js";
@@ -14,6 +14,7 @@ import { fillPalette } from "./palette.js";
 import { RenderClient, sameView } from "./render_client.js";
 import { ResultStrip } from "./results.js";
 import { fillShortcutList, listenForShortcuts } from "./shortcuts.js";
+import { StrokeCheck } from "./stroke_check.js";
 import { Viewer } from "./viewer.js";
 import { CanvasZoom } from "./zoom.js";
 
@@ -24,9 +25,9 @@ const BLEND_STEP = 0.05;
 const MAX_BRUSH = 1 / 4; // of the drawing's side
 const DEFAULT_BRUSH = { seg: 1 / 16, edge: 1 / 64 }; // of the drawing's side
 const MAX_SEED = 2 ** 32 - 1;
+const MAX_SINE = 1e-3; // of the yaw of a drawing from the front or from behind
 const DEFAULT_OVERLAY = 50; // percent
 const PATIENCE_MS = 1000; // "Rendering…" appears after this
-const MIN_EFFECT = 0.5; // share of a stroke's pixels that the object shows; below, the stroke had no effect
 
 const byId = (id) => document.getElementById(id);
 const actionButton = (action) => document.querySelector(`[data-action="${action}"]`);
@@ -36,7 +37,6 @@ const ui = {
   classId: 1, // selected class
   tool: "brush",
   viewToEdit: null, // after "Edit from here": the view whose label map becomes the drawing once it is rendered
-  strokeCheck: null, // after "Edit from here": {id, ids, strokes} of the drawing that was replaced
   requestId: undefined, // id of the request in flight
   patienceTimer: null,
 };
@@ -53,7 +53,7 @@ const handlers = {
   file: (header, bytes) => files.handleFile(header, bytes),
   progress: (header) => downloads.showProgress(header),
   canceled: (header) => downloads.finish(header.id),
-  labels: (header, bytes) => reportStrokes(header.id, bytes),
+  labels: (header, bytes) => strokeCheck.handleLabels(header, bytes),
 };
 const channel = new Channel(handleMessage, handleConnectionChange);
 const notifications = new Notifications(byId("notifications"));
@@ -179,6 +179,7 @@ const canvas = new DrawingCanvas(byId("drawing"), byId("cursor"), getTool, {
   onMove: showBrushPosition,
 });
 const state = new EditorState(canvas, viewer, renderer, () => byId("keep-style").checked, showState);
+const strokeCheck = new StrokeCheck(channel, showNotification);
 const downloads = new Downloads(byId("progress-row"), byId("progress"));
 const files = new Files(channel, state, renderer, viewer, downloads, showNotification);
 const results = new ResultStrip(byId("results"), (result) => state.change(result), showBlend);
@@ -247,6 +248,7 @@ function showViews() {
   byId("drawing-view").textContent = describeView(state.drawingView);
   byId("object-view").textContent = describeView(viewer.view);
   showZoom("object-zoom", viewer.view.zoom);
+  showSymmetry();
   drawCompass(byId("compass"), state.drawingView, viewer.view);
 }
 
@@ -295,12 +297,18 @@ function showOverlay() {
 function getTool() {
   const isBlending = state.beforeBlend && renderer.busy; // the drawing is about to be replaced
   if (isBlending) return null;
-  const mirrorId = byId("symmetric").checked ? ui.hello.classes[ui.classId].mirror : null;
+  const mirrorId = isSymmetric() ? ui.hello.classes[ui.classId].mirror : null;
   return { tool: ui.tool, size: Number(byId("size").value), id: ui.classId, mirrorId };
 }
 
+// Only from the front and from behind, the object's left and right side are mirror images in the drawing.
+function isSymmetric() {
+  return byId("symmetric").checked && !byId("symmetric").disabled;
+}
+
 function showSymmetry() {
-  byId("axis").hidden = !byId("symmetric").checked;
+  byId("symmetric").disabled = Math.abs(Math.sin(yaw(state.drawingView))) > MAX_SINE;
+  byId("axis").hidden = !isSymmetric();
 }
 
 function setPressed(buttons, isPressed) {
@@ -342,27 +350,8 @@ function editFromHere() {
 
 function useLabelMap(ids, drawingView) {
   ui.viewToEdit = null;
-  checkStrokes();
+  strokeCheck.start(state.snapshot());
   state.change({ ids, drawingView });
-}
-
-// Ask which strokes the object shows, before the drawing is replaced.
-function checkStrokes() {
-  const { strokes } = state;
-  if (!strokes.length) return;
-  const id = channel.send("labels", { scene: renderer.scene, view: state.drawingView });
-  ui.strokeCheck = { id, strokes, ids: canvas.committedIds.slice() };
-}
-
-// `labels` holds the class ids of the object, seen from the view of the replaced drawing.
-function reportStrokes(id, labels) {
-  if (id !== ui.strokeCheck?.id) return;
-  const { ids, strokes } = ui.strokeCheck;
-  const shows = (stroke) => stroke.filter((i) => labels[i] === ids[i]).length >= MIN_EFFECT * stroke.length;
-  const count = strokes.filter((stroke) => !shows(stroke)).length;
-  if (!count) return;
-  const subject = `${count} of ${strokes.length} stroke${strokes.length > 1 ? "s" : ""}`;
-  showNotification(`${subject} had no effect on the object, so the new drawing lacks them. Undo brings them back.`);
 }
 
 function openExample(example) {
@@ -421,6 +410,7 @@ const actions = {
   "larger-brush": () => scaleBrushSize(BRUSH_STEP),
   "select-class": (event) => setClass(Number(event.key)),
   "toggle-symmetric"() {
+    if (byId("symmetric").disabled) return;
     byId("symmetric").checked = !byId("symmetric").checked;
     showSymmetry();
   },

@@ -268,6 +268,26 @@ def test_symmetric_strokes_are_exact_mirror_images(open_page):
     assert ids[60, 5] == ids[60, 122] == 0 and np.array_equal(ids, ids[:, ::-1])
 
 
+def test_strokes_are_not_mirrored_in_drawings_from_the_side(open_page, cat):
+    page = open_page()
+    open_drawing(page, cat)
+    page.keyboard.press("m")
+    with wait_for_image(page):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#drawing-view")).to_have_text("from 5° right")
+    assert page.locator("#symmetric").is_disabled() and not page.locator("#axis").is_visible()
+    before = drawing(page)
+    set_size(page, 5)
+    with wait_for_image(page):
+        stroke(page, (4, 4), (4, 20))
+    changed = np.argwhere(drawing(page) != before)
+    assert len(changed) > 0 and changed[:, 1].max() < 10
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    assert page.locator("#symmetric").is_enabled() and page.locator("#axis").is_visible()
+
+
 def test_symmetric_strokes_exchange_left_and_right_classes(open_page):
     with real_server(tiny_model("seg2face")) as url:
         page = open_page(url=url)
