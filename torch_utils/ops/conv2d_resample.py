@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops.conv2d import conv2d
+from torch_utils.ops.conv2d import conv2d, conv2d_transposed
 from torch_utils.ops.upfirdn2d import Ints, check_image, parse_padding, resample_padding, upfirdn2d
 
 
@@ -90,10 +90,9 @@ def _upsampling_conv(x, w, f, up, pad, groups, flip_weight, flip_filter):
     Measured on a CPU, 0.9 to 1.4 times as fast as four small convolutions, one for each phase of the result, and 1.3
     to 3 times as fast as kernel and filter merged into one (tests/benchmarks/ops.py).
     """
-    # Kernel in the layout of a transposed convolution, which convolves where the other correlates.
+    # A transposed convolution convolves where the other correlates.
     kh, kw = w.shape[2:]
     w = w.flip([2, 3]) if flip_weight else w
-    w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # C,O/groups,kh,kw
 
     # The transposed convolution adds kernel-1 pixels on the left and up-1 fewer on the right.
     left, right, top, bottom = pad
@@ -102,6 +101,6 @@ def _upsampling_conv(x, w, f, up, pad, groups, flip_weight, flip_filter):
     # What is cropped on both sides is not computed, the rest is left to the filter.
     cut_x = max(0, -max(pad[:2]))
     cut_y = max(0, -max(pad[2:]))
-    x = F.conv_transpose2d(x, w, stride=up, padding=(cut_y, cut_x), groups=groups)
+    x = conv2d_transposed(x, w, up, (cut_y, cut_x), groups)
     pad = [pad[0] + cut_x, pad[1] + cut_x, pad[2] + cut_y, pad[3] + cut_y]
     return upfirdn2d(x, f, padding=pad, flip_filter=flip_filter, gain=up**2)

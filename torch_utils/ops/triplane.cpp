@@ -18,6 +18,7 @@ namespace {
 using namespace pix2pix3d;
 
 constexpr int64_t kPointsPerBlock = 48;  // a multiple of kRows
+constexpr int64_t kPointsAhead = 6, kFloatsPerLine = 16;  // of prefetching
 constexpr int64_t kBorderBefore = 1, kBorderAfter = 2;  // as in training/volumetric_rendering/planes.py
 
 constexpr float kSigmoidWidening = 0.001f;  // as in training/networks/decoders.py
@@ -109,17 +110,26 @@ void sample_maps(const Maps& maps, const float* points, int64_t total, int64_t p
         }
     }
 
-    // Four neighbors on each map.
+    // Four neighbors on each map, whose first is at `neighbor(i, j)`.
     const int64_t channels = maps.channels, row = maps.width() * channels;
-    for (int64_t i = 0; i < count; ++i) {
+    const auto neighbor = [&](int64_t i, int64_t j) {
         const int64_t scene = (first + i) / per_scene;
+        const int64_t u = maps.axes[2 * j], v = maps.axes[2 * j + 1];
+        return maps.table + ((scene * maps.count + j) * maps.width() + corner[v][i]) * row + corner[u][i] * channels;
+    };
+    for (int64_t i = 0; i < count; ++i) {
+        for (int64_t j = 0; j < maps.count && i + kPointsAhead < count; ++j) {
+            const float* ahead = neighbor(i + kPointsAhead, j);
+            for (int64_t c = 0; c < 2 * channels; c += kFloatsPerLine) {
+                __builtin_prefetch(ahead + c);
+                __builtin_prefetch(ahead + row + c);
+            }
+        }
         float* to = features + i * channels;
         for (int64_t j = 0; j < maps.count; ++j) {
-            const int64_t u = maps.axes[2 * j], v = maps.axes[2 * j + 1];
-            const float right = after[u][i], below = after[v][i];
+            const float right = after[maps.axes[2 * j]][i], below = after[maps.axes[2 * j + 1]][i];
             const float w11 = below * right, w10 = below - w11, w01 = right - w11, w00 = 1.f - right - w10;
-            const float* from = maps.table + ((scene * maps.count + j) * maps.width() + corner[v][i]) * row +
-                                corner[u][i] * channels;
+            const float* from = neighbor(i, j);
             for (int64_t c = 0; c < channels; c += kLanes) {
                 const Vector sum = w00 * load(from + c) + w01 * load(from + channels + c) + w10 * load(from + row + c) +
                                    w11 * load(from + row + channels + c);

@@ -1,11 +1,12 @@
-// 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) (Lavin and Gray 2016), on a CPU, channels-last.
+// 3x3 convolutions by Winograd's method (Lavin and Gray 2016), on a CPU, channels-last.
 //
-// A tile of 4x4 output pixels depends on a patch of 6x6 input pixels. With the matrices A, B and G below,
+// A tile of the result depends on a patch of the input. With the matrices A, B and G of a scheme,
 //
 //     tile = A^T [ (G w G^T) * (B^T patch B) ] A        (* elementwise, summed over input channels)
 //
-// so that each of 36 points needs one multiplication for each pair of channels, instead of 9 * 16 = 144 in all: the sums
-// over channels are 36 matrix products. Tiles are computed in blocks whose transforms stay in the cache.
+// so that the sums over channels are as many matrix products as there are elements in brackets. Tiles are computed in
+// blocks whose transforms stay in the cache. For 4x4 pixels and every pair of channels, `Plain` needs 36
+// multiplications instead of 144; `Transposed` needs 81 for 8x8 pixels instead of 144.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -20,46 +21,85 @@
 namespace {
 using namespace pix2pix3d;
 
-constexpr int kTile = 4, kPatch = 6, kPoints = kPatch * kPatch;
 constexpr int64_t kTilesPerBlock = 24;  // a multiple of kRows
 constexpr int64_t kChannelsPerChunk = 8;  // of weights that are transposed together
-// Between the points' matrices: without it, their rows would be a power of two apart, and share few lines of the cache.
+// Between the matrices of two products: without it, their rows would be a power of two apart, and share few lines of the cache.
 constexpr int64_t kGap = 2 * kLanes;
 
-// --------------------------------------------------------------------------- transforms of one axis
+// --------------------------------------------------------------------------- schemes
 
-// G, with the points 0, 1, -1, 2, -2 and infinity.
-inline void transform_weights_1d(const Vector w[3], Vector u[kPatch]) {
-    const Vector even1 = (w[0] + w[2]) * (-1.f / 6), odd1 = w[1] * (-1.f / 6);
-    const Vector even2 = w[0] * (1.f / 24) + w[2] * (1.f / 6), odd2 = w[1] * (1.f / 12);
-    u[0] = w[0] * (1.f / 4);
-    u[1] = even1 + odd1;
-    u[2] = even1 - odd1;
-    u[3] = even2 + odd2;
-    u[4] = even2 - odd2;
-    u[5] = w[2];
-}
+// Each has the transforms of one axis, from kPatch input pixels and 3 weights to kProducts products and kTile pixels.
+// kWeights: different transformed weights; weight_index: those of a product. Patches are kStep pixels apart.
 
-// B^T.
-inline void transform_input_1d(const Vector x[kPatch], Vector v[kPatch]) {
-    const Vector even1 = x[4] - 4 * x[2], odd1 = x[3] - 4 * x[1];
-    const Vector even2 = x[4] - x[2], odd2 = 2 * (x[3] - x[1]);
-    v[0] = 4 * x[0] - 5 * x[2] + x[4];
-    v[1] = even1 + odd1;
-    v[2] = even1 - odd1;
-    v[3] = even2 + odd2;
-    v[4] = even2 - odd2;
-    v[5] = 4 * x[1] - 5 * x[3] + x[5];
-}
+// Correlation: F(4, 3) with the points 0, 1, -1, 2, -2 and infinity.
+struct Plain {
+    static constexpr int kPatch = 6, kProducts = 6, kWeights = 6, kTile = 4, kStep = 4;
+    static constexpr int weight_index(int product) { return product; }
 
-// A^T.
-inline void transform_output_1d(const Vector m[kPatch], Vector y[kTile]) {
-    const Vector even1 = m[1] + m[2], odd1 = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
-    y[0] = m[0] + even1 + even2;
-    y[1] = odd1 + 2 * odd2;
-    y[2] = even1 + 4 * even2;
-    y[3] = odd1 + 8 * odd2 + m[5];
-}
+    static void transform_weights(const Vector w[3], Vector u[kWeights]) {
+        const Vector even1 = (w[0] + w[2]) * (-1.f / 6), odd1 = w[1] * (-1.f / 6);
+        const Vector even2 = w[0] * (1.f / 24) + w[2] * (1.f / 6), odd2 = w[1] * (1.f / 12);
+        u[0] = w[0] * (1.f / 4);
+        u[1] = even1 + odd1;
+        u[2] = even1 - odd1;
+        u[3] = even2 + odd2;
+        u[4] = even2 - odd2;
+        u[5] = w[2];
+    }
+
+    static void transform_input(const Vector x[kPatch], Vector v[kProducts]) {
+        const Vector even1 = x[4] - 4 * x[2], odd1 = x[3] - 4 * x[1];
+        const Vector even2 = x[4] - x[2], odd2 = 2 * (x[3] - x[1]);
+        v[0] = 4 * x[0] - 5 * x[2] + x[4];
+        v[1] = even1 + odd1;
+        v[2] = even1 - odd1;
+        v[3] = even2 + odd2;
+        v[4] = even2 - odd2;
+        v[5] = 4 * x[1] - 5 * x[3] + x[5];
+    }
+
+    static void transform_output(const Vector m[kProducts], Vector y[kTile]) {
+        const Vector even1 = m[1] + m[2], odd1 = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
+        y[0] = m[0] + even1 + even2;
+        y[1] = odd1 + 2 * odd2;
+        y[2] = even1 + 4 * even2;
+        y[3] = odd1 + 8 * odd2 + m[5];
+    }
+};
+
+// Transposed convolution of stride 2: pixels 2i of the result are x[i-1] w[2] + x[i] w[0], by F(4, 2) with the points 0,
+// 1, -1, 2 and infinity; pixels 2i+1 are x[i] w[1]. A patch starts at x[i-1].
+struct Transposed {
+    static constexpr int kPatch = 5, kProducts = 9, kWeights = 6, kTile = 8, kStep = 4;
+    static constexpr int weight_index(int product) { return std::min(product, 5); }
+
+    static void transform_weights(const Vector w[3], Vector u[kWeights]) {
+        u[0] = w[2] * (1.f / 2);
+        u[1] = (w[2] + w[0]) * (-1.f / 2);
+        u[2] = (w[2] - w[0]) * (-1.f / 6);
+        u[3] = w[2] * (1.f / 6) + w[0] * (1.f / 3);
+        u[4] = w[0];
+        u[5] = w[1];
+    }
+
+    static void transform_input(const Vector x[kPatch], Vector v[kProducts]) {
+        v[0] = 2 * x[0] - x[1] - 2 * x[2] + x[3];
+        v[1] = x[3] - x[2] - 2 * x[1];
+        v[2] = x[3] - 3 * x[2] + 2 * x[1];
+        v[3] = x[3] - x[1];
+        v[4] = 2 * x[1] - x[2] - 2 * x[3] + x[4];
+        for (int i = 0; i < 4; ++i) v[5 + i] = x[1 + i];
+    }
+
+    static void transform_output(const Vector m[kProducts], Vector y[kTile]) {
+        const Vector even = m[1] + m[2], odd = m[1] - m[2];
+        y[0] = m[0] + even + m[3];
+        y[2] = odd + 2 * m[3];
+        y[4] = even + 4 * m[3];
+        y[6] = odd + 8 * m[3] + m[4];
+        for (int i = 0; i < 4; ++i) y[1 + 2 * i] = m[5 + i];
+    }
+};
 
 // --------------------------------------------------------------------------- transforms of both axes
 
@@ -81,46 +121,51 @@ inline void transform(const float* from, int64_t from_row, int64_t from_column, 
     }
 }
 
-// Transformed weights, one matrix for each of the points: panels of kPanel output channels, each with C rows.
+// Transformed weights, matrices of input by output channels, in panels of kPanel output channels, each with C rows.
+template <typename Scheme>
 struct Weights {
+    static constexpr int kMatrices = Scheme::kWeights * Scheme::kWeights;
+    int64_t out, channels, panels, matrix_size;
     at::Tensor data;
-    int64_t channels, panels, point;
 
-    const float* panel(int64_t p, int64_t i) const {
-        return data.const_data_ptr<float>() + p * point + i * channels * kPanel;
+    // w is O,C,3,3, contiguous.
+    explicit Weights(const at::Tensor& w)
+        : out(w.size(0)),
+          channels(w.size(1)),
+          panels(divide_up(out, kPanel)),
+          matrix_size(panels * channels * kPanel + kGap),
+          data(at::empty({kMatrices * matrix_size}, w.options())) {
+        const int64_t chunks = divide_up(channels, kChannelsPerChunk);
+        at::parallel_for(0, panels * chunks, 8, [&](int64_t first, int64_t last) {
+            for (int64_t i = first; i < last; ++i) transform_chunk(w, i / chunks, i % chunks * kChannelsPerChunk);
+        });
+    }
+
+    // The weights of a product, by its row and column.
+    const float* panel(int row, int column, int64_t i) const {
+        const int matrix = Scheme::weight_index(row) * Scheme::kWeights + Scheme::weight_index(column);
+        return data.const_data_ptr<float>() + matrix * matrix_size + i * channels * kPanel;
+    }
+
+    // Weights of a few input channels from `first` on, for one panel of output channels.
+    void transform_chunk(const at::Tensor& w, int64_t panel, int64_t first) {
+        // Transposed, so that output channels are contiguous. Those that do not exist are zero.
+        float kernels[kChannelsPerChunk * 9][kPanel];
+        const int64_t columns = std::min<int64_t>(kPanel, out - panel * kPanel);
+        const int64_t rows = std::min(kChannelsPerChunk, channels - first);
+        if (columns < kPanel) std::memset(kernels, 0, sizeof(kernels));
+        for (int64_t j = 0; j < columns; ++j) {
+            const float* row = w.const_data_ptr<float>() + ((panel * kPanel + j) * channels + first) * 9;
+            for (int64_t k = 0; k < rows * 9; ++k) kernels[k][j] = row[k];
+        }
+        for (int64_t c = 0; c < rows; ++c) {
+            float* to = data.mutable_data_ptr<float>() + (panel * channels + first + c) * kPanel;
+            for (int j = 0; j < kPanel; j += kLanes)
+                transform<3, Scheme::kWeights, Scheme::transform_weights>(
+                    &kernels[c * 9][j], 3 * kPanel, kPanel, to + j, Scheme::kWeights * matrix_size, matrix_size);
+        }
     }
 };
-
-// w is O,C,3,3, contiguous.
-Weights transform_weights(const at::Tensor& w) {
-    const int64_t out = w.size(0), channels = w.size(1), panels = divide_up(out, kPanel);
-    const int64_t point = panels * channels * kPanel + kGap;
-    at::Tensor data = at::empty({kPoints * point}, w.options());
-    const float* from = w.const_data_ptr<float>();
-    float* to = data.mutable_data_ptr<float>();
-
-    const int64_t chunks = divide_up(channels, kChannelsPerChunk);
-    at::parallel_for(0, panels * chunks, 8, [&](int64_t first, int64_t last) {
-        // Of a few input channels: the 9 weights of each, for kPanel output channels. Those that do not exist are zero.
-        float kernels[kChannelsPerChunk * 9][kPanel];
-        for (int64_t i = first; i < last; ++i) {
-            const int64_t panel = i / chunks, c0 = i % chunks * kChannelsPerChunk;
-            const int64_t columns = std::min<int64_t>(kPanel, out - panel * kPanel);
-            const int64_t rows = std::min(kChannelsPerChunk, channels - c0);
-            if (columns < kPanel) std::memset(kernels, 0, sizeof(kernels));
-            for (int64_t j = 0; j < columns; ++j) {
-                const float* row = from + ((panel * kPanel + j) * channels + c0) * 9;
-                for (int64_t k = 0; k < rows * 9; ++k) kernels[k][j] = row[k];
-            }
-            for (int64_t c = 0; c < rows; ++c)
-                for (int j = 0; j < kPanel; j += kLanes)
-                    transform<3, kPatch, transform_weights_1d>(&kernels[c * 9][j], 3 * kPanel, kPanel,
-                                                               to + (panel * channels + c0 + c) * kPanel + j,
-                                                               kPatch * point, point);
-        }
-    });
-    return {data, channels, panels, point};
-}
 
 // --------------------------------------------------------------------------- convolution
 
@@ -131,107 +176,111 @@ struct Image {
     int64_t offset(int64_t n, int64_t y, int64_t x) const { return ((n * height + y) * width + x) * channels; }
 };
 
-struct Convolution {
-    Image in, out;
-    const float* x;
-    float* y;
-    int64_t pad_y, pad_x;
-    const Weights& weights;
-
-    int64_t tile_rows() const { return divide_up(out.height, kTile); }
-    int64_t tile_columns() const { return divide_up(out.width, kTile); }
-    int64_t tiles() const { return out.batch * tile_rows() * tile_columns(); }
-};
-
-// Scratch memory of one thread. Transforms: for each point, one row of channels per tile.
+// Scratch memory of one thread. Transforms: for each product, one row of channels per tile.
+template <typename Scheme>
 struct Scratch {
-    int64_t in_row, out_row, in_point, out_point;
+    static constexpr int kProducts = Scheme::kProducts * Scheme::kProducts;
+    int64_t in_row, out_row, in_product, out_product;
     at::Tensor memory;
     float *in, *out, *patch, *tile;
 
     Scratch(int64_t channels, int64_t panels, const at::TensorOptions& options)
         : in_row(round_up(channels, kLanes)),
           out_row(panels * kPanel),
-          in_point(kTilesPerBlock * in_row + kGap),
-          out_point(kTilesPerBlock * out_row + kGap),
+          in_product(kTilesPerBlock * in_row + kGap),
+          out_product(kTilesPerBlock * out_row + kGap),
           // Zeros, since a last block with fewer tiles still computes with all of its rows.
-          memory(at::zeros({kPoints * (in_point + in_row + out_point) + kTile * kTile * out_row}, options)),
+          memory(at::zeros({kProducts * (in_product + out_product) + Scheme::kPatch * Scheme::kPatch * in_row +
+                            Scheme::kTile * Scheme::kTile * out_row},
+                           options)),
           in(memory.mutable_data_ptr<float>()),
-          out(in + kPoints * in_point),
-          patch(out + kPoints * out_point),
-          tile(patch + kPoints * in_row) {}
+          out(in + kProducts * in_product),
+          patch(out + kProducts * out_product),
+          tile(patch + Scheme::kPatch * Scheme::kPatch * in_row) {}
 };
 
-// Transforms the input of tile `index` to row `row` of the scratch memory.
-void transform_patch(const Convolution& conv, int64_t index, int64_t row, Scratch& scratch) {
-    const Image& in = conv.in;
-    const int64_t n = index / (conv.tile_rows() * conv.tile_columns());
-    const int64_t y0 = index / conv.tile_columns() % conv.tile_rows() * kTile - conv.pad_y;
-    const int64_t x0 = index % conv.tile_columns() * kTile - conv.pad_x;
-    const bool inside = y0 >= 0 && x0 >= 0 && y0 + kPatch <= in.height && x0 + kPatch <= in.width;
+template <typename Scheme>
+struct Convolution {
+    Image in, out;
+    const float* x;
+    float* y;
+    int64_t pad_y, pad_x;  // of patches
+    const Weights<Scheme>& weights;
 
-    // In place, or a copy with zeros for pixels outside of the image and for the channels of the last vector.
-    const float* from;
-    int64_t from_row = in.width * in.channels, from_column = in.channels;
-    if (inside && in.channels % kLanes == 0) {
-        from = conv.x + in.offset(n, y0, x0);
-    } else {
-        std::memset(scratch.patch, 0, sizeof(float) * kPoints * scratch.in_row);
-        for (int64_t j = std::max<int64_t>(0, -y0); j < std::min<int64_t>(kPatch, in.height - y0); ++j)
-            for (int64_t i = std::max<int64_t>(0, -x0); i < std::min<int64_t>(kPatch, in.width - x0); ++i)
-                std::memcpy(scratch.patch + (j * kPatch + i) * scratch.in_row,
-                            conv.x + in.offset(n, y0 + j, x0 + i), sizeof(float) * in.channels);
-        from = scratch.patch;
-        from_row = kPatch * scratch.in_row;
-        from_column = scratch.in_row;
+    static constexpr int kPatch = Scheme::kPatch, kProducts = Scheme::kProducts, kTile = Scheme::kTile;
+
+    int64_t rows() const { return divide_up(out.height, kTile); }
+    int64_t columns() const { return divide_up(out.width, kTile); }
+    int64_t tiles() const { return out.batch * rows() * columns(); }
+
+    // Transforms the input of a tile to row `to_row` of the scratch memory.
+    void transform_patch(int64_t tile, int64_t to_row, Scratch<Scheme>& scratch) const {
+        const int64_t n = tile / (rows() * columns());
+        const int64_t y0 = tile / columns() % rows() * Scheme::kStep - pad_y;
+        const int64_t x0 = tile % columns() * Scheme::kStep - pad_x;
+        const bool inside = y0 >= 0 && x0 >= 0 && y0 + kPatch <= in.height && x0 + kPatch <= in.width;
+
+        // In place, or a copy with zeros for pixels outside of the image and for the channels of the last vector.
+        const float* from = scratch.patch;
+        int64_t from_row = kPatch * scratch.in_row, from_column = scratch.in_row;
+        if (inside && in.channels % kLanes == 0) {
+            from = x + in.offset(n, y0, x0);
+            from_row = in.width * in.channels;
+            from_column = in.channels;
+        } else {
+            std::memset(scratch.patch, 0, sizeof(float) * kPatch * kPatch * scratch.in_row);
+            for (int64_t j = std::max<int64_t>(0, -y0); j < std::min<int64_t>(kPatch, in.height - y0); ++j)
+                for (int64_t i = std::max<int64_t>(0, -x0); i < std::min<int64_t>(kPatch, in.width - x0); ++i)
+                    std::memcpy(scratch.patch + (j * kPatch + i) * scratch.in_row, x + in.offset(n, y0 + j, x0 + i),
+                                sizeof(float) * in.channels);
+        }
+        float* to = scratch.in + to_row * scratch.in_row;
+        for (int64_t c = 0; c < scratch.in_row; c += kLanes)
+            transform<kPatch, kProducts, Scheme::transform_input>(from + c, from_row, from_column, to + c,
+                                                                  kProducts * scratch.in_product, scratch.in_product);
     }
-    float* to = scratch.in + row * scratch.in_row;
-    for (int64_t c = 0; c < scratch.in_row; c += kLanes)
-        transform<kPatch, kPatch, transform_input_1d>(from + c, from_row, from_column, to + c,
-                                                      kPatch * scratch.in_point, scratch.in_point);
-}
 
-// Writes channels `first` to `last` of tile `index` from row `row` of the scratch memory.
-void transform_tile(const Convolution& conv, int64_t index, int64_t row, int64_t first, int64_t last,
-                    Scratch& scratch) {
-    const Image& out = conv.out;
-    const int64_t n = index / (conv.tile_rows() * conv.tile_columns());
-    const int64_t y0 = index / conv.tile_columns() % conv.tile_rows() * kTile;
-    const int64_t x0 = index % conv.tile_columns() * kTile;
-    const int64_t height = std::min<int64_t>(kTile, out.height - y0), width = std::min<int64_t>(kTile, out.width - x0);
-    const bool whole = height == kTile && width == kTile && last <= out.channels && last % kLanes == 0;
+    // Writes channels `first` to `last` of a tile from row `from_row` of the scratch memory.
+    void transform_tile(int64_t tile, int64_t from_row, int64_t first, int64_t last, Scratch<Scheme>& scratch) const {
+        const int64_t n = tile / (rows() * columns());
+        const int64_t y0 = tile / columns() % rows() * kTile, x0 = tile % columns() * kTile;
+        const int64_t height = std::min<int64_t>(kTile, out.height - y0);
+        const int64_t width = std::min<int64_t>(kTile, out.width - x0);
 
-    // In place, or through a tile of which the existing pixels and channels are copied.
-    float* to = conv.y + out.offset(n, y0, x0);
-    const int64_t to_row = whole ? out.width * out.channels : kTile * scratch.out_row;
-    const int64_t to_column = whole ? out.channels : scratch.out_row;
-    for (int64_t c = first; c < last; c += kLanes)
-        transform<kPatch, kTile, transform_output_1d>(scratch.out + row * scratch.out_row + c,
-                                                      kPatch * scratch.out_point, scratch.out_point,
-                                                      (whole ? to : scratch.tile) + c, to_row, to_column);
-    if (whole) return;
-    const size_t bytes = sizeof(float) * (std::min(last, out.channels) - first);
-    for (int64_t j = 0; j < height; ++j)
-        for (int64_t i = 0; i < width; ++i)
-            std::memcpy(conv.y + out.offset(n, y0 + j, x0 + i) + first,
-                        scratch.tile + (j * kTile + i) * scratch.out_row + first, bytes);
-}
+        // In place, or through a tile of which the existing pixels and channels are copied.
+        const bool whole = height == kTile && width == kTile && last <= out.channels && last % kLanes == 0;
+        float* to = whole ? y + out.offset(n, y0, x0) : scratch.tile;
+        const int64_t to_row = whole ? out.width * out.channels : kTile * scratch.out_row;
+        const int64_t to_column = whole ? out.channels : scratch.out_row;
+        for (int64_t c = first; c < last; c += kLanes)
+            transform<kProducts, kTile, Scheme::transform_output>(scratch.out + from_row * scratch.out_row + c,
+                                                                  kProducts * scratch.out_product, scratch.out_product,
+                                                                  to + c, to_row, to_column);
+        if (whole) return;
+        const size_t bytes = sizeof(float) * (std::min(last, out.channels) - first);
+        for (int64_t j = 0; j < height; ++j)
+            for (int64_t i = 0; i < width; ++i)
+                std::memcpy(y + out.offset(n, y0 + j, x0 + i) + first,
+                            scratch.tile + (j * kTile + i) * scratch.out_row + first, bytes);
+    }
 
-// Computes the panels `first` to `last` of output channels of the tiles of one block.
-void convolve_block(const Convolution& conv, int64_t block, int64_t first, int64_t last, Scratch& scratch) {
-    const int64_t first_tile = block * kTilesPerBlock;
-    const int64_t tiles = std::min(kTilesPerBlock, conv.tiles() - first_tile);
-    for (int64_t i = 0; i < tiles; ++i) transform_patch(conv, first_tile + i, i, scratch);
-    for (int64_t p = 0; p < kPoints; ++p)
-        for (int64_t panel = first; panel < last; ++panel)
-            for (int64_t i = 0; i < tiles; i += kRows)
-                multiply_panel(scratch.in + p * scratch.in_point + i * scratch.in_row, scratch.in_row,
-                               conv.weights.panel(p, panel), conv.in.channels,
-                               scratch.out + p * scratch.out_point + i * scratch.out_row + panel * kPanel,
-                               scratch.out_row);
-    for (int64_t i = 0; i < tiles; ++i)
-        transform_tile(conv, first_tile + i, i, first * kPanel, last * kPanel, scratch);
-}
+    // Computes the panels `first` to `last` of output channels of the tiles of one block.
+    void convolve_block(int64_t block, int64_t first, int64_t last, Scratch<Scheme>& scratch) const {
+        const int64_t first_tile = block * kTilesPerBlock;
+        const int64_t count = std::min(kTilesPerBlock, tiles() - first_tile);
+        for (int64_t i = 0; i < count; ++i) transform_patch(first_tile + i, i, scratch);
+        for (int p = 0; p < kProducts * kProducts; ++p)
+            for (int64_t panel = first; panel < last; ++panel)
+                for (int64_t i = 0; i < count; i += kRows)
+                    multiply_panel(scratch.in + p * scratch.in_product + i * scratch.in_row, scratch.in_row,
+                                   weights.panel(p / kProducts, p % kProducts, panel), in.channels,
+                                   scratch.out + p * scratch.out_product + i * scratch.out_row + panel * kPanel,
+                                   scratch.out_row);
+        for (int64_t i = 0; i < count; ++i) transform_tile(first_tile + i, i, first * kPanel, last * kPanel, scratch);
+    }
+};
+
+// --------------------------------------------------------------------------- operators
 
 void check(const at::Tensor& t, at::MemoryFormat format, const char* name) {
     TORCH_CHECK_VALUE(t.dim() == 4 && t.scalar_type() == at::kFloat && t.is_contiguous(format), name,
@@ -239,21 +288,19 @@ void check(const at::Tensor& t, at::MemoryFormat format, const char* name) {
                       " with strides ", t.strides());
 }
 
-// Correlates x (N,C,H,W, channels-last) with w (O,C,3,3, contiguous): N,O,H+2*pad_y-2,W+2*pad_x-2, channels-last.
-at::Tensor winograd_conv3x3(const at::Tensor& x, const at::Tensor& w, int64_t pad_y, int64_t pad_x) {
+// Returns N,O,height,width from x (N,C,H,W, channels-last) and w (O,C,3,3, contiguous), channels-last.
+template <typename Scheme>
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, int64_t height, int64_t width, int64_t pad_y,
+                    int64_t pad_x) {
     check(x, at::MemoryFormat::ChannelsLast, "x");
     check(w, at::MemoryFormat::Contiguous, "w");
     TORCH_CHECK_VALUE(w.size(1) == x.size(1) && w.size(2) == 3 && w.size(3) == 3, "w: expected O,", x.size(1),
                       ",3,3, got ", w.sizes());
-    const Image in{x.size(0), x.size(1), x.size(2), x.size(3)};
-    const Image out{in.batch, w.size(0), in.height + 2 * pad_y - 2, in.width + 2 * pad_x - 2};
-    TORCH_CHECK_VALUE(pad_y >= 0 && pad_x >= 0 && out.height > 0 && out.width > 0, "padding: expected 0 or more and at ",
-                      "least one pixel in the result, got ", pad_y, ", ", pad_x, " for ", x.sizes());
-
-    at::Tensor y = at::empty({out.batch, out.channels, out.height, out.width}, x.options(),
-                             at::MemoryFormat::ChannelsLast);
-    const Weights weights = transform_weights(w);
-    const Convolution conv{in, out, x.const_data_ptr<float>(), y.mutable_data_ptr<float>(), pad_y, pad_x, weights};
+    const Image in{x.size(0), x.size(1), x.size(2), x.size(3)}, out{in.batch, w.size(0), height, width};
+    at::Tensor y = at::empty({out.batch, out.channels, height, width}, x.options(), at::MemoryFormat::ChannelsLast);
+    const Weights<Scheme> weights(w);
+    const Convolution<Scheme> conv{in, out, x.const_data_ptr<float>(), y.mutable_data_ptr<float>(), pad_y, pad_x,
+                                   weights};
 
     // If there are fewer blocks than threads, the output channels of a block are divided too, at the price of several
     // transforms of its input. Every sum is added up in the same order in either case.
@@ -262,19 +309,39 @@ at::Tensor winograd_conv3x3(const at::Tensor& x, const at::Tensor& w, int64_t pa
     const int64_t panels_each = divide_up(panels, std::min(std::max<int64_t>(1, panels), wanted));
     const int64_t groups = panels ? divide_up(panels, panels_each) : 0;
     at::parallel_for(0, blocks * groups, 1, [&](int64_t first, int64_t last) {
-        Scratch scratch(in.channels, panels, x.options());
+        Scratch<Scheme> scratch(in.channels, panels, x.options());
         for (int64_t i = first; i < last; ++i) {
             const int64_t panel = i % groups * panels_each;
-            convolve_block(conv, i / groups, panel, std::min(panels, panel + panels_each), scratch);
+            conv.convolve_block(i / groups, panel, std::min(panels, panel + panels_each), scratch);
         }
     });
     return y;
+}
+
+// Correlates x with w: N,O,H+2*pad_y-2,W+2*pad_x-2.
+at::Tensor winograd_conv3x3(const at::Tensor& x, const at::Tensor& w, int64_t pad_y, int64_t pad_x) {
+    TORCH_CHECK_VALUE(x.dim() == 4, "x: expected 4 axes, got ", x.sizes());
+    const int64_t height = x.size(2) + 2 * pad_y - 2, width = x.size(3) + 2 * pad_x - 2;
+    TORCH_CHECK_VALUE(pad_y >= 0 && pad_x >= 0 && height > 0 && width > 0, "padding: expected 0 or more and at least ",
+                      "one pixel in the result, got ", pad_y, ", ", pad_x, " for ", x.sizes());
+    return convolve<Plain>(x, w, height, width, pad_y, pad_x);
+}
+
+// Inserts a zero between pixels of x and convolves with w: N,O,2*H+1,2*W+1.
+at::Tensor winograd_conv3x3_transposed(const at::Tensor& x, const at::Tensor& w) {
+    TORCH_CHECK_VALUE(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0, "x: expected 4 axes with at least one pixel, got ",
+                      x.sizes());
+    return convolve<Transposed>(x, w, 2 * x.size(2) + 1, 2 * x.size(3) + 1, 1, 1);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pix2pix3d, m) {
     m.def("winograd_conv3x3(Tensor x, Tensor w, int pad_y, int pad_x) -> Tensor");
+    m.def("winograd_conv3x3_transposed(Tensor x, Tensor w) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(pix2pix3d, CPU, m) { m.impl("winograd_conv3x3", winograd_conv3x3); }
+TORCH_LIBRARY_IMPL(pix2pix3d, CPU, m) {
+    m.impl("winograd_conv3x3", winograd_conv3x3);
+    m.impl("winograd_conv3x3_transposed", winograd_conv3x3_transposed);
+}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from torch_utils.ops import build
 from torch_utils.ops import conv2d as module
-from torch_utils.ops.conv2d import conv2d
+from torch_utils.ops.conv2d import conv2d, conv2d_transposed
 
 CPU = torch.device("cpu")
 # Of the largest value: the transforms multiply and divide by up to 24.
@@ -67,6 +67,44 @@ def test_kernel_reads_tensors_in_any_layout(kernel):
     assert_kernel_equals_definition(x.contiguous(), w)
     assert_kernel_equals_definition(x, w.flip([2, 3]).transpose(2, 3))
     assert_kernel_equals_definition(x[:, :, ::2, 3:], w.transpose(0, 1).contiguous().transpose(0, 1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 4), (4, 5), (7, 8), (13, 30)])
+@pytest.mark.parametrize("channels", [(1, 1), (16, 32), (17, 33), (40, 5)])
+def test_transposed_kernel_equals_the_definition(kernel, size, channels):
+    x, w = example(2, *channels, *size)
+    result = conv2d_transposed(x, w, 2, impl="kernel")
+    expected = F.conv_transpose2d(x.double(), w.double().transpose(0, 1), stride=2)
+    assert result.shape == expected.shape
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+    assert conv2d_transposed(x[:0], w, 2, impl="kernel").shape == (0, *expected.shape[1:])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_reference_inserts_zeros_and_convolves(groups):
+    x, w = example(2, 6, 4, 5, 7, torch.float64)
+    w = w[:, : 6 // groups]
+    spaced = torch.zeros(2, 6, 9, 13, dtype=x.dtype)
+    spaced[:, :, ::2, ::2] = x
+    expected = F.conv2d(spaced, w.flip([2, 3]), padding=2, groups=groups)
+    torch.testing.assert_close(conv2d_transposed(x, w, 2, groups=groups), expected)
+    torch.testing.assert_close(conv2d_transposed(x, w, 2, (1, 0), groups), expected[:, :, 1:-1])
+
+
+def test_transposed_kernel_runs_where_it_is_faster(kernel):
+    x, w = example(1, 64, 64)
+    fast = conv2d_transposed(x, w, 2)
+    assert torch.equal(fast, conv2d_transposed(x, w, 2, impl="kernel"))
+    plain = F.conv_transpose2d(x, w.transpose(0, 1), stride=2)
+    assert not torch.equal(fast, plain)
+    assert torch.equal(conv2d_transposed(x, w.requires_grad_(), 2), plain)
+    w = w.detach()
+    for case in ((x[:, :, :16], w, 2), (x.contiguous(), w, 2), (x, w[:5], 2), (x, w, 1), (x.double(), w.double(), 2)):
+        plain = F.conv_transpose2d(case[0], case[1].transpose(0, 1), stride=case[2])
+        assert torch.equal(conv2d_transposed(*case), plain)
+    for padding, stride in (((1, 1), 2), ((0, 0), 3)):
+        with pytest.raises(ValueError, match="impl: no kernel"):
+            conv2d_transposed(x, w, stride, padding, impl="kernel")
 
 
 def test_a_single_tap_copies_the_image(kernel):
@@ -152,6 +190,8 @@ def test_binding_rejects_tensors_that_the_kernel_cannot_read(kernel):
     for tensors in bad:
         with pytest.raises(ValueError, match="expected"):
             convolve(*tensors, 1, 1)
+        with pytest.raises(ValueError, match="expected"):
+            torch.ops.pix2pix3d.winograd_conv3x3_transposed(*tensors)
     for padding in ((-1, 0), (0, -1)):
         with pytest.raises(ValueError, match="padding"):
             convolve(x, w, *padding)
