@@ -26,6 +26,7 @@ from inference.inputs import LabelMap, Photo, Pose, check_square, to_label_map, 
 from inference.latents import latent_ws, style_latents, style_mask
 from inference.photo_loss import PhotoLoss, resize_photo
 from inference.projection import Projection
+from torch_utils.precision import set_precision
 from training.networks.generator import TriPlane
 from training.perceptual import Perceptual
 
@@ -141,8 +142,10 @@ class Projector:
         options: ProjectionOptions = DEFAULTS,
         perceptual: Perceptual | None = None,
     ):
+        # A copy in float32: in float16, small gradients would become 0.
         device = next(G.parameters()).device
-        self.G = G
+        self.G = copy.deepcopy(G)
+        set_precision(self.G, "fp32")
         self.cfg = cfg or config_of(G)
         self.options = options
 
