@@ -265,6 +265,9 @@ def find_images(path: str) -> list[Path]:
     Raises:
         InputError: no such file, or no image.
     """
+    # Path("") is the current directory: an unset shell variable would take all images there.
+    if not path:
+        raise InputError("--input: expected the name of a file or directory, got an empty one")
     if not Path(path).is_dir():
         check_is_file("--input", path)
         return [Path(path)]

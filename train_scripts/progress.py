@@ -10,7 +10,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone without installing
 from dataset_preprocessing.contact_sheet import CaptionedImage, image_sheet
-from dnnlib.cli import Command, InputError, echo, option_group, user_errors
+from dnnlib.cli import Command, InputError, option_group, overwrite_option, user_errors
+from dnnlib.outputs import Outputs
 from dnnlib.util import atomic_write
 from inference import Scene, load_generator
 from training.data.dataset import PosedImageDataset
@@ -72,7 +73,8 @@ def progress_rows(dataset: PosedImageDataset, snapshots: list[Path], rows: int =
     click.option("--snapshots", type=click.IntRange(1, 20), default=6, show_default=True, help="Number of columns."),
 )
 @option_group("Output", click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG to write."))
-def main(run_dir: Path, data: str, mask_data: str, snapshots: int, out: Path) -> None:
+@overwrite_option
+def main(run_dir: Path, data: str, mask_data: str, snapshots: int, out: Path, outputs: Outputs) -> None:
     """Render held-out samples with snapshots of a run, side by side.
 
     \b
@@ -80,6 +82,7 @@ def main(run_dir: Path, data: str, mask_data: str, snapshots: int, out: Path) ->
       python train_scripts/progress.py --run runs/00000-... --data data/toy/cats_128_test.zip \\
           --mask_data data/toy/cats_128_test_label.zip --out progress.png
     """
+    outputs.claim(out)
     with user_errors("--run"):
         options = read_options(run_dir)
     with user_errors("--data"):
@@ -87,7 +90,6 @@ def main(run_dir: Path, data: str, mask_data: str, snapshots: int, out: Path) ->
     sheet = image_sheet(progress_rows(dataset, snapshots_of(run_dir, snapshots)))
     with atomic_write(out) as file:
         sheet.save(file, format="png")
-    echo(f"Wrote {out}")
 
 
 if __name__ == "__main__":

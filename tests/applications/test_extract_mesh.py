@@ -19,6 +19,7 @@ from PIL import Image
 from applications import extract_mesh, generate_samples, generate_video
 from dnnlib.cli import INTERRUPTED
 from inference import Scene
+from inference.mesh.extraction import network_options
 from inference.mesh.rasterize import gl_problem
 from inference.mesh.surface import NoSurfaceError
 from inference.mesh.triangles import check_libraries
@@ -129,6 +130,24 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
     assert (meshes["too smooth"].vertices == plain.vertices).all()
     assert "--smooth 3: made 0 rounds" in outputs["too smooth"]  # noise, whose volume one round would change too much
     assert meshes["seed"].vertices.shape != plain.vertices.shape
+
+
+@pytest.mark.parametrize("cfg", KINDS)
+def test_options_follow_from_the_network_unless_they_are_given(cfg):
+    options = GeneratorOptions(resolution=128, **KINDS[cfg], **NARROW)
+    G = construct(options.class_name, options.kwargs())
+    is_seg = cfg == "seg2cat"
+    published = {"threshold": 50.0, "color": "label" if is_seg else None, "largest": False, "without": None}
+    assert network_options(G) == published
+    G.rendering_kwargs["plane_axes"] = "corrected"
+    suitable = {"threshold": "auto", "color": "shown_label" if is_seg else "image", "largest": True, "without": None}
+    assert network_options(G) == suitable
+    G.rendering_kwargs["background_radius"] = 0.48
+    assert network_options(G) == {**suitable, "without": 0 if is_seg else None}
+
+    given = {"threshold": 3.0, "color": "none", "largest": False, "without": "none"}
+    assert extract_mesh.complete_options(G, given) == {**given, "color": None, "without": None}
+    assert extract_mesh.complete_options(G, {**given, "color": None})["color"] == suitable["color"]
 
 
 def test_the_published_command_works_unchanged(network, tmp_path):

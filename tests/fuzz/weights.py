@@ -9,10 +9,7 @@ renders finite images. None may take more than 30 s of processor time or 2 GB mo
 
 from __future__ import annotations
 
-import argparse
 import io
-import os
-import resource
 import sys
 import tempfile
 import zipfile
@@ -25,6 +22,7 @@ from typing import Any
 import numpy as np
 import public_pickle
 import torch
+from harness import Case, arguments, judge, refusal
 from paths import ROOT
 from safetensors.torch import save
 
@@ -36,13 +34,11 @@ from training.weights.record import record_from_module
 from training.weights.safetensors_file import METADATA_KEY
 from training.weights.snapshot import read_weights, save_snapshot
 
-SECONDS = 30
-MEGABYTES = 2000
 TINY = {"channel_base": 512, "channel_max": 8, "encoder_width": 0.02, "sr_width": 0.1, "plane_resolution": 32}
 ODD_NUMBERS = (0, -1, 1, 3, 0.5, 20_000, 10_000_000, 2**40, 1e300, float("inf"), float("nan"))
 ODD_VALUES = (*ODD_NUMBERS, None, True, "x", "\x1b[2J\n", [], [1, 2], {}, {"a": 1}, ["x"] * 9999, [[[[1]]]])
 
-Case = tuple[str, bytes, bool]  # description, content, whether another network than the intact one is expected
+File = tuple[str, bytes, bool]  # description, content, whether another network than the intact one is expected
 
 
 def build() -> torch.nn.Module:
@@ -62,7 +58,7 @@ def contents_of(path: Path, G: torch.nn.Module) -> bytes:
 # --------------------------------------------------------------------------- damage
 
 
-def damaged(name: str, content: bytes, rng: Random) -> Case:
+def damaged(name: str, content: bytes, rng: Random) -> File:
     """Truncate a file, change bits or bytes, or remove, repeat or insert a part."""
     data = bytearray(content)
     # Half of the changes hit the structure at either end.
@@ -109,7 +105,7 @@ def odd_tensors(tensor: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def odd_snapshots(content: bytes, rng: Random, values: int) -> Iterator[Case]:
+def odd_snapshots(content: bytes, rng: Random, values: int) -> Iterator[File]:
     """Yield PyTorch files with odd tensors, and with odd arguments, options and attributes."""
 
     def changed(change: Callable[[dict], object]) -> bytes:
@@ -157,7 +153,7 @@ def assign(values: dict, path: list[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def odd_files(content: bytes, G: torch.nn.Module) -> Iterator[Case]:
+def odd_files(content: bytes, G: torch.nn.Module) -> Iterator[File]:
     """Yield files of odd form: compressed, of huge declared sizes, deeply nested."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
@@ -206,40 +202,15 @@ def verdict(path: Path, drawing: Path, other: bool, intact: Any) -> str:
         G = load_generator(path, "cpu", notify=lambda _message: None)
         view = Scene.from_label_map(G, to_label_map(drawing, G), seed=0).render()
     except ValueError as error:
-        line = str(error)
-        return f"refused: {line}" if line.isprintable() else f"WRONG: {line!r}"
+        return refusal(error)
     if not other:
         return "same" if same(path, intact) else "WRONG: opened with other contents"
     return "rendered" if np.isfinite(view.depth).all() else "WRONG: not finite"
 
 
-def run(path: Path, *arguments: Any) -> tuple[str, float, float]:
-    """Return verdict, seconds of processor time and megabytes of a process that opens the file."""
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if not child:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS + 5, SECONDS + 5))
-        try:
-            text = verdict(path, *arguments)
-        except BaseException as error:
-            text = f"WRONG: {type(error).__name__}: {error}"
-        os.write(sending, text.encode(errors="replace")[:4000])
-        os._exit(0)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
-        text = pipe.read().decode()
-    _, status, usage = os.wait4(child, 0)
-    return text or f"WRONG: ended with status {status}", usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
-
-
 def main() -> None:
     """Make the files, open them and print what was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=100, help="damaged files")
-    parser.add_argument("--values", type=int, default=2, help="odd values of each argument and option")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--all", action="store_true", help="print every file, not only what is wrong")
-    options = parser.parse_args()
+    options = arguments(__doc__, 100)
     rng = Random(options.seed)
     torch.set_num_threads(1)
     G = build()
@@ -250,25 +221,15 @@ def main() -> None:
         intact = {ending: contents_of(Path(folder, f"w.{ending}"), G) for ending in ("pt", "safetensors")}
         expected = read_weights(Path(folder, "w.pt"))
         damage = (damaged(*rng.choice(list(intact.items())), rng) for _ in range(options.number))
-        cases = chain(odd_files(intact["pt"], G), odd_snapshots(intact["pt"], rng, options.values), damage)
+        files = chain(odd_files(intact["pt"], G), odd_snapshots(intact["pt"], rng, options.values), damage)
 
-        # The memory of the intact file is that of the programs.
-        path.write_bytes(intact["pt"])
-        text, seconds, base = run(path, drawing, False, expected)
-        print(f"intact: {text}, {seconds:.1f} s, {base:.0f} MB")
-        counts: dict[str, int] = {}
-        slowest = largest = 0.0
-        for name, content, other in cases:
+        def case(name: str, content: bytes, other: bool) -> Case:
             path.write_bytes(content)
-            text, seconds, megabytes = run(path, drawing, other, expected)
-            if seconds > SECONDS or megabytes > base + MEGABYTES:
-                text = f"WRONG: {seconds:.0f} s, {megabytes:.0f} MB: {text}"
-            slowest, largest = max(slowest, seconds), max(largest, megabytes)
-            counts[text.split(":")[0]] = counts.get(text.split(":")[0], 0) + 1
-            if options.all or text.startswith("WRONG"):
-                print(f"{name!r:.80}: {text:.200} ({seconds:.1f} s, {megabytes:.0f} MB)", flush=True)
-    print(f"{sum(counts.values())} files: {counts}; at most {slowest:.1f} s and {largest:.0f} MB")
-    sys.exit("WRONG" in counts)
+            return name, lambda: verdict(path, drawing, other, expected)
+
+        # Files are written one by one, as `judge` asks for them.
+        is_right = judge((case(*file) for file in files), options.all, case("intact", intact["pt"], False)[1])
+    sys.exit(not is_right)
 
 
 if __name__ == "__main__":

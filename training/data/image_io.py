@@ -301,6 +301,7 @@ def decode_class_map(content: bytes) -> Image.Image:
     if inexact:
         raise ValueError(f"{inexact} changes class ids; save the label map as PNG")
     _load(image)
+    _check_unchanged(image, content)
     turn = _exif_turn(image)
 
     # GIF stores colors: programs reorder the indices of its palette.
@@ -312,6 +313,18 @@ def decode_class_map(content: bytes) -> Image.Image:
         scale = GRAY_SCALES[content[PNG_BIT_DEPTH]]
         image = image.point([value // scale for value in range(256)])
     return image if turn is None else image.transpose(turn)
+
+
+def _check_unchanged(image: Image.Image, content: bytes) -> None:
+    """Raise ValueError if the numbers of a decoded class map would change on their way to 8 bits without alpha."""
+    # On white, a color that is partly transparent becomes another one, and id 3 may become 4.
+    if image.mode in ("LA", "RGBA") and any(image.getchannel("A").histogram()[1:255]):
+        raise ValueError("partly transparent pixels, whose class is unclear; save the label map without transparency")
+
+    # Of 16 bits, PIL keeps the upper 8, which are 0 for small numbers.
+    is_deep = image.format == "PNG" and content[PNG_BIT_DEPTH] == 16
+    if is_deep and all(high == 0 for _, high in image.convert("RGB").getextrema()):
+        raise ValueError("numbers below 256 in channels of 16 bits; save class ids as one channel of 8 bits (L)")
 
 
 def _inexact_format(image: Image.Image, content: bytes) -> str:

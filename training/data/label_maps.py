@@ -127,7 +127,7 @@ def decode_class_ids(content: bytes, options: LabelMapOptions = AS_STORED) -> np
     # Ids in three equal channels. White is also the color of the background.
     if (pixels == pixels[..., :1]).all() and pixels.min(initial=255) < 255:
         ids = pixels[..., 0]
-        largest = max(number for number in np.unique(ids).tolist() if number != options.ignore)
+        largest = max((number for number in np.unique(ids).tolist() if number != options.ignore), default=BACKGROUND)
         if largest >= MAX_GRAY_IDS and options.class_table is None:
             raise ValueError(f"gray up to {largest} in several channels; save class ids as one channel of 8 bits (L)")
         return _ids_from_numbers(ids, options)

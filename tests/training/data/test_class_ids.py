@@ -114,6 +114,7 @@ OPTIONS = {  # file, options -> ids
     ),
     "void, another number": (encode(IDS), {"ignore": 5}, WITHOUT_5),
     "void that does not occur": (encode(IDS), {"ignore": 255}, IDS),
+    "void alone, three channels": (encode(np.full((4, 4, 3), 7, np.uint8)), {"ignore": 7}, np.zeros((4, 4))),
     "void alone": (encode(palette_image(np.full((4, 4), 255), np.zeros((256, 3)))), {"ignore": 255}, np.zeros((4, 4))),
     "numbers, gray": (encode(IDS), {"class_table": NUMBERS}, MAPPED),
     "numbers, three channels": (encode(np.dstack([IDS] * 3)), {"class_table": NUMBERS}, MAPPED),
@@ -165,7 +166,14 @@ REFUSED = {
     ),
     "a mask in three channels": (encode(np.dstack([MASK * 255] * 3)), {}, "gray up to 255 in several channels"),
     "the limit of gray": (encode(np.full((4, 4, 3), MAX_GRAY_IDS, np.uint8)), {}, "gray up to 32 in several channels"),
-    "half transparent colors": (encode(with_alpha(colorize(IDS), 128)), {}, "none of the 19 label colors"),
+    "half transparent colors": (encode(with_alpha(colorize(IDS), 128)), {}, "partly transparent pixels"),
+    "ids that are hardly transparent": (encode(with_alpha(IDS, 254)), {}, "partly transparent pixels"),
+    "ids in color of 16 bits": (
+        png_16(np.dstack([IDS] * 3).astype(np.uint16)), {}, "numbers below 256 in channels of 16 bits"
+    ),
+    "ids of 16 bits with alpha": (
+        png_16(np.dstack([IDS.astype(np.uint16), np.full(IDS.shape, 65535, np.uint16)])), {}, "numbers below 256"
+    ),
     "16 bits": (png_16(IDS.astype(np.uint16)[..., None]), {}, "mode I;16.* save it as L with 8 bits"),
     "a photo": (
         encode(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)), {}, "so it looks like a photo"
