@@ -19,9 +19,10 @@ PYTEST := mkdir -p .cache && OMP_NUM_THREADS=1 $(VENV)/bin/pytest --basetemp=.ca
 demo: $(READY)  ## images, videos and meshes from label maps, by the models in checkpoints/
 	$(VENV)/bin/python applications/demo.py --outdir $(DEMO) --overwrite
 
-images: demo  ## images for the README
+images: demo  ## images for the README and docs/photo.md
 	cp $(DEMO)/demo.png docs/images/
 	$(VENV)/bin/python applications/showcase.py --outdir docs/images --overwrite
+	$(VENV)/bin/python applications/style_matrix.py --outdir docs/images --overwrite
 
 test: $(READY)  ## fast tests
 	$(PYTEST) -m "not slow"

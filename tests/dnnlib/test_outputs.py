@@ -16,7 +16,8 @@ from dnnlib.outputs import MAX_LISTED, Outputs
 from dnnlib.version import version
 
 COMMANDS = ("calc_metrics", "dataset_tool", "legacy", "train")
-APPLICATIONS = ("generate_samples", "generate_video", "extract_mesh", "edit", "demo", "showcase", "project_photo")
+APPLICATIONS = ("generate_samples", "generate_video", "extract_mesh", "edit", "demo", "showcase", "project_photo",
+                "style_matrix")  # fmt: skip
 # Commands whose help, and whose errors in options, do not wait for PyTorch.
 LIGHT = ("calc_metrics", "dataset_tool", "legacy", *(f"applications.{name}" for name in APPLICATIONS[:4]))
 
