@@ -20,11 +20,10 @@ from dnnlib.outputs import Outputs
 
 if TYPE_CHECKING:  # these import PyTorch
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from inference import Scene
     from inference.projector import Projector
-    from training.perceptual import Perceptual
 
 # Words for poses: seen from the front, and found by a search that starts there.
 FRONT = "front"
@@ -108,7 +107,7 @@ def read_photo(target: str, input_file: str, fit: str | None) -> Tensor:
     return photo
 
 
-def load_distance(weights: Path | None) -> Perceptual | None:
+def load_distance(weights: Path | None) -> nn.Module | None:
     """Load LPIPS, if the file of VGG16's weights is given.
 
     Raises:
@@ -233,6 +232,8 @@ def main(
     # Project.
     label_map = cli.read_label_map_file("--input", input_file, G, options).label_map
     settings = ProjectionOptions(steps, tune, seeds, search_pose=pose == SEARCH)
+    if perceptual is not None:
+        perceptual.to(label_map.device)
     projector = Projector(G, photo, label_map, start, cfg, settings, perceptual)
     run(projector)
     projection = projector.result()

@@ -33,6 +33,7 @@ from training.perceptual import Perceptual
 # Share of the steps in which the step size grows from 0, and in which it falls to 0 (Karras et al. 2020, appendix D).
 WARMUP = 0.05
 DECAY = 0.25
+LAST_STEP = 0.05  # of the step size, so that no step is lost
 BETAS = (0.9, 0.99)
 # Steps after which the whole image is compared with the best so far.
 CHECK_STEPS = 25
@@ -280,9 +281,10 @@ class Projector:
         optimizer = torch.optim.Adam(search.parameters, betas=BETAS)
         best = search.error()
         result = search.result()
+        devices = [self.photo.device] if self.photo.is_cuda else []
         for number in range(steps):
             # Random pixels depend on the step alone, and torch's random state stays the caller's.
-            with torch.random.fork_rng(), torch.enable_grad():
+            with torch.random.fork_rng(devices), torch.enable_grad():
                 torch.manual_seed(self.options.random_seed + number)
                 terms = search.terms(number)
                 sum(terms.values()).backward()
@@ -302,7 +304,7 @@ class Projector:
 
 def _schedule(share: float) -> float:
     """Factor of the step size after a share of the steps."""
-    return min(1, share / WARMUP) * min(1, max(0.05, (1 - share) / DECAY))
+    return min(1, share / WARMUP) * min(1, max(LAST_STEP, (1 - share) / DECAY))
 
 
 class _Search(Protocol):

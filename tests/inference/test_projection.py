@@ -82,6 +82,16 @@ def test_equal_calls_give_equal_projections_and_other_seeds_others(G, photo, pro
     assert not torch.equal(other.offset, projection.offset)
 
 
+def test_a_perceptual_distance_is_a_term_of_patches(G, photo):
+    def distance(a, b):
+        assert a.shape == b.shape == (1, 3, 128, 128)
+        return (a - b).square().mean((1, 2, 3))
+
+    options = ProjectionOptions(steps=2, lambda_lpips=2)
+    losses = [progress.losses for progress in Projector(G, photo, CAT, options=options, perceptual=distance).steps()]
+    assert losses[2]["lpips"] > 0 and "lpips" not in losses[1]
+
+
 def test_geometry_layers_move_less_than_style_layers(G, projection):
     sizes = projection.offset[0].abs()
     style = style_mask(G)
