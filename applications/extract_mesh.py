@@ -136,9 +136,11 @@ def complete_options(G: TriPlane, given: dict[str, Any]) -> dict[str, Any]:
     from inference.mesh.extraction import network_options
 
     suitable = network_options(G)
-    chosen = {name: value for name, value in suitable.items() if given[name] is None and value not in (None, False)}
-    if suitable["threshold"] == AUTO and chosen:
-        echo(f"Chosen for this network: {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+    chosen = {name: value for name, value in suitable.items() if given[name] is None}
+    flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in chosen.items()
+             if value is not None and value is not False]  # fmt: skip
+    if suitable["threshold"] == AUTO and flags:
+        echo(f"Chosen for this network: {' '.join(flags)}")
     options = {name: suitable[name] if value is None else value for name, value in given.items()}
     # The word for what is off.
     return {name: None if value == NONE else value for name, value in options.items()}

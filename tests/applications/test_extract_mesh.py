@@ -133,7 +133,7 @@ def test_every_option_reaches_the_mesh(network, tmp_path):
 
 
 @pytest.mark.parametrize("cfg", KINDS)
-def test_options_follow_from_the_network_unless_they_are_given(cfg):
+def test_options_follow_from_the_network_unless_they_are_given(cfg, capsys):
     options = GeneratorOptions(resolution=128, **KINDS[cfg], **NARROW)
     G = construct(options.class_name, options.kwargs())
     is_seg = cfg == "seg2cat"
@@ -144,6 +144,9 @@ def test_options_follow_from_the_network_unless_they_are_given(cfg):
     assert network_options(G) == suitable
     G.rendering_kwargs["background_radius"] = 0.48
     assert network_options(G) == {**suitable, "without": 0 if is_seg else None}
+    extract_mesh.complete_options(G, dict.fromkeys(suitable))
+    said = "--color shown_label --largest --without 0" if is_seg else "--color image --largest"
+    assert capsys.readouterr().out == f"Chosen for this network: --threshold auto {said}\n"
 
     given = {"threshold": 3.0, "color": "none", "largest": False, "without": "none"}
     assert extract_mesh.complete_options(G, given) == {**given, "color": None, "without": None}

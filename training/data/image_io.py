@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from dnnlib.limits import MAX_LABEL_PIXELS, MAX_PHOTO_PIXELS, MAX_PNG_TEXT_BYTES
 from dnnlib.util import atomic_write
 from training.data.jpeg import check_jpeg
+from training.data.png import check_png
 
 # Formats that are read, as PIL names them, and extensions of their file names.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -97,6 +98,7 @@ def open_image(content: bytes, modes: tuple[str, ...] = COLOR_MODES) -> Image.Im
         ValueError: another format, several images, too many pixels, or a PIL mode that is not in `modes`.
     """
     check_jpeg(content)
+    check_png(content)
     with _decoder_errors():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         is_animated = getattr(image, "is_animated", False)

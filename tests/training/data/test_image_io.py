@@ -251,6 +251,16 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("decode", [decode_rgb, decode_class_map])
+def test_damaged_pixels_of_a_png_are_noticed_by_their_checksum(decode):
+    # Not compressed, so that other pixels are no error of the decoder.
+    content = bytearray(encode(SMOOTH, compress_level=0))
+    decode(bytes(content))
+    content[content.index(b"IDAT") + 100] ^= 1
+    with pytest.raises(ValueError, match=r"damaged image \(the checksum of IDAT is wrong\)"):
+        decode(bytes(content))
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_read_is_refused_with_the_reason(case, recwarn):
     content, reason = REFUSED[case]
