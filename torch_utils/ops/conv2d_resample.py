@@ -63,7 +63,7 @@ def conv2d_resample(
     if pointwise and down > 1:
         return F.conv2d(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, groups=groups)
     if down > 1:
-        return F.conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
+        return conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, groups=groups, stride=down)
 
     # No resampling. `conv2d` can pad only symmetrically.
     if pad[0] != pad[1] or pad[2] != pad[3] or min(pad) < 0:

@@ -6,7 +6,7 @@
 //
 // so that the sums over channels are as many matrix products as there are elements in brackets. Tiles are computed in
 // blocks whose transforms stay in the cache. For 4x4 pixels and every pair of channels, `Plain` needs 36
-// multiplications instead of 144; `Transposed` needs 81 for 8x8 pixels instead of 144.
+// multiplications instead of 144, `Strided` 81; `Transposed` needs 81 for 8x8 pixels instead of 144.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -67,37 +67,80 @@ struct Plain {
     }
 };
 
-// Transposed convolution of stride 2: pixels 2i of the result are x[i-1] w[2] + x[i] w[0], by F(4, 2) with the points 0,
-// 1, -1, 2 and infinity; pixels 2i+1 are x[i] w[1]. A patch starts at x[i-1].
+// F(4, 2) with the points 0, 1, -1, 2 and infinity: y[i] = x[i] w0 + x[i+1] w1. The others of 9 products, which have
+// the same weight, are those of 4 pixels each.
+struct TwoTaps {
+    static void transform_weights(Vector w0, Vector w1, Vector u[5]) {
+        u[0] = w0 * (1.f / 2);
+        u[1] = (w0 + w1) * (-1.f / 2);
+        u[2] = (w0 - w1) * (-1.f / 6);
+        u[3] = w0 * (1.f / 6) + w1 * (1.f / 3);
+        u[4] = w1;
+    }
+
+    // x: 5 pixels, `step` apart.
+    static void transform_input(const Vector* x, int step, Vector v[5]) {
+        const Vector a = x[0], b = x[step], c = x[2 * step], d = x[3 * step], e = x[4 * step];
+        v[0] = 2 * a - b - 2 * c + d;
+        v[1] = d - c - 2 * b;
+        v[2] = d - 3 * c + 2 * b;
+        v[3] = d - b;
+        v[4] = 2 * b - c - 2 * d + e;
+    }
+
+    static void transform_output(const Vector m[5], Vector y[4]) {
+        const Vector even = m[1] + m[2], odd = m[1] - m[2];
+        y[0] = m[0] + even + m[3];
+        y[1] = odd + 2 * m[3];
+        y[2] = even + 4 * m[3];
+        y[3] = odd + 8 * m[3] + m[4];
+    }
+};
+
+// Transposed convolution of stride 2: pixels 2i of the result are x[i-1] w[2] + x[i] w[0], pixels 2i+1 are x[i] w[1]. A
+// patch starts at x[i-1].
 struct Transposed {
     static constexpr int kPatch = 5, kProducts = 9, kWeights = 6, kTile = 8, kStep = 4;
     static constexpr int weight_index(int product) { return std::min(product, 5); }
 
     static void transform_weights(const Vector w[3], Vector u[kWeights]) {
-        u[0] = w[2] * (1.f / 2);
-        u[1] = (w[2] + w[0]) * (-1.f / 2);
-        u[2] = (w[2] - w[0]) * (-1.f / 6);
-        u[3] = w[2] * (1.f / 6) + w[0] * (1.f / 3);
-        u[4] = w[0];
+        TwoTaps::transform_weights(w[2], w[0], u);
         u[5] = w[1];
     }
 
     static void transform_input(const Vector x[kPatch], Vector v[kProducts]) {
-        v[0] = 2 * x[0] - x[1] - 2 * x[2] + x[3];
-        v[1] = x[3] - x[2] - 2 * x[1];
-        v[2] = x[3] - 3 * x[2] + 2 * x[1];
-        v[3] = x[3] - x[1];
-        v[4] = 2 * x[1] - x[2] - 2 * x[3] + x[4];
+        TwoTaps::transform_input(x, 1, v);
         for (int i = 0; i < 4; ++i) v[5 + i] = x[1 + i];
     }
 
     static void transform_output(const Vector m[kProducts], Vector y[kTile]) {
-        const Vector even = m[1] + m[2], odd = m[1] - m[2];
-        y[0] = m[0] + even + m[3];
-        y[2] = odd + 2 * m[3];
-        y[4] = even + 4 * m[3];
-        y[6] = odd + 8 * m[3] + m[4];
-        for (int i = 0; i < 4; ++i) y[1 + 2 * i] = m[5 + i];
+        Vector even[4];
+        TwoTaps::transform_output(m, even);
+        for (int i = 0; i < 4; ++i) {
+            y[2 * i] = even[i];
+            y[2 * i + 1] = m[5 + i];
+        }
+    }
+};
+
+// Correlation at every second pixel: y[i] = x[2i] w[0] + x[2i+1] w[1] + x[2i+2] w[2].
+struct Strided {
+    static constexpr int kPatch = 9, kProducts = 9, kWeights = 6, kTile = 4, kStep = 8;
+    static constexpr int weight_index(int product) { return std::min(product, 5); }
+
+    static void transform_weights(const Vector w[3], Vector u[kWeights]) {
+        TwoTaps::transform_weights(w[0], w[2], u);
+        u[5] = w[1];
+    }
+
+    static void transform_input(const Vector x[kPatch], Vector v[kProducts]) {
+        TwoTaps::transform_input(x, 2, v);
+        for (int i = 0; i < 4; ++i) v[5 + i] = x[1 + 2 * i];
+    }
+
+    static void transform_output(const Vector m[kProducts], Vector y[kTile]) {
+        TwoTaps::transform_output(m, y);
+        for (int i = 0; i < 4; ++i) y[i] += m[5 + i];
     }
 };
 
@@ -318,13 +361,16 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, int64_t height, in
     return y;
 }
 
-// Correlates x with w: N,O,H+2*pad_y-2,W+2*pad_x-2.
-at::Tensor winograd_conv3x3(const at::Tensor& x, const at::Tensor& w, int64_t pad_y, int64_t pad_x) {
+// Correlates x with w at every pixel or, with stride 2, at every second one of both axes:
+// N,O,(H+2*pad_y-3)/stride+1,(W+2*pad_x-3)/stride+1.
+at::Tensor winograd_conv3x3(const at::Tensor& x, const at::Tensor& w, int64_t pad_y, int64_t pad_x, int64_t stride) {
     TORCH_CHECK_VALUE(x.dim() == 4, "x: expected 4 axes, got ", x.sizes());
-    const int64_t height = x.size(2) + 2 * pad_y - 2, width = x.size(3) + 2 * pad_x - 2;
-    TORCH_CHECK_VALUE(pad_y >= 0 && pad_x >= 0 && height > 0 && width > 0, "padding: expected 0 or more and at least ",
+    TORCH_CHECK_VALUE(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
+    const int64_t height = x.size(2) + 2 * pad_y - 3, width = x.size(3) + 2 * pad_x - 3;
+    TORCH_CHECK_VALUE(pad_y >= 0 && pad_x >= 0 && height >= 0 && width >= 0, "padding: expected 0 or more and at least ",
                       "one pixel in the result, got ", pad_y, ", ", pad_x, " for ", x.sizes());
-    return convolve<Plain>(x, w, height, width, pad_y, pad_x);
+    if (stride == 1) return convolve<Plain>(x, w, height + 1, width + 1, pad_y, pad_x);
+    return convolve<Strided>(x, w, height / 2 + 1, width / 2 + 1, pad_y, pad_x);
 }
 
 // Inserts a zero between pixels of x and convolves with w: N,O,2*H+1,2*W+1.
@@ -337,7 +383,7 @@ at::Tensor winograd_conv3x3_transposed(const at::Tensor& x, const at::Tensor& w)
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pix2pix3d, m) {
-    m.def("winograd_conv3x3(Tensor x, Tensor w, int pad_y, int pad_x) -> Tensor");
+    m.def("winograd_conv3x3(Tensor x, Tensor w, int pad_y, int pad_x, int stride) -> Tensor");
     m.def("winograd_conv3x3_transposed(Tensor x, Tensor w) -> Tensor");
 }
 

@@ -30,8 +30,8 @@ from training.volumetric_rendering.rays import auto_limits
 from training.volumetric_rendering.sampling import importance_depths, sort_samples, stratified_depths
 
 # Samples of one pass that are evaluated at a time when no gradient is needed. On a CPU, the hidden values of a chunk
-# should stay in the cache; elsewhere, a chunk should fill the device and bound its memory.
-CPU_SAMPLES_PER_CHUNK = 2**14
+# should stay in the cache, without too many calls; elsewhere, a chunk should fill the device and bound its memory.
+CPU_SAMPLES_PER_CHUNK = 2**15
 DEVICE_SAMPLES_PER_CHUNK = 2**20
 
 
