@@ -484,7 +484,7 @@ def test_failed_run_keeps_an_existing_output(tmp_path, small):
     broken = write_zip(tmp_path / "broken.zip", {**image_files(), name_of(4): b"hello"})
     kept = tmp_path / "kept.zip"
     kept.write_bytes(b"the last good one")
-    run("pack", "--images", broken, "--front", "--output", kept, "--resolution", 16, code=2)
+    run("pack", "--images", broken, "--front", "--output", kept, "--resolution", 16, "--overwrite", code=2)
     assert kept.read_bytes() == b"the last good one"
     assert not list(tmp_path.glob("*.part"))
 
@@ -514,6 +514,21 @@ def test_signal_stops_the_workers_quietly_and_leaves_no_file(tmp_path, number, c
     assert not list(tmp_path.iterdir())
 
 
+def test_a_test_set_does_not_replace_a_training_set(tmp_path):
+    training = ["toy", "--kind", "cats", "--outdir", tmp_path, "--number", 2, "--resolution", 16, "--workers", 0]
+    run(*training, "--held-out", 0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"cats_16.zip", "cats_16_label.zip"}
+
+    # The same kind and size, for evaluation.
+    output = run(*training[:6], 1, *training[7:], "--held-out", 1, "--held-out-views", 1, code=2)
+    assert "cats_16.zip exists already (and 1 more)" in output and "add --overwrite" in output
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    output = run(*training[:6], 1, *training[7:], "--held-out", 0, "--overwrite")
+    assert output.splitlines()[-2:] == [f"Wrote {tmp_path}/cats_16.zip", f"Wrote {tmp_path}/cats_16_label.zip"]
+    assert (tmp_path / "cats_16.zip").read_bytes() != before["cats_16.zip"]
+
+
 # --------------------------------------------------------------------------- the page on own data
 
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
@@ -535,7 +550,7 @@ def test_commands_and_code_of_docs_own_data_work(tmp_path, monkeypatch):
     for command in PAGE_COMMANDS:
         run(*command, *(SMALL_TOY if command[0] == "toy" else []))
     assert {command[0] for command in PAGE_COMMANDS} == {"pack", "edges", "check", "show", "toy"}
-    made = {"my.zip", "my_labels.zip", "my_edges.zip", "cameras.png", "sheet.png", "data"}
+    made = {"my.zip", "my_labels.zip", "edge_cats.zip", "edge_cats_drawings.zip", "cameras.png", "sheet.png", "data"}
     assert {path.name for path in tmp_path.iterdir()} == made | {"photos", "labels", "table.json"}
     stream, pairs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     page = {}

@@ -56,7 +56,7 @@ def pack(tmp_path, content, *options, size=(60, 40), names=None, code=0):
     folder = write_folder(tmp_path / "photos", dict.fromkeys(names, image))
     (tmp_path / "cameras.json").write_text(json.dumps(content))
     words = ["pack", "--images", folder, "--cameras", tmp_path / "cameras.json", "--resolution", 16]
-    result = CliRunner().invoke(main, [*map(str, [*words, "--output", tmp_path / "o.zip", *options])])
+    result = CliRunner().invoke(main, [*map(str, [*words, "--output", tmp_path / "o.zip", "--overwrite", *options])])
     assert result.exit_code == code, result.output
     if code:
         assert result.output.count("\n") == 1 and not (tmp_path / "o.zip").exists()

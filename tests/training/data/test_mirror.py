@@ -119,7 +119,7 @@ def test_pairs_are_read_or_refused_in_one_line(text, classes):
 def show(tmp_path, *options, code=0):
     images, labels, _ = face(tmp_path)
     words = ["show", "--data", images, "--mask_data", labels, "--output", tmp_path / "sheet.png", "--count", 2]
-    result = CliRunner().invoke(main, [*map(str, words), *options])
+    result = CliRunner().invoke(main, [*map(str, words), "--overwrite", *options])
     assert result.exit_code == code, result.output
     return result.output
 
