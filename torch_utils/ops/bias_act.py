@@ -67,6 +67,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = "auto",
+    overwrite: bool = False,
 ) -> Tensor:
     """Compute clamp(gain * act(x + b)).
 
@@ -79,6 +80,7 @@ def bias_act(
         gain: factor after the activation; None = default of the activation.
         clamp: maximum magnitude of the result, 0 or more; None = no limit.
         impl: see `build.use_kernel`.
+        overwrite: the result may be written into x where no gradient is needed, which saves memory and its traffic.
     Returns:
         Shape and type of x; x itself if there is nothing to compute.
     Raises:
@@ -104,13 +106,14 @@ def bias_act(
     # Implementation.
     if use_kernel(impl, x.device, comparison=_compare):
         return _BiasAct.apply(x, b, spec)
-    return _bias_act_ref(x, b, spec)
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
+    return _bias_act_ref(x, b, spec, overwrite and not needs_gradient)
 
 
 # --------------------------------------------------------------------------- reference
 
 
-def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
+def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec, overwrite: bool = False) -> Tensor:
     """Reference, with as few passes over memory as PyTorch's operators allow; x of any shape, b C or None."""
     activation = ACTIVATIONS[spec.act]
     # Shape 1,C,1,1 for N,C,H,W.
@@ -120,8 +123,9 @@ def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
     # Bias, activation and gain.
     if b is not None and spec.piecewise_linear:
         # act(x + b) * gain = act(x * gain + b * gain): gain and bias in one pass, then the activation in place, since
-        # the sum is a new tensor.
-        y = activation.in_place(torch.add(b * spec.gain, x, alpha=spec.gain), spec.alpha)
+        # the sum is a new tensor or may replace x.
+        y = torch.add(b * spec.gain, x, alpha=spec.gain, out=x if overwrite else None)
+        y = activation.in_place(y, spec.alpha)
     else:
         y = activation.function(x if b is None else x + b, spec.alpha)
         if spec.gain != 1:
@@ -130,7 +134,7 @@ def _bias_act_ref(x: Tensor, b: Tensor | None, spec: _Spec) -> Tensor:
     # Clamp, in place unless y is needed for gradients or belongs to the caller.
     if spec.clamp is None:
         return y
-    if y.requires_grad or y is x:
+    if y.requires_grad or (y is x and not overwrite):
         return y.clamp(-spec.clamp, spec.clamp)
     return y.clamp_(-spec.clamp, spec.clamp)
 

@@ -113,7 +113,8 @@ class SynthesisLayer(nn.Module):
 
         # A gain on the output scales its bound too.
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        options = {"act": self.activation, "gain": self.act_gain * gain, "clamp": clamp}
+        return bias_act(x, self.bias.to(x.dtype), **options, overwrite=True)
 
 
 class ToRGBLayer(nn.Module):
@@ -135,7 +136,7 @@ class ToRGBLayer(nn.Module):
         # is applied to the styles, which are fewer.
         styles = self.affine(w) * self.weight_gain  # N,in_channels
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
-        return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+        return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp, overwrite=True)
 
 
 # --------------------------------------------------------------------------- networks

@@ -85,3 +85,21 @@ def test_invalid_arguments_are_named_with_the_allowed_values(change, message):
     call = {"x": torch.zeros(2, 5), "b": torch.zeros(5)} | change
     with pytest.raises(ValueError, match=message):
         bias_act(**call)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.3])
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_overwriting_gives_the_same_bits_and_never_touches_what_gradients_need(act, clamp):
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last)
+    b = torch.randn(5)
+    expected = bias_act(x, b, act=act, clamp=clamp)
+    overwritten = x.clone(memory_format=torch.preserve_format)
+    y = bias_act(overwritten, b, act=act, clamp=clamp, overwrite=True)
+    assert torch.equal(y, expected)
+    if ACTIVATIONS[act].in_place is not None:
+        assert y.data_ptr() == overwritten.data_ptr()
+
+    # With gradients, x keeps its values.
+    for inputs in ((x.clone().requires_grad_(), b), (x, b.clone().requires_grad_())):
+        assert torch.equal(bias_act(*inputs, act=act, clamp=clamp, overwrite=True), expected)
+        assert torch.equal(inputs[0], x)
