@@ -17,11 +17,14 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.conv2d import conv2d, conv2d_transposed
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d, upsample2d
 from torch_utils.ops.weighted_gather import weighted_gather
 
+CONVS = [(512, 512, 64), (256, 256, 256), (128, 128, 512), (64, 64, 512), (512, 512, 16), (32, 32, 64)]
+DOWNSAMPLING_CONVS = [(64, 128, 513), (256, 512, 129), (512, 512, 65)]
 UPSAMPLING_CONVS = [(32, 256, 128), (256, 128, 256), (512, 512, 32)]  # channels in, out, size in
 
 
@@ -103,7 +106,23 @@ def cases(device):
             run = lambda x=x, w=w, s=s, fused=fused: modulated_conv2d(x, w, s, padding=1, fused_modconv=fused)  # noqa: E731
             yield operation, "fused" if fused else "unfused", run
 
+    yield from convolutions(device)
     yield from plane_sampling(device)
+
+
+def convolutions(device):
+    """Yield 3x3 convolutions by the kernels, where there is one, and by PyTorch."""
+    kinds = [
+        ("conv", CONVS, lambda x, w, impl: conv2d(x, w, (1, 1), impl=impl)),
+        ("conv down 2", DOWNSAMPLING_CONVS, lambda x, w, impl: conv2d(x, w, stride=2, impl=impl)),
+        ("transposed conv", UPSAMPLING_CONVS, lambda x, w, impl: conv2d_transposed(x, w, 2, impl=impl)),
+    ]
+    for name, sizes, run in kinds:
+        for channels, out, size in sizes:
+            x, w = image(channels, size, device), torch.randn(out, channels, 3, 3, device=device)
+            operation = f"{name}, {channels} to {out}, {size}^2"
+            yield operation, "chosen (kernel)", lambda x=x, w=w, run=run: run(x, w, "auto")
+            yield operation, "PyTorch", lambda x=x, w=w, run=run: run(x, w, "ref")
 
 
 def plane_sampling(device):
