@@ -13,8 +13,7 @@ from torch_utils.ops.build import CPU_KERNELS, use_kernel
 # compiling the kernels costs.
 MIN_CHANNELS = 16
 MIN_MULTIPLICATIONS = 2**26
-MIN_TILES = 16
-MIN_TILES_STRIDE_2 = 64
+MIN_TILES = 64
 TILE = 4  # pixels on a side, of the result, or of the largest phase of a transposed convolution
 
 
@@ -49,7 +48,7 @@ def conv2d(
     # Size of the result of 3x3 weights.
     size = [(length + 2 * pad - 3) // stride + 1 for length, pad in zip(x.shape[2:], padding, strict=True)]
     supported = _is_supported(x, w, groups) and min(size) > 0 and stride in (1, 2)
-    if _use_kernel(impl, x, w, supported, size, MIN_TILES if stride == 1 else MIN_TILES_STRIDE_2):
+    if _use_kernel(impl, x, w, supported, size):
         x = x.contiguous(memory_format=torch.channels_last)
         return torch.ops.pix2pix3d.winograd_conv3x3(x, w.contiguous(), *padding, stride)
     return F.conv2d(x, w, padding=padding, stride=stride, groups=groups)
@@ -78,7 +77,7 @@ def conv2d_transposed(
     """
     supported = _is_supported(x, w, groups) and stride == 2 and tuple(padding) == (0, 0)
     size = [length + 1 for length in x.shape[2:]]  # of the largest phase
-    if _use_kernel(impl, x, w, supported, size, MIN_TILES_STRIDE_2):
+    if _use_kernel(impl, x, w, supported, size):
         x = x.contiguous(memory_format=torch.channels_last)
         return torch.ops.pix2pix3d.winograd_conv3x3_transposed(x, w.contiguous())
 
@@ -95,12 +94,12 @@ def _is_supported(x: Tensor, w: Tensor, groups: int) -> bool:
     return is_float and x.ndim == 4 and groups == 1 and w.shape[1:] == (x.shape[1], 3, 3)
 
 
-def _use_kernel(impl: str, x: Tensor, w: Tensor, supported: bool, size: list[int], min_tiles: int) -> bool:
+def _use_kernel(impl: str, x: Tensor, w: Tensor, supported: bool, size: list[int]) -> bool:
     """Whether a kernel should run: with "auto" where it is faster, which follows from sizes alone."""
     if impl == "kernel" and not supported:
         raise ValueError(f"impl: no kernel for x {tuple(x.shape)} {x.dtype}, w {tuple(w.shape)}; use auto or ref")
     if impl == "auto" and supported:
         tiles = len(x) * math.prod(math.ceil(length / TILE) for length in size)
-        large = tiles >= min_tiles and len(x) * math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
+        large = tiles >= MIN_TILES and len(x) * math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
         supported = large and min(w.shape[:2]) >= MIN_CHANNELS and x.is_contiguous(memory_format=torch.channels_last)
     return supported and use_kernel(impl, x.device, CPU_KERNELS)
