@@ -248,9 +248,9 @@ def main(
     with cli.output_errors():
         for label_input in inputs.read(G, cfg, sources):
             scene = next(Scene.from_styles(G, label_input.label_map, styles, label_input.pose, cfg))
+            mesh = extract(scene, options)
             outputs.write(outdir / f"{cfg}_{label_input.name}_input.png", cli.draw_input(label_input, G.data_type))
             stem, film = files[label_input.name]
-            mesh = extract(scene, options)
             for ending in formats:
                 mesh.export(f"{stem}.{ending}")
             echo(f"{stem}.{','.join(formats)}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
