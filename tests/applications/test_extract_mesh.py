@@ -220,7 +220,8 @@ def test_networks_that_are_not_finite_are_rejected(network, tmp_path):
     }
     result = run(**options, **SMALL)
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
-    assert re.fullmatch(r"Error: --network .*nan.pt: holds weights that are not finite .*\n", result.output)
+    (line,) = lines_of(result)
+    assert re.fullmatch(r"Error: --network .*nan.pt: holds weights that are not finite .*", line)
     with torch.no_grad():
         data["G_ema"].decoder.net[0].weight[0, 0] = 0
         data["G_ema"].backbone.synthesis.b4.const[:] = 3e38  # finite, but not what becomes of it
