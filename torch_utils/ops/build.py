@@ -74,7 +74,7 @@ CPU_KERNELS = Library(
     # OpenMP only for the compiler: linked to it, the library could load a second one beside PyTorch's.
     host_flags=("-O3", "-fopenmp", *VECTOR_FLAGS.get(CPU_CAPABILITY, ())),
     device_flags=(),
-    build_time="about 10 seconds",
+    build_time="about 20 seconds",
     requirements="a C++ compiler and ninja",
 )
 
