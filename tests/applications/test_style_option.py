@@ -83,7 +83,10 @@ def test_videos_show_a_photo_and_go_from_a_seed_to_a_photo(network, photos, tmp_
         assert run("video", *words, "--outdir", tmp_path / name, *style).exit_code == 0
         ends[name] = frames(next((tmp_path / name).glob("*.gif")))
     first, last = frames(tmp_path / "way" / "seg2cat_1-style-tabby.gif")
-    assert np.array_equal(first, ends["seed"][0]) and np.array_equal(last, ends["photo"][1])
+
+    # A batch of two scenes rounds differently from one, by one level at most.
+    for frame, end in ((first, ends["seed"][0]), (last, ends["photo"][1])):
+        assert np.abs(frame.astype(int) - end).max() <= 1
 
 
 def frames(path):

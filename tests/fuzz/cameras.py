@@ -81,7 +81,7 @@ HARMLESS: dict[str, Change] = {
     "zero distortion": lambda c, r: c.update(k1=0, k2=0.0, p1=None, is_fisheye=False, camera_model="OPENCV"),
     "windows names": lambda c, r: [f.update(file_path=f["file_path"].replace("/", "\\")) for f in c["frames"]],
     "dot names": lambda c, r: [f.update(file_path="./" + f["file_path"]) for f in c["frames"]],
-    "absolute names": lambda c, r: [f.update(file_path="/home/me/" + f["file_path"]) for f in c["frames"]],
+    "absolute names": lambda c, r: [f.update(file_path="/photos/" + f["file_path"]) for f in c["frames"]],
     "no endings": lambda c, r: [f.update(file_path=f["file_path"][:-4]) for f in c["frames"]],
     "intrinsics in each frame": lambda c, r: [
         f.update({key: c[key] for key in ("w", "h", "fl_x", "fl_y", "cx", "cy")}) for f in c["frames"]

@@ -95,11 +95,14 @@ def _is_supported(x: Tensor, w: Tensor, groups: int) -> bool:
 
 
 def _use_kernel(impl: str, x: Tensor, w: Tensor, supported: bool, size: list[int]) -> bool:
-    """Whether a kernel should run: with "auto" where it is faster, which follows from sizes alone."""
+    """Whether a kernel should run: with "auto" where it is faster, which follows from sizes alone.
+
+    Not from that of the batch, so that an image is the same in any batch.
+    """
     if impl == "kernel" and not supported:
         raise ValueError(f"impl: no kernel for x {tuple(x.shape)} {x.dtype}, w {tuple(w.shape)}; use auto or ref")
     if impl == "auto" and supported:
-        tiles = len(x) * math.prod(math.ceil(length / TILE) for length in size)
-        large = tiles >= MIN_TILES and len(x) * math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
+        tiles = math.prod(math.ceil(length / TILE) for length in size)
+        large = tiles >= MIN_TILES and math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
         supported = large and min(w.shape[:2]) >= MIN_CHANNELS and x.is_contiguous(memory_format=torch.channels_last)
     return supported and use_kernel(impl, x.device, CPU_KERNELS)
