@@ -132,6 +132,12 @@ def test_a_single_process_replaces_gradients_in_place():
     assert good.grad.data_ptr() == address  # not copied
 
 
+def test_finite_gradients_whose_sum_overflows_are_not_changed():
+    large = parameter(3e38, 3e38, 3e38)
+    assert average_gradients([large]).item() == 0
+    assert gradients(large) == [[torch.tensor(3e38).item()] * 3]
+
+
 def test_a_single_process_runs_in_this_one_without_a_process_group():
     seen = []
     launch(lambda device, value: seen.append((device, value, os.getpid())), 5, processes=1, device="cpu")

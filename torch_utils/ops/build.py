@@ -70,7 +70,7 @@ CUDA_KERNELS = Library(
 CPU_KERNELS = Library(
     name="pix2pix3d_cpu_kernels",
     device="cpu",
-    sources=tuple(DIRECTORY / f"{op}.cpp" for op in ("weighted_gather", "winograd", "triplane")),
+    sources=tuple(DIRECTORY / f"{op}.cpp" for op in ("weighted_gather", "softplus", "winograd", "triplane")),
     # OpenMP only for the compiler: linked to it, the library could load a second one beside PyTorch's.
     host_flags=("-O3", "-fopenmp", *VECTOR_FLAGS.get(CPU_CAPABILITY, ())),
     device_flags=(),

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_utils.ops.softplus import softplus_
 from training.networks.layers import FullyConnectedLayer
 
 HIDDEN_WIDTH = 64
@@ -208,7 +208,7 @@ class HeadWeights(NamedTuple):
 
     def hidden(self, features: Tensor) -> Tensor:
         """Hidden values K,hidden from features K,C."""
-        return F.softplus(torch.addmm(self.bias0, features[:, self.inputs], self.weight0))
+        return softplus_(torch.addmm(self.bias0, features[:, self.inputs], self.weight0))
 
 
 def decode_sigma(heads: Sequence[HeadWeights], features: Tensor) -> Tensor:
