@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,11 @@ class StyleEncoder(nn.Module):
             N,z_dim.
         """
         return self.codes[index] + CODE_NOISE * self.codes.std(dim=0) * noise
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Weights of older versions have no codes: samples of the prior stay.
+        state_dict.setdefault(f"{prefix}codes", self.codes)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def region_colors(self, z: Tensor) -> Tensor:
         """Predict the mean colors N,regions,3 in [-1, 1] of a photo's regions from z (N,z_dim).

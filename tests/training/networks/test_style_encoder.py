@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from training.networks import registry
 from training.networks.style_encoder import LOGVAR_RANGE, NUM_CODES, StyleEncoder, sample_normal
+from training.weights.record import module_from_record, record_from_module
 
 
 def test_style_encoder_is_built_by_name_and_takes_photos_of_any_size():
@@ -73,6 +74,17 @@ def test_seeds_sample_the_codes_of_the_latest_photos():
     # The first codes have been replaced.
     E.remember(torch.zeros(NUM_CODES, 2))
     assert (E.codes == 0).all()
+
+
+def test_weights_of_older_versions_have_no_codes_and_seeds_sample_the_prior():
+    torch.manual_seed(0)
+    E = StyleEncoder(2, resolution=16, width=2)
+    record = record_from_module(registry.construct("StyleEncoder", {"z_dim": 2, "resolution": 16, "width": 2}))
+    del record.state["codes"]
+    loaded = module_from_record(record)
+    assert torch.equal(loaded.codes, E.codes)
+    assert torch.equal(loaded.out.weight, record.state["out.weight"])
+    assert "codes" not in record.state
 
 
 def test_before_training_seeds_sample_the_prior():
