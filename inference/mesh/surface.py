@@ -79,7 +79,7 @@ def visible_threshold(grid: Tensor, spacing: float, default: float) -> float:
     Args:
         grid: X,Y,Z raw densities on a cube.
         spacing: distance of neighboring points, world units.
-        default: returned if no ray is nearly opaque.
+        default: returned if no ray is nearly opaque, or nothing is denser than what rays show.
     """
     # Transverse axes are subsampled, the axis of the rays is not.
     strides = [slice(None, None, max(1, length // POINTS_PER_AXIS)) for length in grid.shape]
@@ -93,8 +93,10 @@ def visible_threshold(grid: Tensor, spacing: float, default: float) -> float:
             is_surface = (first > 0) & (depth[-1] > -math.log(1 - OPAQUE))
             levels.append(sigma.gather(0, first[None])[0][is_surface])
 
-    level = torch.cat(levels)
-    return torch.quantile(level, SURFACE_QUANTILE).item() if len(level) else default
+    # A level set needs points on both sides.
+    shown = torch.cat(levels)
+    level = torch.quantile(shown, SURFACE_QUANTILE).item() if len(shown) else math.inf
+    return level if level < grid.max().item() else default
 
 
 def _opacity(sigma: Tensor, step: float) -> Tensor:

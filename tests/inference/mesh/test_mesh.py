@@ -226,6 +226,14 @@ def test_visible_threshold_of_a_translucent_scene_is_the_default():
     assert visible_threshold(torch.full((9, 9, 9), -3.0), BOX / 8, default=1.5) == 1.5
 
 
+def test_visible_threshold_of_a_solid_of_constant_density_is_the_default():
+    # Rays show the largest density, of which there is no level set.
+    grid = torch.where(grid_points(33).norm(dim=-1) < 0.5, 100.0, -100.0)
+    threshold = visible_threshold(grid, BOX / 32, default=0.0)
+    assert threshold == 0
+    assert level_set(grid, BOX, threshold).volume == pytest.approx(4 / 3 * torch.pi * 0.5**3, rel=0.1)
+
+
 # --------------------------------------------------------------------------- from a generator
 
 
