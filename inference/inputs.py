@@ -118,7 +118,7 @@ def to_photo(photo: Photo) -> Tensor:
         raise ConfigError("style", f"{photo.dtype} {tuple(photo.shape)}", "3,H,W or 1,3,H,W floating point numbers")
     if not -1 <= photo.min() <= photo.max() <= 1:  # also where there is a NaN
         raise ConfigError("style", f"{photo.min():g} to {photo.max():g}", "-1 to 1")
-    return _crop_square(photo)
+    return _crop_square(photo.float())
 
 
 def check_square(photo: Photo) -> None:

@@ -150,6 +150,8 @@ def _parse(description: Any, tensors: dict[str, Tensor]) -> Projection:
 
     # Tensors; whether they have the sizes of a network is checked when they are used.
     check_tensors("projection", tensors)
+    # In the type of networks, in which large numbers of float64 are infinite.
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     axes = {"z": 2, "offset": 3, "pose": 2, "label_map": 4}
     for name, count in axes.items():
         tensor = tensors.get(name)

@@ -285,7 +285,7 @@ class Projector:
         for number in range(steps):
             # Random pixels depend on the step alone, and torch's random state stays the caller's.
             with torch.random.fork_rng(devices), torch.enable_grad():
-                torch.manual_seed(self.options.random_seed + number)
+                _seed(self.options.random_seed + number, self.photo)
                 terms = search.terms(number)
                 sum(terms.values()).backward()
             optimizer.param_groups[0]["lr"] = search.rate * _schedule((number + 1) / steps)
@@ -300,6 +300,14 @@ class Projector:
                     result = search.result()
             losses = {name: term.item() for name, term in terms.items()}
             yield Progress(phase, number + 1, steps, losses), result
+
+
+def _seed(number: int, photo: Tensor) -> None:
+    """Seed the generators of the CPU and of the photo's device; `torch.manual_seed` would seed those of all devices."""
+    torch.default_generator.manual_seed(number)
+    if photo.device.type != "cpu":
+        with torch.cuda.device_of(photo):
+            torch.get_device_module(photo.device).manual_seed(number)
 
 
 def _schedule(share: float) -> float:

@@ -74,6 +74,13 @@ def test_a_projection_leaves_the_network_and_the_random_state_as_they_were(G, ph
     assert not any(parameter.requires_grad for parameter in G.parameters())
 
 
+def test_a_projection_on_a_cpu_leaves_the_random_states_of_gpus(G, photo, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    Projector(G, photo, CAT, options=SHORT).run()
+    assert not seeds
+
+
 def test_equal_calls_give_equal_projections_and_other_seeds_others(G, photo, projection):
     again = Projector(G, photo, CAT, options=SHORT).run()
     assert torch.equal(again.offset, projection.offset)
@@ -243,6 +250,7 @@ def damaged(projection, **changes):
         ({"z": None}, "damaged: z is missing, or has another shape"),
         ({"offset": torch.zeros(2, 14, 512)}, "damaged: offset is missing, or has another shape"),
         ({"z": torch.full((1, 512), torch.nan)}, "damaged: holds numbers that are not finite, or no pose"),
+        ({"z": torch.full((1, 512), 1e300, dtype=torch.float64)}, "damaged: holds numbers that are not finite"),
         ({"pose": torch.zeros(1, 16)}, "damaged: holds numbers that are not finite, or no pose of 25 numbers"),
     ],
 )
@@ -288,6 +296,16 @@ def test_tensors_of_other_sizes_are_refused_when_they_are_used(G, projection, tm
 def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ProjectionOptions(**options)
+
+
+def test_photos_of_every_float_type_are_projected_in_float32(G, photo):
+    smaller = photo[..., :100, :100]
+    errors = []
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        projector = Projector(G, smaller.to(dtype), CAT, options=SHORT)
+        assert projector.photo.dtype == torch.float32
+        errors.append(error(projector, projector.run()))
+    assert errors == pytest.approx([errors[0]] * 3, rel=1e-3)  # float16 keeps three digits of the photo
 
 
 def test_photos_that_are_not_square_are_refused(G):
