@@ -97,7 +97,12 @@ class Projection:
         fits += [name in state and state[name].shape == tensor.shape for name, tensor in self.weights.items()]
         if not all(fits):
             raise ConfigError("style", problem="a projection with tensors that do not fit the network", hint=hint)
-        to_label_map(self.label_map, G)
+        try:
+            to_label_map(self.label_map, G)
+        except ConfigError as error:
+            raise ConfigError(
+                "style", problem=f"a projection that does not fit the network ({error})", hint=hint
+            ) from error
 
     # ----------------------------------------------------------------------- file
 

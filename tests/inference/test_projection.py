@@ -8,6 +8,7 @@ from metric_data import tiny_network
 from paths import ROOT
 
 from camera_utils import view_angles
+from dnnlib.errors import ConfigError
 from inference import Scene, load_generator
 from inference.generator import network_digest
 from inference.inputs import to_label_map
@@ -283,6 +284,14 @@ def test_tensors_of_other_sizes_are_refused_when_they_are_used(G, projection, tm
         (tmp_path / "a.safetensors").write_bytes(damaged(projection, **{name: tensor}))
         with pytest.raises(ValueError, match="style: a projection with tensors that do not fit the network"):
             Scene.from_label_map(G, CAT, style=tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("label_map", [torch.full((1, 1, 8, 8), 200), torch.zeros(1, 1, 8, 4), torch.zeros(1, 1, 8, 8)])
+def test_label_maps_that_do_not_fit_are_those_of_the_style(G, projection, tmp_path, label_map):
+    content = damaged(projection, label_map=label_map if label_map.is_floating_point() else label_map.to(torch.uint8))
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^style: a projection that does not fit the network \(label_map: got "):
+        Scene.from_label_map(G, CAT, style=tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
