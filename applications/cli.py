@@ -1,7 +1,7 @@
 """Options that the command lines of applications share, and reading what they name.
 
-Importing this takes no second: modules that need PyTorch are imported by the functions that use them, so that help and
-errors in options are printed at once, and a line says what is being loaded meanwhile.
+This module does not import PyTorch, which takes seconds: functions import the modules that need it, so that help and
+errors in options are printed at once, and a message says what is being loaded.
 """
 
 from __future__ import annotations

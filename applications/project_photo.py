@@ -190,7 +190,7 @@ def compare(projector: Projector, scene: Scene) -> np.ndarray:
 @option_group(
     "Output",
     cli.outdir_option,
-    click.option("--film/--no-film", default=True, show_default=True,
+    click.option("--film/--no-film", "video", default=True, show_default=True,
                  help="Also write a video of the scene from a moving camera."),
 )  # fmt: skip
 @cli.device_options
@@ -198,7 +198,7 @@ def compare(projector: Projector, scene: Scene) -> np.ndarray:
 def main(
     network: str, outdir: Path, cfg: str | None, device: str | None, precision: str, target: str, input_file: str,
     classes: Path | None, ignore: int | None, fit: str | None, pose: str, steps: int, tune: int,
-    seeds: int, lpips_weights: Path | None, film: bool, outputs: Outputs,
+    seeds: int, lpips_weights: Path | None, video: bool, outputs: Outputs,
 ) -> None:  # fmt: skip
     """Find the scene that reproduces a photo with a known label map.
 
@@ -215,7 +215,7 @@ def main(
     cli.check_is_file("--target", target)
     cli.check_is_file("--input", input_file)
     prefix = outdir / Path(target).stem
-    files = [Path(f"{prefix}_{name}") for name in ("projection.safetensors", "comparison.png", "turn.gif")[: 2 + film]]
+    files = [Path(f"{prefix}_{name}") for name in ("projection.safetensors", "comparison.png", "turn.gif")[: 2 + video]]
     outputs.claim(*files)
     cli.announce(network, outdir)
     photo = read_photo(target, input_file, fit)
@@ -244,7 +244,7 @@ def main(
         outdir.mkdir(parents=True, exist_ok=True)
         projection.save(files[0])
         write_png(files[1], compare(projector, scene))
-        if film:
+        if video:
             scene.video(files[2], FRAMES, FPS)
 
 

@@ -22,7 +22,7 @@ class PhotoLoss:
     """Loss terms of random pixels of a photo and its label map.
 
     Args:
-        G: the generator; its sizes count, not its weights.
+        G: the generator, of which only the sizes are used.
         photo: 1,3,R,R in [-1, 1].
         label_map: 1,1,R,R class ids, or edges.
         pose: 1,25 that the photo is seen from.

@@ -36,7 +36,7 @@ WEIGHTS_PREFIX = "weights."
 class Projection:
     """A style that reproduces a photo: a latent code, an offset of ws, and perhaps weights of the generator.
 
-    With the label map of the photo it gives the photo's scene, with another one that scene painted on.
+    With the label map of the photo it reproduces the photo's scene, with another label map an edited scene.
 
     Args:
         z: 1,z_dim.
@@ -77,7 +77,7 @@ class Projection:
         if not self.weights:
             return G
 
-        # Strict loading would ask for all weights.
+        # Not strict, since only tuned weights are stored.
         tuned = copy.deepcopy(G)
         tuned.load_state_dict(dict(self.weights), strict=False)
         return tuned

@@ -2,9 +2,8 @@
 
     photo, label map -> z -> ws + offset -> planes -> rays of the photo's pose -> losses of patch training
 
-The offset is optimized first (Abdal et al. 2019), then the weights that make colors (pivotal tuning, Roich et al.
-2021). The label map tells the geometry, so that mostly the style is missing: geometry layers move less than style
-layers.
+The offset of ws is optimized first (Abdal et al. 2019), then the weights that affect color (pivotal tuning, Roich et
+al. 2021). The label map determines most of the geometry, so geometry layers take smaller steps than style layers.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from torch_utils.precision import set_precision
 from training.networks.generator import TriPlane
 from training.perceptual import Perceptual
 
-# Share of the steps in which the step size grows from 0, and in which it falls to 0 (Karras et al. 2020, appendix D).
+# Shares of the steps in which the step size grows from 0, and in which it decays (Karras et al. 2020, appendix D).
 WARMUP = 0.05
 DECAY = 0.25
-LAST_STEP = 0.05  # of the step size, so that no step is lost
+LAST_STEP = 0.05  # smallest factor of the decay: with 0, the last step would have no effect
 BETAS = (0.9, 0.99)
 # Steps after which the whole image is compared with the best so far.
 CHECK_STEPS = 25
 
-# Modules that are tuned. What makes densities and labels alone is not: one photo says too little about geometry.
+# Prefixes of tuned parameters, without those of density and labels alone: one photo hardly constrains geometry.
 TUNED = ("backbone.synthesis.", "style_bias.", "decoder.net.", "superresolution.")
 # Points in the box at which a tuned density is compared with the original one.
 DENSITY_POINTS = 4096
-# Steps after which other scenes are compared too, and how far they are on the way to those of random seeds.
+# Steps between comparisons of another scene, and the position of its ws between this scene (0) and a random seed (1).
 LOCAL_STEPS = 4
 LOCAL_DISTANCE = 0.5
 
@@ -104,7 +103,7 @@ DEFAULTS = ProjectionOptions()
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that is done.
+    """Progress after one step.
 
     Args:
         phase: start, pose, style or tune.
@@ -150,7 +149,7 @@ class Projector:
         self.cfg = cfg or config_of(G)
         self.options = options
 
-        # What the scene should look like, in the network's form.
+        # Targets, in the network's format.
         check_square(photo)
         self.photo = resize_photo(to_photo(photo).to(device), G.img_resolution)
         self.label_map = to_label_map(label_map, G)
@@ -277,7 +276,7 @@ class Projector:
     # ----------------------------------------------------------------------- descent
 
     def _descend(self, phase: str, search: _Search, steps: int) -> Iterator[tuple[Progress, Any]]:
-        """Minimize by Adam; yield each step with the best result so far, judged by the whole image."""
+        """Minimize by Adam; yield each step with the best result so far, evaluated on the whole image."""
         optimizer = torch.optim.Adam(search.parameters, betas=BETAS)
         best = search.error()
         result = search.result()
@@ -292,7 +291,7 @@ class Projector:
             optimizer.step()
             optimizer.zero_grad()
 
-            # The random pixels of single steps would not tell.
+            # Not by the losses of single steps, which vary with the random pixels.
             if (number + 1) % CHECK_STEPS == 0 or number + 1 == steps:
                 error = search.error()
                 if error < best:
@@ -354,7 +353,7 @@ class _OffsetSearch:
 
 
 class _Tuning:
-    """Weights of a copy of the generator, on the scene that the offset gives; its result are the weights by name."""
+    """Weights of a copy of the generator, for the scene of the offset; its result is a dict of weights by name."""
 
     def __init__(self, projector: Projector):
         self.projector = projector
@@ -381,7 +380,7 @@ class _Tuning:
             change = self.G.field(planes).sigma(points) - self.original.sigma(points)
             terms["density"] = options.lambda_density * change.abs().mean()
 
-        # Other scenes, which would change less the farther they are.
+        # Another scene near this one: nearby scenes would change most.
         if options.lambda_local > 0 and number % LOCAL_STEPS == 0:
             terms["local"] = options.lambda_local * self._local_change()
         return terms
