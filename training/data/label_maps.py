@@ -263,8 +263,12 @@ def _check_classes(ids: np.ndarray, classes: int) -> None:
     """Raise ValueError if there are ids H,W of other classes: they would index outside the networks' channels."""
     if ids.size and ids.max() >= classes:
         y, x = _first(ids >= classes)
-        # The number of pixels without a class in many data sets.
-        hint = "; --ignore 255 reads such pixels as background" if ids[y, x] == 255 else ""
+        hint = ""
+        if np.isin(ids, (0, 255)).all():
+            hint = "; pixels are only 0 and 255, as in an edge drawing or a mask"
+        elif ids[y, x] == 255:
+            # The number of pixels without a class in many data sets.
+            hint = "; --ignore 255 reads such pixels as background"
         raise ValueError(f"got class {ids[y, x]} at x={x} y={y}; this network's classes are 0 to {classes - 1}{hint}")
 
 
