@@ -248,8 +248,13 @@ def main(
     with cli.output_errors():
         for label_input in inputs.read(G, cfg, sources):
             scene = next(Scene.from_styles(G, label_input.label_map, styles, label_input.pose, cfg))
+
+            # Names are checked before the mesh, which takes minutes; without a surface nothing is written.
+            drawing = outdir / f"{cfg}_{label_input.name}_input.png"
+            write_drawing = outputs.claim_small(drawing, cli.draw_input(label_input, G.data_type))
             mesh = extract(scene, options)
-            outputs.write(outdir / f"{cfg}_{label_input.name}_input.png", cli.draw_input(label_input, G.data_type))
+            write_drawing()
+
             stem, film = files[label_input.name]
             for ending in formats:
                 mesh.export(f"{stem}.{ending}")

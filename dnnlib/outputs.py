@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dnnlib.errors import ConfigError
@@ -49,21 +50,30 @@ class Outputs:
         """Announce files that are appended to, or that keep their content; they are only listed."""
         self._paths.update(dict.fromkeys(map(Path, paths)))
 
-    def write(self, path: str | os.PathLike[str], content: bytes) -> None:
-        """Write a small file, unless it exists with this very content: other commands may have made the same.
+    def claim_small(self, path: str | os.PathLike[str], content: bytes) -> Callable[[], None]:
+        """Announce a small file, which may exist with this very content: other commands may have made the same.
 
+        Returns:
+            Function that writes it, unless it exists with this content; it raises OSError if that fails.
         Raises:
             ConfigError: it exists with other content and may not be replaced, or was announced before.
-            OSError: it cannot be written.
         """
         path = Path(path)
         if path not in self._paths and path.is_file() and path.read_bytes() == content:
             self.add(path)
-            return
+            return lambda: None
         self.claim(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(content)
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(content)
+
+        return write
+
+    def write(self, path: str | os.PathLike[str], content: bytes) -> None:
+        """Announce and write a small file at once, see `claim_small`."""
+        self.claim_small(path, content)()
 
     def lines(self) -> list[str]:
         """Return the list of files, shortened if it is long."""

@@ -80,6 +80,15 @@ def test_a_run_writes_input_mesh_and_video_and_nothing_else(network, tmp_path):
     assert f"density threshold {threshold}".encode() in (outdir / names[2]).read_bytes()[:600]
 
 
+def test_a_drawing_that_may_not_be_replaced_is_noticed_before_the_mesh_is_extracted(network, tmp_path, monkeypatch):
+    (tmp_path / "seg2cat_cat_input.png").write_bytes(b"another")
+    monkeypatch.setattr(extract_mesh, "extract", lambda *_: pytest.fail("extracts a mesh"))
+    options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
+    result = run("--no-film", **options, **SMALL)
+    assert result.exit_code == 2 and "seg2cat_cat_input.png exists already" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["seg2cat_cat_input.png"]
+
+
 def test_edges_give_a_mesh_without_colors_in_a_larger_box(network, tmp_path):
     options = {"network": network("edge2car"), "outdir": tmp_path, "cfg": "edge2car", "input": ASSETS / "car.png"}
     result = run("--no-film", **options, **SMALL)
