@@ -8,6 +8,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ VECTOR_FLAGS = {
 # Largest difference of a kernel from the reference in its first comparison, relative to the largest value: rounding of
 # the results, and of sums in another order.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2}
+
+_LOADING = threading.Lock()
 
 # Compares a kernel with its reference on a device: pairs of results, the kernel's first, in a type of TOLERANCE.
 Comparison = Callable[[torch.device], Iterable[tuple[Tensor, Tensor]]]
@@ -110,7 +113,11 @@ def use_kernel(
 
 def kernels_ready(device: torch.device, library: Library = CUDA_KERNELS) -> bool:
     """Whether the kernels of a library run on `device`."""
-    return device.type == library.device and _load_kernels(library)
+    if device.type != library.device:
+        return False
+    # Threads that start together would compile and register the same operators.
+    with _LOADING:
+        return _load_kernels(library)
 
 
 def stream_handle(device: torch.device) -> int:

@@ -7,7 +7,9 @@ tests/cuda_on_cpu, including checks, binding and autograd.
 import importlib
 import shutil
 import subprocess
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -224,6 +226,22 @@ def test_a_failed_build_warns_once_and_the_references_run(library, monkeypatch, 
     assert list((tmp_path / "built").iterdir()) == []  # no partial files
     with pytest.raises(ValueError, match="impl"):
         build.use_kernel("kernel", torch.device(library.device), library)
+
+
+def test_threads_that_start_together_load_kernels_one_after_the_other(monkeypatch):
+    running, most = [], []
+
+    def load(library):
+        running.append(library)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return True
+
+    monkeypatch.setattr(build, "_load_kernels", load)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: build.kernels_ready(torch.device("cpu"), build.CPU_KERNELS), range(4)))
+    assert most == [1] * 4
 
 
 def test_a_library_is_compiled_only_for_its_device(monkeypatch):
