@@ -360,7 +360,7 @@ def test_ctrl_c_keeps_complete_videos_and_removes_the_incomplete_one(network, tm
     os.kill(script.pid, signal.SIGINT)
     _, complaint = script.communicate(timeout=30)
     assert script.returncode == 130
-    assert complaint.strip() == "Stopped: complete files are kept, incomplete ones were removed."
+    assert complaint.splitlines()[-1] == "Stopped: complete files are kept, incomplete ones were removed."
     left = list(outdir.iterdir())
     assert not [path for path in left if path.suffix not in (".gif", ".png")]
     assert all(len(frames(path)) == 4 for path in left if path.suffix == ".gif")
