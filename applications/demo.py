@@ -101,7 +101,7 @@ class Example:
         write_videos(views, {self.video(outdir, show): show for show in SUFFIXES}, FPS)
 
         # Mesh of the first scene, and its video.
-        mesh = first.mesh(largest=True, **self.mesh)
+        mesh = first.mesh(**self.mesh)
         for ending in MESH_FORMATS:
             mesh.export(outdir / f"{self.mesh_name}.{ending}")
         images = orbit_frames(mesh, self.cfg, G.orbit["pivot"], MESH_FRAMES, notify=echo)
@@ -151,7 +151,7 @@ CATS = Example(
     seeds=(1, 2),
     angles=((0.0, 0.0), (0.55, 0.0), (-0.55, 0.0)),
     mesh_name="semantic_mesh",
-    mesh={"resolution": 160, "without": 0, "color": "shown_label"},
+    mesh={"resolution": 160, "color": "shown_label"},
 )
 CARS = Example(
     "edge2car",

@@ -37,7 +37,7 @@ def center_square(width: int, height: int) -> tuple[int, int, int]:
 
 
 def is_scaled_copy(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two sizes (width, height) have the same aspect ratio, up to a pixel of rounding of the smaller one."""
+    """Return whether sizes (width, height) have equal aspect ratios, up to a pixel of rounding of the smaller one."""
     small, large = sorted([size, other])
     excess_width = abs(small[0] - small[1] * large[0] / large[1])
     excess_height = abs(small[1] - small[0] * large[1] / large[0])
@@ -102,7 +102,7 @@ def normalize_cameras(poses: Tensor, preset: CameraPreset) -> Tensor:
 
 
 def fits_preset(poses: Tensor, preset: CameraPreset) -> bool:
-    """Whether poses N,25 are in the world of a preset already: its distance, and its pivot as far as it is known."""
+    """Return whether poses N,25 are in the world of a preset: its distance, and its pivot as far as it is known."""
     cam2world = split_pose(poses.double())[0]
     tolerance = PRESET_TOLERANCE * preset.radius
     if abs(cam2world[:, :3, 3].norm(dim=1).mean() - preset.radius) > tolerance:

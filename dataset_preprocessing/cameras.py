@@ -194,7 +194,7 @@ def _is_pinhole(model: object) -> bool:
 
 
 def _is_zero(value: object) -> bool:
-    """Whether a value of JSON is 0, false, null or a short list of such values."""
+    """Return whether a value of JSON is 0, false, null or a short list of such values."""
     if isinstance(value, list):
         return len(value) <= MAX_PARAMETERS and all(item in (0, None) for item in value)
     return not value

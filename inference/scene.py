@@ -20,7 +20,7 @@ from dnnlib.errors import ConfigError
 from inference.generator import config_of
 from inference.inputs import LabelMap, Photo, Pose, to_label_map, to_photo, to_pose
 from inference.latents import check_seed, scene_planes, scene_ws
-from inference.mesh.extraction import extraction_steps, run_steps
+from inference.mesh.extraction import extraction_steps, network_options, run_steps
 from inference.mesh.triangles import Mesh
 from inference.projection import SUFFIX, Projection
 from inference.projector import DEFAULTS, ProjectionOptions, Projector
@@ -260,14 +260,22 @@ class Scene:
             resolution: points of the density grid on a side.
             threshold: raw density of the surface, or "auto".
             color: "image", "label", "shown_label" or None.
-            options: largest, closed, smooth and without, of `extraction_steps`.
+            options: largest, closed, smooth and without, of `extraction_steps`; if not given, largest and without are
+                those that suit the network, see `network_options`.
         Raises:
             NoSurfaceError: no density crosses the threshold.
         """
         return run_steps(self.mesh_steps(resolution, threshold, color, **options))
 
     def mesh_steps(self, *args: Any, **options: Any) -> Generator[float, None, Mesh]:
-        """Extract a mesh in short steps that yield the share of the work done; arguments as of `extraction_steps`."""
+        """Extract a mesh in short steps that yield the share of the work done; arguments as of `extraction_steps`.
+
+        If not given, largest and without are those that suit the network.
+        """
+        # A background that the network models as solid would hide the object.
+        suitable = network_options(self.G)
+        options = {name: suitable[name] for name in ("largest", "without")} | options
+
         # Colors as seen from the published camera path, the views that the networks were made for.
         cameras = orbit_positions(CAMERAS[self.cfg], **self.G.orbit)
         return extraction_steps(self.G, self.planes, *args, cameras=cameras, **options)

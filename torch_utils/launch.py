@@ -41,7 +41,7 @@ class ProcessError(RuntimeError):
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun, or another launcher that sets its environment variables, started this process."""
+    """Return whether torchrun, or another launcher that sets its environment variables, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

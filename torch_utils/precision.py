@@ -67,7 +67,7 @@ def set_precision(module: nn.Module, setting: str) -> None:
 
 
 def has_fast(setting: str, device: torch.device) -> bool:
-    """Whether convolutions of this precision are fast; a CPU without support for it is a hundred times slower."""
+    """Return whether this precision has fast convolutions; a CPU without support is a hundred times slower."""
     if device.type != "cpu" or setting in ("auto", "fp32"):
         return True
     if not torch.backends.mkldnn.is_available():

@@ -221,7 +221,7 @@ class PatchOptions:
     d_width: int  # channels of the discriminator's first layer
 
     def discriminates(self, cur_nimg: float) -> bool:
-        """Whether the discriminator of patches is used after cur_nimg images."""
+        """Return whether the discriminator of patches is used after cur_nimg images."""
         return self.lambda_patch_d > 0 and cur_nimg >= self.patch_d_start_kimg * 1000
 
     def discriminator_kwargs(self, generator: GeneratorOptions, rendering_resolution: int) -> dict[str, Any]:

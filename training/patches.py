@@ -75,7 +75,7 @@ def _scaled(pixels: Tensor, scale: int) -> Tensor:
 
 
 def _is_interior(pixels: Tensor, resolution: int, scale: int) -> Tensor:
-    """Whether scaled pixels N,scale*h are far enough from the patch's edges, or the edge is that of the image."""
+    """Return whether scaled pixels N,scale*h are far enough from edges of the patch that are not the image's."""
     size = pixels.shape[1] * scale
     position = torch.arange(size, device=pixels.device)
     after_start = (position >= EDGE_PIXELS) | (pixels[:, :1] == 0)

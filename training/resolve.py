@@ -396,7 +396,7 @@ def _generator(values: Values, data: DataOptions) -> GeneratorOptions:
 
 
 def _has_solid_background(values: Values, data: DataOptions) -> bool:
-    """Whether training with depth asks empty rays to end on a sphere, see `training.patches.far_side`."""
+    """Return whether training with depth asks empty rays to end on a sphere, see `training.patches.far_side`."""
     return (
         values["reconstruction"] == "patches"
         and bool(data.depth_path)
@@ -426,7 +426,7 @@ def _loss(values: Values) -> LossOptions:
 
 
 def _has_blur(values: Values) -> bool:
-    """Whether discriminator inputs are blurred at first: always in new runs, after `resume` only if asked for."""
+    """Return whether discriminator inputs are blurred at first: in new runs, after `resume` only if asked for."""
     return values["resume"] is None or values["resume_blur"]
 
 

@@ -181,7 +181,7 @@ def describe(G: torch.nn.Module) -> tuple[str, dict]:
 
 
 def same(path: Path, intact: Any) -> bool:
-    """Whether two files have equal networks, arguments and metadata."""
+    """Return whether two files have equal networks, arguments and metadata."""
     contents = read_weights(path)
     if (contents.training_set_kwargs, contents.extra) != (intact.training_set_kwargs, intact.extra):
         return False

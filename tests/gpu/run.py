@@ -83,7 +83,7 @@ def setting(small: bool) -> Setting:
 
 
 def any_failed(rows: list[dict], part: str | None = None) -> bool:
-    """Whether a case of a part, or of any, has failed."""
+    """Return whether a case of a part, or of any, has failed."""
     return any(row["status"] == "failed" and part in (None, row["part"]) for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""What all parts of the GPU check share: device and sizes, cases, plain forms, times."""
+"""Shared by all parts of the GPU check: device and sizes, cases, plain forms, times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.volumetric_rendering.renderer import render
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large.
+    """Device and sizes of the check.
 
     Args:
         device: cuda:0 or cpu.

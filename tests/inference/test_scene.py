@@ -219,6 +219,13 @@ def test_a_mesh_is_extracted_at_an_automatic_threshold_and_exported(scene, tmp_p
     assert len(read.faces) == len(mesh.faces) > 500
 
 
+def test_a_mesh_has_no_background_where_the_network_models_it_as_solid(scene):
+    mesh = scene.mesh(resolution=48, color=None)
+    whole = scene.mesh(resolution=48, color=None, largest=False, without=None)
+    radius, whole_radius = (np.linalg.norm(x.vertices, axis=1).max() for x in (mesh, whole))
+    assert radius < scene.G.rendering_kwargs["background_radius"] < whole_radius
+
+
 def test_public_names_have_docstrings():
     for name in inference.__all__:
         assert inspect.getdoc(getattr(inference, name))

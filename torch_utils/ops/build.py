@@ -85,7 +85,7 @@ CPU_KERNELS = Library(
 def use_kernel(
     impl: str, device: torch.device, library: Library = CUDA_KERNELS, comparison: Comparison | None = None
 ) -> bool:
-    """Whether an operator should run its kernel on `device`; compiles the library on the first call for its device.
+    """Return whether an operator should run its kernel on `device`; compile the library on the first call for it.
 
     Args:
         impl: auto (kernel if available and equal to the reference), ref (PyTorch reference), kernel (kernel or error).
@@ -112,7 +112,7 @@ def use_kernel(
 
 
 def kernels_ready(device: torch.device, library: Library = CUDA_KERNELS) -> bool:
-    """Whether the kernels of a library run on `device`."""
+    """Return whether the kernels of a library run on `device`."""
     if device.type != library.device:
         return False
     # Threads that start together would compile and register the same operators.

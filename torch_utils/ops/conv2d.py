@@ -87,7 +87,7 @@ def conv2d_transposed(
 
 
 def _is_supported(x: Tensor, w: Tensor, groups: int) -> bool:
-    """Whether kernels compute convolutions of these types and channels."""
+    """Return whether kernels compute convolutions of these types and channels."""
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
         return False
     is_float = x.device.type == "cpu" and x.dtype == w.dtype == torch.float32
@@ -95,7 +95,7 @@ def _is_supported(x: Tensor, w: Tensor, groups: int) -> bool:
 
 
 def _use_kernel(impl: str, x: Tensor, w: Tensor, supported: bool, size: list[int]) -> bool:
-    """Whether a kernel should run: with "auto" where it is faster, which follows from sizes alone.
+    """Return whether a kernel should run: with "auto" where it is faster, which follows from sizes alone.
 
     Not from that of the batch, so that an image is the same in any batch.
     """

@@ -249,7 +249,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_outside(name: str) -> bool:
-    """Whether a zip member's name is absolute, starts with a drive, or contains '..'."""
+    """Return whether a zip member's name is absolute, starts with a drive, or contains '..'."""
     # Zips written on Windows may separate directories by backslashes.
     parts = name.replace("\\", "/").split("/")
     has_drive = len(parts[0]) == 2 and parts[0][1] == ":"

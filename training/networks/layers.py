@@ -61,7 +61,7 @@ def channels_at(resolution: int, channel_base: float, channel_max: int) -> int:
 
 
 def runs_in_fp16(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
-    """Whether a resolution is among the `num_fp16_res` highest; resolutions below 8 always use float32."""
+    """Return whether a resolution is among the `num_fp16_res` highest; resolutions below 8 always use float32."""
     # The n highest resolutions are R, R/2, ... down to R / 2^(n-1).
     return resolution >= max(2 * img_resolution >> num_fp16_res, 8)
 

@@ -80,7 +80,7 @@ class TriplaneField:
     def _decode(
         self, heads: Sequence[HeadWeights], points: Tensor, impl: str = "auto"
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """`deferred_features` of the given heads; impl: see `build.use_kernel`, for a kernel without gradients."""
+        """Compute `deferred_features` of some heads; impl: see `build.use_kernel`, for a kernel without gradients."""
         supported = self._kernel_supports(heads, points)
         if impl == "kernel" and not supported:
             raise ValueError("impl: no kernel for these planes, heads or points; use auto or ref")
@@ -89,7 +89,7 @@ class TriplaneField:
         return decode_deferred(heads, sample_planes_mean(self.folded, points, self.box_warp))
 
     def _kernel_supports(self, heads: Sequence[HeadWeights], points: Tensor) -> bool:
-        """Whether the kernel computes these heads at points N,K,3."""
+        """Return whether the kernel computes these heads at points N,K,3."""
         table = self.folded.table
         if table is None or points.shape[:1] + points.shape[2:] != (len(self.planes), 3):
             return False

@@ -109,7 +109,7 @@ def to_plain_data(value: Any, name: str = "value") -> Any:
 
 
 def is_registered(class_name: str) -> bool:
-    """Whether the class name, dotted or not, is one that `registry.construct` builds."""
+    """Return whether the class name, dotted or not, is one that `registry.construct` builds."""
     return class_name.rsplit(".", 1)[-1] in registry.NETWORKS
 
 

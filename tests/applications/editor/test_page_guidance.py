@@ -1,4 +1,4 @@
-"""What the editor's page tells its user, and ways to draw that help beginners."""
+"""The page of the editor in a browser: notes, labels, examples, and drawing with symmetry or the keyboard."""
 
 import re
 
