@@ -119,8 +119,9 @@ def test_the_editor_opens_image_files_by_the_options_but_not_its_own():
     pytest.importorskip("starlette", reason="the editor's packages are an extra")
     from editor_pages import tiny_generator
 
+    from applications.editor.examples import Drawing
     from applications.editor.model import EditorModel
-    from applications.editor.requests import RequestHandler
+    from applications.editor.requests import FRONT, RequestHandler
 
     model = EditorModel(tiny_generator(), "seg2cat", LabelMapOptions(TABLE, ignore=255, fit="pad"))
     handler = RequestHandler(model)
@@ -131,4 +132,5 @@ def test_the_editor_opens_image_files_by_the_options_but_not_its_own():
     assert next(handler.open_drawing(None, encode(np.dstack([FOREIGN] * 3)))).payload == expected
 
     # The drawing that a page starts with has the classes of the network.
-    assert handler.hello(["a"] * 6, encode(PADDED), None).endswith(expected)
+    start = Drawing(encode(PADDED), FRONT)
+    assert handler.hello("cats", ["a"] * 6, [start], None).endswith(expected)
