@@ -156,6 +156,7 @@ def toy(
     stems = [outdir / f"{kind}_{resolution}{suffix}" for suffix, _, _ in splits]
     outputs.claim(*(path for stem, (_, job, _) in zip(stems, splits, strict=True) for path in archive_paths(job, stem)))
     for stem, (suffix, job, objects) in zip(stems, splits, strict=True):
+        echo(f"Rendering {objects * job.views} images of {objects} {kind} ...", err=True)
         write_toy(job, objects, stem, workers, progress_bar(f"{kind}{suffix}", objects))
         echo(f"{stem}*.zip: {objects * job.views} images")
 

@@ -18,6 +18,7 @@ import click
 
 from dnnlib.choices import CONFIG_NAMES, FITS, MAX_SEED, PRECISIONS
 from dnnlib.cli import InputError, echo, option_group, user_errors
+from dnnlib.outputs import Outputs
 from dnnlib.util import cached_path, check_outdir, open_url
 
 if TYPE_CHECKING:  # these import PyTorch
@@ -361,12 +362,32 @@ def check_label_map_options(options: LabelMapOptions, data_type: str) -> None:
         raise InputError("--classes, --ignore: this network takes drawings, which have no classes")
 
 
-def draw_input(source: Input, data_type: str) -> bytes:
-    """Return a PNG of the label map of an input, as the network takes it."""
+def claim_drawings(
+    outputs: Outputs, inputs: Iterable[Input], prefixes: Mapping[str, Path], data_type: str
+) -> dict[str, Callable[[], None]]:
+    """Announce PREFIX_input.png for every input: its label map as the network takes it.
+
+    All inputs are read, so that an invalid one ends a command before the first is rendered.
+
+    Args:
+        outputs: of the command.
+        inputs: label maps.
+        prefixes: path of the drawing without its ending, by name of the input.
+        data_type: "seg" or "edge".
+    Returns:
+        A function for each input by its name, which writes the drawing.
+    Raises:
+        InputError, ConfigError: an input cannot be read, or a drawing exists with other content.
+    """
     from training.data.image_io import encode_png
     from training.data.label_maps import draw_label_map
 
-    return encode_png(draw_label_map(source.label_map, data_type)[0])
+    return {
+        source.name: outputs.claim_small(
+            f"{prefixes[source.name]}_input.png", encode_png(draw_label_map(source.label_map, data_type)[0])
+        )
+        for source in inputs
+    }
 
 
 # --------------------------------------------------------------------------- styles

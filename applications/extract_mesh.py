@@ -239,6 +239,8 @@ def main(
     for stem, film in files.values():
         outputs.claim(*(f"{stem}.{ending}" for ending in formats), *([film] if video_options else []))
     styles = cli.read_styles(G, named_style).values()
+    drawings = {name: outdir / f"{cfg}_{name}" for name in sources}
+    write_drawing = cli.claim_drawings(outputs, inputs.read(G, cfg, sources), drawings, G.data_type)
 
     # Options of the mesh: those given, else those that suit the network.
     given = {"threshold": threshold, "color": color, "largest": largest, "without": without}
@@ -249,11 +251,9 @@ def main(
         for label_input in inputs.read(G, cfg, sources):
             scene = next(Scene.from_styles(G, label_input.label_map, styles, label_input.pose, cfg))
 
-            # Names are checked before the mesh, which takes minutes; without a surface nothing is written.
-            drawing = outdir / f"{cfg}_{label_input.name}_input.png"
-            write_drawing = outputs.claim_small(drawing, cli.draw_input(label_input, G.data_type))
+            # Without a surface nothing is written.
             mesh = extract(scene, options)
-            write_drawing()
+            write_drawing[label_input.name]()
 
             stem, film = files[label_input.name]
             for ending in formats:

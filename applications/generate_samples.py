@@ -65,12 +65,13 @@ def main(
     outputs.claim(*(f"{prefix}_{style}_{show}.png" for prefix in prefixes.values() for style in named_styles
                     for show in shows))  # fmt: skip
     styles = cli.read_styles(G, named_styles)
+    write_drawing = cli.claim_drawings(outputs, options.read(G, cfg, sources), prefixes, G.data_type)
 
     # Write the files input by input and style by style, so that an interruption keeps what is complete.
     with cli.output_errors(), tqdm(total=len(sources) * len(styles), unit="sample", delay=2, disable=None) as bar:
         for label_input in options.read(G, cfg, sources):
             prefix = prefixes[label_input.name]
-            outputs.write(f"{prefix}_input.png", cli.draw_input(label_input, G.data_type))
+            write_drawing[label_input.name]()
             # The generator makes each scene when it is asked for, so that memory does not grow with the styles.
             scenes = Scene.from_styles(G, label_input.label_map, styles.values(), label_input.pose, cfg)
             for name, scene in zip(styles, scenes, strict=True):

@@ -235,6 +235,8 @@ def main(
     if interpolate:
         check_weights(styles)
     target = [] if to is None else [cli.read_label_map_file("--to", to, G, inputs.label_map_options())]
+    drawings = {name: prefix if inputs.input_files else f"{prefix}_{name}" for name, prefix in prefixes.items()}
+    write_drawing = cli.claim_drawings(outputs, inputs.read(G, cfg, sources), drawings, G.data_type)
 
     # Render frame by frame into all files of a video.
     if poses is None:
@@ -242,8 +244,7 @@ def main(
     bar = tqdm(total=count * len(names) * len(sources), unit="frame", delay=2, disable=None)  # None: only on a terminal
     with cli.output_errors(), bar:
         for label_input in inputs.read(G, cfg, sources):
-            sample = "" if inputs.input_files else f"_{label_input.name}"
-            outputs.write(f"{prefixes[label_input.name]}{sample}_input.png", cli.draw_input(label_input, G.data_type))
+            write_drawing[label_input.name]()
             label_maps = [label_input, *target]
             write_all(G, cfg, label_maps, styles, poses, files[label_input.name], interpolate, fps, bar.update)
 

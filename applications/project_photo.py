@@ -82,20 +82,19 @@ def read_photo(target: str, input_file: str, fit: str | None) -> Tensor:
     import numpy as np
 
     from inference.inputs import to_photo
-    from training.data.image_io import decode_image, open_image
+    from training.data.image_io import decode_rgb
 
-    # Photos are decoded, since that turns them upright; of label maps, the header is enough.
+    # Sizes of the upright images, which are turned when they are decoded.
+    sizes = []
+    for option, path in (("--target", target), ("--input", input_file)):
+        with user_errors(option):
+            try:
+                sizes.append(decode_rgb(Path(path).read_bytes()).size)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+    (width, height), (label_width, label_height) = sizes
     with user_errors("--target"):
-        try:
-            height, width = decode_image(Path(target).read_bytes()).shape[1:]
-        except ValueError as error:
-            raise ValueError(f"{target}: {error}") from error
         photo = to_photo(target)
-    with user_errors("--input"):
-        try:
-            label_width, label_height = open_image(Path(input_file).read_bytes()).size
-        except ValueError as error:
-            raise ValueError(f"{input_file}: {error}") from error
 
     # Within a pixel or so of rounding.
     if not np.isclose(width / height, label_width / label_height, rtol=RATIO_TOLERANCE):

@@ -284,8 +284,12 @@ class Command(_BaseCommand):
 
     def _expand(self, args: list[str]) -> list[str]:
         """Replace old option names, and repeat the name of a repeatable option before each further value."""
-        # Names of the options that may be repeated.
-        repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        # Names of the options that may be repeated, and of those that take one value.
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        repeatable = {name for param in options if param.multiple for name in param.opts}
+        single = {name for param in options if not param.multiple and not param.is_flag for name in param.opts}
+        short = {name for param in options for name in param.opts if not name.startswith("--")}
+        takes_arguments = len(options) < len(self.params)
 
         # The option that the current argument follows, and whether it has a value already.
         expanded = []
@@ -300,11 +304,18 @@ class Command(_BaseCommand):
                 if option in self.old_names:
                     option = self.old_names[option]
                     arg = arg.replace(name, option, 1)
+            elif arg in short:
+                option = arg
+                has_value = False
 
             # A value: a further one needs the option's name again.
             elif option in repeatable:
                 if has_value:
                     expanded.append(option)
+                has_value = True
+            elif option in single and not takes_arguments:
+                if has_value:
+                    raise click.UsageError(f"{option}: expected one value, got {arg} too")
                 has_value = True
             expanded.append(arg)
         return expanded

@@ -24,31 +24,37 @@ class Outputs:
         self.overwrite = overwrite
         # A dict keeps the order.
         self._paths: dict[Path, None] = {}
+        # As file systems compare names that do not tell capitals from small letters.
+        self._names: set[str] = set()
 
     def claim(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files before the work that makes them.
 
         Raises:
-            ConfigError: some exist and may not be replaced, or two of them have the same name.
+            ConfigError: some exist and may not be replaced, or two of them have the same name, in capitals or not.
         """
         # Two inputs of the same name would replace each other's files within one call.
         wanted = [Path(path) for path in paths]
-        twice = [path for number, path in enumerate(wanted) if path in self._paths or path in wanted[:number]]
-        if twice:
-            problem = f"{twice[0]} would be written twice, as inputs have the same name"
-            raise ConfigError("outputs", problem=problem, hint="rename one")
+        names = set(self._names)
+        for path in wanted:
+            name = str(path).casefold()
+            if name in names:
+                problem = "would be written twice, as inputs have the same name"
+                raise ConfigError(str(path), problem=problem, hint="rename one")
+            names.add(name)
 
         # A link to nowhere would be replaced too.
         existing = [path for path in wanted if os.path.lexists(path)]
         if existing and not self.overwrite:
             more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
             hint = "choose another place, or add `outputs` to replace what is there"
-            raise ConfigError("outputs", problem=f"{existing[0]} exists already{more}", hint=hint)
+            raise ConfigError(str(existing[0]), problem=f"exists already{more}", hint=hint)
         self.add(*wanted)
 
     def add(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files that are appended to, or that keep their content; they are only listed."""
         self._paths.update(dict.fromkeys(map(Path, paths)))
+        self._names.update(str(Path(path)).casefold() for path in paths)
 
     def claim_small(self, path: str | os.PathLike[str], content: bytes) -> Callable[[], None]:
         """Announce a small file, which may exist with this very content: other commands may have made the same.
@@ -70,10 +76,6 @@ class Outputs:
                 file.write(content)
 
         return write
-
-    def write(self, path: str | os.PathLike[str], content: bytes) -> None:
-        """Announce and write a small file at once, see `claim_small`."""
-        self.claim_small(path, content)()
 
     def lines(self) -> list[str]:
         """Return the list of files, shortened if it is long."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camera_utils import CAMERAS, front_pose
+from camera_utils import CAMERAS, front_pose, pose_problems
 from dnnlib.errors import ConfigError
 from training.data.image_io import decode_image, encode_png, open_image
 from training.data.label_maps import AS_STORED, LabelMapOptions, decode_label_map, read_label_map, resize_label_map
@@ -168,7 +168,7 @@ def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
     """Return 25 numbers, or None for the front, as a pose 1,25 on the generator's device.
 
     Raises:
-        ConfigError: not 25 numbers.
+        ConfigError: not 25 numbers, or not a pose.
     """
     device = next(G.parameters()).device
     if pose is None:
@@ -176,4 +176,8 @@ def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
     pose = torch.as_tensor(pose, dtype=torch.float32, device=device)
     if pose.numel() != 25:
         raise ConfigError("pose", tuple(pose.shape), "25 numbers")
-    return pose.view(1, 25)
+    pose = pose.reshape(1, 25)
+    problems = pose_problems(pose, scene=False)
+    if problems:
+        raise ConfigError("pose", problem=problems[0])
+    return pose

@@ -45,7 +45,7 @@ def to_style(style: Style) -> int | Tensor | Projection:
     """
     if isinstance(style, Integral | Projection):
         return style
-    if isinstance(style, str | os.PathLike) and os.fspath(style).endswith(SUFFIX):
+    if isinstance(style, str | os.PathLike) and Path(style).suffix.lower() == SUFFIX:
         return Projection.load(style)
     return to_photo(style)
 

@@ -510,7 +510,8 @@ def test_signal_stops_the_workers_quietly_and_leaves_no_file(tmp_path, number, c
         _, errors = tool.communicate(timeout=60)
     finally:
         tool.kill()
-    assert (tool.returncode, errors.strip()) == (code, STOPPED)
+    begun, _, errors = errors.partition(" ...\n")
+    assert begun.startswith("Rendering ") and (tool.returncode, errors.strip()) == (code, STOPPED)
     assert not list(tmp_path.iterdir())
 
 
@@ -522,7 +523,7 @@ def test_a_test_set_does_not_replace_a_training_set(tmp_path):
 
     # The same kind and size, for evaluation.
     output = run(*training[:6], 1, *training[7:], "--held-out", 1, "--held-out-views", 1, code=2)
-    assert "cats_16.zip exists already (and 1 more)" in output and "add --overwrite" in output
+    assert "cats_16.zip: exists already (and 1 more)" in output and "add --overwrite" in output
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     output = run(*training[:6], 1, *training[7:], "--held-out", 0, "--overwrite")
     assert output.splitlines()[-2:] == [f"Wrote {tmp_path}/cats_16.zip", f"Wrote {tmp_path}/cats_16_label.zip"]

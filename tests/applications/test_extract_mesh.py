@@ -85,7 +85,7 @@ def test_a_drawing_that_may_not_be_replaced_is_noticed_before_the_mesh_is_extrac
     monkeypatch.setattr(extract_mesh, "extract", lambda *_: pytest.fail("extracts a mesh"))
     options = {"network": network("seg2cat"), "outdir": tmp_path, "cfg": "seg2cat", "input": ASSETS / "cat.png"}
     result = run("--no-film", **options, **SMALL)
-    assert result.exit_code == 2 and "seg2cat_cat_input.png exists already" in result.output
+    assert result.exit_code == 2 and "seg2cat_cat_input.png: exists already" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["seg2cat_cat_input.png"]
 
 

@@ -99,7 +99,7 @@ def test_a_video_is_written_and_existing_files_are_kept(networks, files, tmp_pat
     assert run(project_photo.main, *words).exit_code == 0
     assert Image.open(tmp_path / "cat_turn.gif").n_frames == project_photo.FRAMES
     result = run(project_photo.main, *words)
-    assert result.exit_code == 2 and "cat_projection.safetensors exists already" in result.output
+    assert result.exit_code == 2 and "cat_projection.safetensors: exists already" in result.output
 
 
 @pytest.mark.parametrize("pose", ["front", "search", " ".join(map(str, POSE.tolist()))])

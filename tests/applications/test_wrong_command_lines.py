@@ -25,7 +25,7 @@ WRONG = {  # command, words, what the line says
     # all commands
     "an unknown option": (generate_samples, [*ONE, "--colour", "red"], "No such option"),
     "an option of another command": (generate_samples, [*ONE, "--fps", "3"], "No such option"),
-    "a stray word": (generate_samples, [*ONE, "--device", "cpu", "cat.png"], "unexpected extra argument"),
+    "a stray word": (generate_samples, [*ONE, "--device", "cpu", "cat.png"], "expected one value, got cat.png too"),
     "an option without its value": (generate_samples, [*GIVEN, "--input"], "'--input' requires an argument"),
     "nothing required": (generate_samples, ["--input", CAT], "Missing option '--network'"),
     "no directory": (generate_samples, [*NETWORK, "--input", CAT], "Missing option '--outdir'"),
@@ -109,7 +109,7 @@ WRONG = {  # command, words, what the line says
         dataset_tool, ["pack", "--images", "no", "--front", "--output", "a.zip"], "no: no such file or directory"
     ),
     "the output that exists": (
-        dataset_tool, ["pack", "--images", "images", "--front", "--output", "net.pt"], "net.pt exists already"
+        dataset_tool, ["pack", "--images", "images", "--front", "--output", "net.pt"], "net.pt: exists already"
     ),
     "no number of blur": (
         dataset_tool, ["edges", "--data", "images", "--output", "e.zip", "--sigma", "nan"], "got nan, expected a number"
@@ -118,7 +118,7 @@ WRONG = {  # command, words, what the line says
     # weights and metrics
     "an ending of none": (legacy, ["convert", "net.pt", "net.onnx"], r"expected a name that ends in \.pkl"),
     "no such directory": (legacy, ["convert", "net.pt", "no/net.pt"], "directory no does not exist"),
-    "onto itself": (legacy, ["convert", "net.pt", "net.pt"], "net.pt exists already"),
+    "onto itself": (legacy, ["convert", "net.pt", "net.pt"], "net.pt: exists already"),
     "weights that are none": (legacy, ["show", "net.pt"], "net.pt: not a weights file"),
     "a configuration of init": (legacy, ["init", "new.pt", "--cfg", "cat"], "'cat' is not one of"),
     "no metrics": (calc_metrics, NETWORK, "Missing option '--metrics'"),

@@ -16,7 +16,7 @@ from dnnlib.errors import ConfigError
 @option_group(
     "General",
     click.option("--batch", type=int, help="Samples per iteration."),
-    click.option("--gpus", type=int, default=1, help="Number of processes."),
+    click.option("-g", "--gpus", type=int, default=1, help="Number of processes."),
 )
 @option_group("Output", click.option("--color", multiple=True, help="Color of the mesh."))
 @click.option("--secret", hidden=True)
@@ -60,6 +60,14 @@ def test_command_shows_fields_of_a_config_error_as_its_options():
 def test_command_shows_fields_without_an_option_by_name():
     assert command.option_of("batch_size") == "--batch"
     assert command.option_of("planes") == "planes"
+
+
+def test_options_of_one_value_name_themselves_if_they_get_more():
+    for words in (["--batch", "4", "6"], ["--batch=4", "6"], ["--gpus", "2", "--batch", "4", "6"]):
+        result = CliRunner().invoke(command, words)
+        assert (result.exit_code, result.output) == (2, "Error: --batch: expected one value, got 6 too\n")
+    assert CliRunner().invoke(command, ["-g", "2", "3"]).output == "Error: -g: expected one value, got 3 too\n"
+    assert CliRunner().invoke(command, ["--batch", "4", "-g", "2", "--color", "a", "b"]).output == "('a', 'b')\n"
 
 
 def test_help_lists_options_under_group_titles_in_order():

@@ -135,6 +135,13 @@ def test_a_pose_of_25_numbers_is_taken_in_place_of_angles(scene):
     with pytest.raises(ValueError, match=r"pose: got \(3,\), expected 25 numbers"):
         scene.render(pose=[1, 2, 3])
 
+    # Matrices are checked before they are used.
+    for place, value, problem in ((0, math.nan, "holds NaN or infinity"), (16, -1, "the focal length is not positive")):
+        wrong = pose.clone()
+        wrong[0, place] = value
+        with pytest.raises(ValueError, match=f"pose: {problem}"):
+            scene.render(pose=wrong)
+
 
 @pytest.mark.parametrize("angles", [{"yaw": 30}, {"pitch": 10}, {"yaw": math.nan}])
 def test_angles_in_degrees_are_rejected(angles, scene):

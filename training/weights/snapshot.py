@@ -81,7 +81,7 @@ def save_snapshot(
     }
 
     # File, in the format that its name asks for.
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         _save_safetensors(path, contents)
     else:
         with atomic_write(path) as file:
