@@ -101,3 +101,19 @@ def test_two_inputs_of_one_name_are_both_named(network, drawings, tmp_path):
     result = run("samples", network, tmp_path / "out", "--input", drawings, tmp_path / "more")
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
     assert f"--input {drawings}/a.png {tmp_path}/more/a.png: have the same name" in result.output
+
+
+@pytest.mark.parametrize("application", MAINS)
+def test_an_invalid_input_ends_the_command_before_the_first_is_rendered(application, network, drawings, tmp_path):
+    ids = np.full((8, 8), 99, np.uint8)
+    (drawings / "c.png").write_bytes(encode(ids))
+    result = run(application, network, tmp_path / "out", "--input", drawings)
+    assert result.exit_code == 2 and "c.png" in lines_of(result)[-1] and not (tmp_path / "out").exists()
+
+    # A drawing of another label map is there already.
+    (drawings / "c.png").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "seg2cat_b_input.png").write_bytes(encode(ids))
+    result = run(application, network, tmp_path / "out", "--input", drawings)
+    assert result.exit_code == 2 and "seg2cat_b_input.png: exists already" in lines_of(result)[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["seg2cat_b_input.png"]
