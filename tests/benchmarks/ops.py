@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from torch_utils.host_memory import keep_freed_memory
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d import conv2d, conv2d_transposed
 from torch_utils.ops.conv2d_resample import conv2d_resample
@@ -156,6 +157,7 @@ def main():
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--repeats", default=5, type=int)
     options = parser.parse_args()
+    keep_freed_memory()  # as the applications do
     print(f"PyTorch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
     with torch.no_grad():
         for operation, alternatives in itertools.groupby(cases(options.device), key=lambda case: case[0]):

@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from torch_utils.host_memory import keep_freed_memory
 from training.networks.decoders import Decoder
 from training.networks.triplane_field import TriplaneField
 from training.volumetric_rendering.rays import sample_rays
@@ -57,6 +58,7 @@ def main() -> None:
         "--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda, mps (default: cpu)"
     )
     args = parser.parse_args()
+    keep_freed_memory()  # as the applications do
     with torch.no_grad():
         field, origins, directions = scene(args.rays, args.device)
         times, renderings = {}, {}
