@@ -7,13 +7,19 @@
 // so that the sums over channels are as many matrix products as there are elements in brackets. Tiles are computed in
 // blocks whose transforms stay in the cache. For 4x4 pixels and every pair of channels, `Plain` needs 36
 // multiplications instead of 144, `Strided` 81; `Transposed` needs 81 for 8x8 pixels instead of 144.
+//
+// The gradient of w follows from the same formula, with sums over tiles in place of channels:
+//
+//     dw = G^T [ sum over tiles of (A dtile A^T) * (B^T patch B) ] G
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/baddbmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "cpu_vectors.h"
@@ -23,6 +29,7 @@ using namespace pix2pix3d;
 
 constexpr int64_t kTilesPerBlock = 24;  // a multiple of kRows
 constexpr int64_t kChannelsPerChunk = 8;  // of weights that are transposed together
+constexpr int64_t kTilesPerSum = 512;  // for the gradient of weights: added up by one matrix product
 // Between the matrices of two products: without it, their rows would be a power of two apart, and share few lines of the cache.
 constexpr int64_t kGap = 2 * kLanes;
 
@@ -31,15 +38,19 @@ constexpr int64_t kGap = 2 * kLanes;
 // Each has the transforms of one axis, from kPatch input pixels and 3 weights to kProducts products and kTile pixels.
 // kWeights: different transformed weights; weight_index: those of a product. Patches are kStep pixels apart.
 
-// Correlation: F(4, 3) with the points 0, 1, -1, 2, -2 and infinity.
+// Points are roots of even polynomials, so that half of the terms are shared, and of a size that keeps rounding errors
+// small: with the points 0, 1, -1, 2, -2 they would be four times as large.
+
+// Correlation: F(4, 3) with the points 0, +-kA, +-kB and infinity, where kA^2 = 1/2 and kB^2 = 2.
 struct Plain {
     static constexpr int kPatch = 6, kProducts = 6, kWeights = 6, kTile = 4, kStep = 4;
+    static constexpr float kA = 0.70710678f, kB = 1.41421356f;
     static constexpr int weight_index(int product) { return product; }
 
     static void transform_weights(const Vector w[3], Vector u[kWeights]) {
-        const Vector even1 = (w[0] + w[2]) * (-1.f / 6), odd1 = w[1] * (-1.f / 6);
-        const Vector even2 = w[0] * (1.f / 24) + w[2] * (1.f / 6), odd2 = w[1] * (1.f / 12);
-        u[0] = w[0] * (1.f / 4);
+        const Vector even1 = w[0] * (-2.f / 3) - w[2] * (1.f / 3), odd1 = w[1] * (-2 * kA / 3);
+        const Vector even2 = w[0] * (1.f / 6) + w[2] * (1.f / 3), odd2 = w[1] * (kB / 6);
+        u[0] = w[0];
         u[1] = even1 + odd1;
         u[2] = even1 - odd1;
         u[3] = even2 + odd2;
@@ -48,52 +59,79 @@ struct Plain {
     }
 
     static void transform_input(const Vector x[kPatch], Vector v[kProducts]) {
-        const Vector even1 = x[4] - 4 * x[2], odd1 = x[3] - 4 * x[1];
-        const Vector even2 = x[4] - x[2], odd2 = 2 * (x[3] - x[1]);
-        v[0] = 4 * x[0] - 5 * x[2] + x[4];
+        const Vector even1 = x[4] - 2 * x[2], odd1 = kA * (x[3] - 2 * x[1]);
+        const Vector even2 = x[4] - 0.5f * x[2], odd2 = kB * (x[3] - 0.5f * x[1]);
+        v[0] = x[0] - 2.5f * x[2] + x[4];
         v[1] = even1 + odd1;
         v[2] = even1 - odd1;
         v[3] = even2 + odd2;
         v[4] = even2 - odd2;
-        v[5] = 4 * x[1] - 5 * x[3] + x[5];
+        v[5] = x[1] - 2.5f * x[3] + x[5];
     }
 
     static void transform_output(const Vector m[kProducts], Vector y[kTile]) {
-        const Vector even1 = m[1] + m[2], odd1 = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
+        const Vector even1 = m[1] + m[2], odd1 = kA * (m[1] - m[2]);
+        const Vector even2 = m[3] + m[4], odd2 = kB * (m[3] - m[4]);
         y[0] = m[0] + even1 + even2;
-        y[1] = odd1 + 2 * odd2;
-        y[2] = even1 + 4 * even2;
-        y[3] = odd1 + 8 * odd2 + m[5];
+        y[1] = odd1 + odd2;
+        y[2] = 0.5f * even1 + 2 * even2;
+        y[3] = 0.5f * odd1 + 2 * odd2 + m[5];
+    }
+
+    // The transposes of transform_output and transform_weights.
+    static void transform_output_gradient(const Vector dy[kTile], Vector dm[kProducts]) {
+        const Vector even1 = dy[0] + 0.5f * dy[2], odd1 = kA * (dy[1] + 0.5f * dy[3]);
+        const Vector even2 = dy[0] + 2 * dy[2], odd2 = kB * (dy[1] + 2 * dy[3]);
+        dm[0] = dy[0];
+        dm[1] = even1 + odd1;
+        dm[2] = even1 - odd1;
+        dm[3] = even2 + odd2;
+        dm[4] = even2 - odd2;
+        dm[5] = dy[3];
+    }
+
+    static void transform_weights_gradient(const Vector du[kWeights], Vector dw[3]) {
+        const Vector even1 = du[1] + du[2], even2 = du[3] + du[4];
+        dw[0] = du[0] - even1 * (2.f / 3) + even2 * (1.f / 6);
+        dw[1] = (du[3] - du[4]) * (kB / 6) - (du[1] - du[2]) * (2 * kA / 3);
+        dw[2] = du[5] + (even2 - even1) * (1.f / 3);
     }
 };
 
-// F(4, 2) with the points 0, 1, -1, 2 and infinity: y[i] = x[i] w0 + x[i+1] w1. The others of 9 products, which have
-// the same weight, are those of 4 pixels each.
+// F(4, 2) with the points +-kA, +-kB and infinity: y[i] = x[i] w0 + x[i+1] w1. The others of 9 products, which have the
+// same weight, are those of 4 pixels each.
 struct TwoTaps {
+    static constexpr float kA = 0.5f, kB = 1.25f, kA2 = kA * kA, kB2 = kB * kB;
+    // Products of the differences between points.
+    static constexpr float kFactorA = 1 / (2 * kA * (kA2 - kB2)), kFactorB = 1 / (2 * kB * (kB2 - kA2));
+
     static void transform_weights(Vector w0, Vector w1, Vector u[5]) {
-        u[0] = w0 * (1.f / 2);
-        u[1] = (w0 + w1) * (-1.f / 2);
-        u[2] = (w0 - w1) * (-1.f / 6);
-        u[3] = w0 * (1.f / 6) + w1 * (1.f / 3);
+        u[0] = (w0 + kA * w1) * kFactorA;
+        u[1] = (kA * w1 - w0) * kFactorA;
+        u[2] = (w0 + kB * w1) * kFactorB;
+        u[3] = (kB * w1 - w0) * kFactorB;
         u[4] = w1;
     }
 
     // x: 5 pixels, `step` apart.
     static void transform_input(const Vector* x, int step, Vector v[5]) {
         const Vector a = x[0], b = x[step], c = x[2 * step], d = x[3 * step], e = x[4 * step];
-        v[0] = 2 * a - b - 2 * c + d;
-        v[1] = d - c - 2 * b;
-        v[2] = d - 3 * c + 2 * b;
-        v[3] = d - b;
-        v[4] = 2 * b - c - 2 * d + e;
+        const Vector even1 = kA * (c - kB2 * a), odd1 = d - kB2 * b;
+        const Vector even2 = kB * (c - kA2 * a), odd2 = d - kA2 * b;
+        v[0] = odd1 + even1;
+        v[1] = odd1 - even1;
+        v[2] = odd2 + even2;
+        v[3] = odd2 - even2;
+        v[4] = e - (kA2 + kB2) * c + kA2 * kB2 * a;
     }
 
     static void transform_output(const Vector m[5], Vector y[4]) {
-        const Vector even = m[1] + m[2], odd = m[1] - m[2];
-        y[0] = m[0] + even + m[3];
-        y[1] = odd + 2 * m[3];
-        y[2] = even + 4 * m[3];
-        y[3] = odd + 8 * m[3] + m[4];
+        const Vector even1 = m[0] + m[1], odd1 = kA * (m[0] - m[1]);
+        const Vector even2 = m[2] + m[3], odd2 = kB * (m[2] - m[3]);
+        y[0] = even1 + even2;
+        y[1] = odd1 + odd2;
+        y[2] = kA2 * even1 + kB2 * even2;
+        y[3] = kA2 * odd1 + kB2 * odd2 + m[4];
     }
 };
 
@@ -219,6 +257,33 @@ struct Image {
     int64_t offset(int64_t n, int64_t y, int64_t x) const { return ((n * height + y) * width + x) * channels; }
 };
 
+// Transforms Size x Size pixels from y0,x0 on, zero outside of the image, to rows of channels, `to_product` apart.
+// `copy` is memory for Size * Size rows.
+template <int Size, int Products, void (*Transform)(const Vector*, Vector*)>
+void transform_pixels(const Image& image, const float* pixels, int64_t n, int64_t y0, int64_t x0, float* copy,
+                      float* to, int64_t to_product) {
+    const int64_t row = round_up(image.channels, kLanes);
+    const bool inside = y0 >= 0 && x0 >= 0 && y0 + Size <= image.height && x0 + Size <= image.width;
+
+    // In place, or a copy with zeros for pixels outside of the image and for the channels of the last vector.
+    const float* from = copy;
+    int64_t from_row = Size * row, from_column = row;
+    if (inside && image.channels % kLanes == 0) {
+        from = pixels + image.offset(n, y0, x0);
+        from_row = image.width * image.channels;
+        from_column = image.channels;
+    } else {
+        std::memset(copy, 0, sizeof(float) * Size * Size * row);
+        for (int64_t j = std::max<int64_t>(0, -y0); j < std::min<int64_t>(Size, image.height - y0); ++j)
+            for (int64_t i = std::max<int64_t>(0, -x0); i < std::min<int64_t>(Size, image.width - x0); ++i)
+                std::memcpy(copy + (j * Size + i) * row, pixels + image.offset(n, y0 + j, x0 + i),
+                            sizeof(float) * image.channels);
+    }
+    for (int64_t c = 0; c < row; c += kLanes)
+        transform<Size, Products, Transform>(from + c, from_row, from_column, to + c, Products * to_product,
+                                             to_product);
+}
+
 // Scratch memory of one thread. Transforms: for each product, one row of channels per tile.
 template <typename Scheme>
 struct Scratch {
@@ -242,51 +307,43 @@ struct Scratch {
           tile(patch + Scheme::kPatch * Scheme::kPatch * in_row) {}
 };
 
+// Division of the result into tiles, each with its patch of the input x.
 template <typename Scheme>
-struct Convolution {
+struct Tiles {
     Image in, out;
     const float* x;
-    float* y;
     int64_t pad_y, pad_x;  // of patches
+
+    int64_t rows() const { return divide_up(out.height, Scheme::kTile); }
+    int64_t columns() const { return divide_up(out.width, Scheme::kTile); }
+    int64_t count() const { return out.batch * rows() * columns(); }
+
+    // Sample, row and column of a tile.
+    std::array<int64_t, 3> place(int64_t tile) const {
+        return {tile / (rows() * columns()), tile / columns() % rows(), tile % columns()};
+    }
+
+    // Transforms the input of a tile, see `transform_pixels`.
+    void transform_patch(int64_t tile, float* copy, float* to, int64_t to_product) const {
+        const auto [n, row, column] = place(tile);
+        transform_pixels<Scheme::kPatch, Scheme::kProducts, Scheme::transform_input>(
+            in, x, n, row * Scheme::kStep - pad_y, column * Scheme::kStep - pad_x, copy, to, to_product);
+    }
+};
+
+template <typename Scheme>
+struct Convolution {
+    Tiles<Scheme> tiles;
+    float* y;
     const Weights<Scheme>& weights;
 
     static constexpr int kPatch = Scheme::kPatch, kProducts = Scheme::kProducts, kTile = Scheme::kTile;
 
-    int64_t rows() const { return divide_up(out.height, kTile); }
-    int64_t columns() const { return divide_up(out.width, kTile); }
-    int64_t tiles() const { return out.batch * rows() * columns(); }
-
-    // Transforms the input of a tile to row `to_row` of the scratch memory.
-    void transform_patch(int64_t tile, int64_t to_row, Scratch<Scheme>& scratch) const {
-        const int64_t n = tile / (rows() * columns());
-        const int64_t y0 = tile / columns() % rows() * Scheme::kStep - pad_y;
-        const int64_t x0 = tile % columns() * Scheme::kStep - pad_x;
-        const bool inside = y0 >= 0 && x0 >= 0 && y0 + kPatch <= in.height && x0 + kPatch <= in.width;
-
-        // In place, or a copy with zeros for pixels outside of the image and for the channels of the last vector.
-        const float* from = scratch.patch;
-        int64_t from_row = kPatch * scratch.in_row, from_column = scratch.in_row;
-        if (inside && in.channels % kLanes == 0) {
-            from = x + in.offset(n, y0, x0);
-            from_row = in.width * in.channels;
-            from_column = in.channels;
-        } else {
-            std::memset(scratch.patch, 0, sizeof(float) * kPatch * kPatch * scratch.in_row);
-            for (int64_t j = std::max<int64_t>(0, -y0); j < std::min<int64_t>(kPatch, in.height - y0); ++j)
-                for (int64_t i = std::max<int64_t>(0, -x0); i < std::min<int64_t>(kPatch, in.width - x0); ++i)
-                    std::memcpy(scratch.patch + (j * kPatch + i) * scratch.in_row, x + in.offset(n, y0 + j, x0 + i),
-                                sizeof(float) * in.channels);
-        }
-        float* to = scratch.in + to_row * scratch.in_row;
-        for (int64_t c = 0; c < scratch.in_row; c += kLanes)
-            transform<kPatch, kProducts, Scheme::transform_input>(from + c, from_row, from_column, to + c,
-                                                                  kProducts * scratch.in_product, scratch.in_product);
-    }
-
     // Writes channels `first` to `last` of a tile from row `from_row` of the scratch memory.
     void transform_tile(int64_t tile, int64_t from_row, int64_t first, int64_t last, Scratch<Scheme>& scratch) const {
-        const int64_t n = tile / (rows() * columns());
-        const int64_t y0 = tile / columns() % rows() * kTile, x0 = tile % columns() * kTile;
+        const Image& out = tiles.out;
+        const auto [n, row, column] = tiles.place(tile);
+        const int64_t y0 = row * kTile, x0 = column * kTile;
         const int64_t height = std::min<int64_t>(kTile, out.height - y0);
         const int64_t width = std::min<int64_t>(kTile, out.width - x0);
 
@@ -310,13 +367,14 @@ struct Convolution {
     // Computes the panels `first` to `last` of output channels of the tiles of one block.
     void convolve_block(int64_t block, int64_t first, int64_t last, Scratch<Scheme>& scratch) const {
         const int64_t first_tile = block * kTilesPerBlock;
-        const int64_t count = std::min(kTilesPerBlock, tiles() - first_tile);
-        for (int64_t i = 0; i < count; ++i) transform_patch(first_tile + i, i, scratch);
+        const int64_t count = std::min(kTilesPerBlock, tiles.count() - first_tile);
+        for (int64_t i = 0; i < count; ++i)
+            tiles.transform_patch(first_tile + i, scratch.patch, scratch.in + i * scratch.in_row, scratch.in_product);
         for (int p = 0; p < kProducts * kProducts; ++p)
             for (int64_t panel = first; panel < last; ++panel)
                 for (int64_t i = 0; i < count; i += kRows)
                     multiply_panel(scratch.in + p * scratch.in_product + i * scratch.in_row, scratch.in_row,
-                                   weights.panel(p / kProducts, p % kProducts, panel), in.channels,
+                                   weights.panel(p / kProducts, p % kProducts, panel), tiles.in.channels,
                                    scratch.out + p * scratch.out_product + i * scratch.out_row + panel * kPanel,
                                    scratch.out_row);
         for (int64_t i = 0; i < count; ++i) transform_tile(first_tile + i, i, first * kPanel, last * kPanel, scratch);
@@ -342,12 +400,12 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, int64_t height, in
     const Image in{x.size(0), x.size(1), x.size(2), x.size(3)}, out{in.batch, w.size(0), height, width};
     at::Tensor y = at::empty({out.batch, out.channels, height, width}, x.options(), at::MemoryFormat::ChannelsLast);
     const Weights<Scheme> weights(w);
-    const Convolution<Scheme> conv{in, out, x.const_data_ptr<float>(), y.mutable_data_ptr<float>(), pad_y, pad_x,
-                                   weights};
+    const Tiles<Scheme> tiles{in, out, x.const_data_ptr<float>(), pad_y, pad_x};
+    const Convolution<Scheme> conv{tiles, y.mutable_data_ptr<float>(), weights};
 
     // If there are fewer blocks than threads, the output channels of a block are divided too, at the price of several
     // transforms of its input. Every sum is added up in the same order in either case.
-    const int64_t blocks = divide_up(conv.tiles(), kTilesPerBlock), panels = weights.panels;
+    const int64_t blocks = divide_up(tiles.count(), kTilesPerBlock), panels = weights.panels;
     const int64_t wanted = divide_up(at::get_num_threads(), std::max<int64_t>(1, blocks));
     const int64_t panels_each = divide_up(panels, std::min(std::max<int64_t>(1, panels), wanted));
     const int64_t groups = panels ? divide_up(panels, panels_each) : 0;
@@ -359,6 +417,54 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, int64_t height, in
         }
     });
     return y;
+}
+
+// Returns the gradient O,C,3,3 of the weights of a convolution of x (N,C,H,W) with stride 1, from the gradient dy
+// (N,O,H+2*pad_y-2,W+2*pad_x-2) of its result; both channels-last.
+at::Tensor winograd_conv3x3_weight_gradient(const at::Tensor& dy, const at::Tensor& x, int64_t pad_y, int64_t pad_x) {
+    check(x, at::MemoryFormat::ChannelsLast, "x");
+    check(dy, at::MemoryFormat::ChannelsLast, "dy");
+    const Image in{x.size(0), x.size(1), x.size(2), x.size(3)}, out{dy.size(0), dy.size(1), dy.size(2), dy.size(3)};
+    TORCH_CHECK_VALUE(pad_y >= 0 && pad_x >= 0 && out.batch == in.batch && out.height == in.height + 2 * pad_y - 2 &&
+                          out.width == in.width + 2 * pad_x - 2,
+                      "dy: expected the result of a convolution of x ", x.sizes(), " with padding ", pad_y, ", ",
+                      pad_x, ", got ", dy.sizes());
+    constexpr int kProducts = Plain::kProducts, kTile = Plain::kTile, kMatrices = kProducts * kProducts;
+    const Tiles<Plain> tiles{in, out, x.const_data_ptr<float>(), pad_y, pad_x};
+    const int64_t in_row = round_up(in.channels, kLanes), out_row = round_up(out.channels, kLanes);
+
+    // One matrix for each product: a row of channels per tile, of the input and of the gradient. Their product, output
+    // by input channels, sums over tiles.
+    const int64_t largest = std::min(kTilesPerSum, tiles.count());
+    at::Tensor patches = at::empty({kMatrices, largest, in_row}, x.options());
+    at::Tensor gradients = at::empty({kMatrices, largest, out_row}, x.options());
+    at::Tensor sums = at::zeros({kMatrices, out_row, in_row}, x.options());
+    for (int64_t begin = 0; begin < tiles.count(); begin += largest) {
+        const int64_t count = std::min(largest, tiles.count() - begin);
+        at::parallel_for(0, count, 8, [&](int64_t first, int64_t last) {
+            at::Tensor copy = at::empty({Plain::kPatch * Plain::kPatch * std::max(in_row, out_row)}, x.options());
+            for (int64_t i = first; i < last; ++i) {
+                tiles.transform_patch(begin + i, copy.mutable_data_ptr<float>(),
+                                      patches.mutable_data_ptr<float>() + i * in_row, largest * in_row);
+                const auto [n, row, column] = tiles.place(begin + i);
+                transform_pixels<kTile, kProducts, Plain::transform_output_gradient>(
+                    out, dy.const_data_ptr<float>(), n, row * kTile, column * kTile, copy.mutable_data_ptr<float>(),
+                    gradients.mutable_data_ptr<float>() + i * out_row, largest * out_row);
+            }
+        });
+        sums.baddbmm_(gradients.narrow(1, 0, count).transpose(1, 2), patches.narrow(1, 0, count));
+    }
+
+    // From transformed weights to weights, 3,3,O,C.
+    at::Tensor dw = at::empty({3, 3, out_row, in_row}, x.options());
+    const int64_t size = out_row * in_row;
+    at::parallel_for(0, size / kLanes, 1024, [&](int64_t first, int64_t last) {
+        for (int64_t i = first * kLanes; i < last * kLanes; i += kLanes)
+            transform<kProducts, 3, Plain::transform_weights_gradient>(
+                sums.const_data_ptr<float>() + i, kProducts * size, size, dw.mutable_data_ptr<float>() + i, 3 * size,
+                size);
+    });
+    return dw.narrow(2, 0, out.channels).narrow(3, 0, in.channels).permute({2, 3, 0, 1}).contiguous();
 }
 
 // Correlates x with w at every pixel or, with stride 2, at every second one of both axes:
@@ -385,9 +491,11 @@ at::Tensor winograd_conv3x3_transposed(const at::Tensor& x, const at::Tensor& w)
 TORCH_LIBRARY_FRAGMENT(pix2pix3d, m) {
     m.def("winograd_conv3x3(Tensor x, Tensor w, int pad_y, int pad_x, int stride) -> Tensor");
     m.def("winograd_conv3x3_transposed(Tensor x, Tensor w) -> Tensor");
+    m.def("winograd_conv3x3_weight_gradient(Tensor dy, Tensor x, int pad_y, int pad_x) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(pix2pix3d, CPU, m) {
     m.impl("winograd_conv3x3", winograd_conv3x3);
     m.impl("winograd_conv3x3_transposed", winograd_conv3x3_transposed);
+    m.impl("winograd_conv3x3_weight_gradient", winograd_conv3x3_weight_gradient);
 }
