@@ -1,4 +1,4 @@
-"""Time of a training step on toy data by phase: python tests/benchmarks/training.py [--late] [--steps 20].
+"""Time of a training step on toy data by phase: python tests/benchmarks/training.py [--late] [--steps 20] [--compare].
 
 The options are those of train_scripts/toy_seg.sh on a laptop. Prints milliseconds of each phase, per step, and images
 per second of one thread's processor time, so that other programs on the machine matter little.
@@ -7,12 +7,14 @@ per second of one thread's processor time, so that other programs on the machine
 from __future__ import annotations
 
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import click
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import train
+from torch_utils.ops import build as kernels
 from training import training_loop as loop
 from training.resolve import examine_data
 from training.status import TickStats
@@ -75,10 +78,23 @@ def build(options: list[str]) -> tuple[TrainState, Callable[[], dict[str, float]
     return state, step
 
 
+def print_ratio(step: Callable[[], dict[str, float]], rounds: int) -> None:
+    """Print how much longer three steps without kernels take: quartiles of all rounds."""
+    ratios = []
+    for _ in range(rounds):
+        fast = sum(sum(step().values()) for _ in range(3))
+        with mock.patch.object(kernels, "kernels_ready", return_value=False):
+            plain = sum(sum(step().values()) for _ in range(3))
+        ratios.append(plain / fast)
+    low, middle, high = statistics.quantiles(ratios)
+    print(f"without kernels / with kernels: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}")
+
+
 @click.command()
 @click.option("--late", is_flag=True, help="As late in a run: with the discriminator of patches.")
 @click.option("--steps", default=20, show_default=True)
-def main(late: bool, steps: int) -> None:
+@click.option("--compare", is_flag=True, help="Only print the ratio to steps without the CPU kernels, in turns.")
+def main(late: bool, steps: int, compare: bool) -> None:
     """Print the mean time of each phase, and images per second."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
@@ -88,6 +104,9 @@ def main(late: bool, steps: int) -> None:
         state, step = build(options)
         for _ in range(WARM_UP):
             step()
+        if compare:
+            print_ratio(step, steps)
+            return
         times = [step() for _ in range(steps)]
 
     # Phases that run in some of the steps only count in proportion.

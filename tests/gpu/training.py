@@ -53,21 +53,22 @@ class RandomVGG(nn.Module):
 
 
 class Run:
-    """One training run, ready for its phases, with the options of train_scripts/afhq_seg.sh on random images.
+    """One training run, ready for its phases, with the options of a script of train_scripts/ on random images.
 
     Args:
         device: of the networks.
         size: pixels of the images.
         words: further options, which replace those of the script.
+        name: of the script.
     """
 
-    def __init__(self, device: torch.device, size: int, words: list[str]):
+    def __init__(self, device: torch.device, size: int, words: list[str], name: str = "afhq_seg"):
         # Options.
-        script = (ROOT / "train_scripts" / "afhq_seg.sh").read_text()
+        script = (ROOT / "train_scripts" / f"{name}.sh").read_text()
         line = shlex.split(script.split("train.py", 1)[1].replace("\\\n", " "))
         line = [word for word in line if word != "$@" and not word.startswith("--resume")]
         self.directory = tempfile.TemporaryDirectory()
-        data = small_data(Path(self.directory.name), count=4, size=size, classes=6)
+        data = small_data(Path(self.directory.name), 4, size, classes=6, edges="--data_type=edge" in line)
         line += [*arguments(data), "--gpus=1", "--workers=0", *words]
         dataset, self.options = train._new_options(train.main.make_context("train.py", line).params)
 
