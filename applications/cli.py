@@ -382,12 +382,12 @@ def claim_drawings(
     from training.data.image_io import encode_png
     from training.data.label_maps import draw_label_map
 
-    return {
-        source.name: outputs.claim_small(
-            f"{prefixes[source.name]}_input.png", encode_png(draw_label_map(source.label_map, data_type)[0])
-        )
-        for source in inputs
-    }
+    write = {}
+    for source in inputs:
+        drawing = encode_png(draw_label_map(source.label_map, data_type)[0])
+        with output_errors():
+            write[source.name] = outputs.claim_small(f"{prefixes[source.name]}_input.png", drawing)
+    return write
 
 
 # --------------------------------------------------------------------------- styles

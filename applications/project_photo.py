@@ -98,8 +98,8 @@ def read_photo(target: str, input_file: str, fit: str | None) -> Tensor:
 
     # Within a pixel or so of rounding.
     if not np.isclose(width / height, label_width / label_height, rtol=RATIO_TOLERANCE):
-        sizes = f"{label_width}x{label_height} pixels, but --target has {width}x{height}"
-        raise InputError(f"--input {input_file}: {sizes}; a label map shows the same as its photo, pixel by pixel")
+        got = f"{label_width}x{label_height} pixels, but --target has {width}x{height}"
+        raise InputError(f"--input {input_file}: {got}; a label map shows the same as its photo, pixel by pixel")
     if width != height and fit is None:
         hint = "--fit crop takes the center of photo and label map"
         raise InputError(f"--target {target}: {width}x{height} pixels, expected a square; {hint}")

@@ -198,6 +198,12 @@ def option_group(title: str, *options: Callable) -> Callable:
     return decorate
 
 
+def _long_names(options: Iterable[click.Option]) -> set[str]:
+    """Return the names of options that begin with two dashes, with underscores."""
+    names = (name for option in options for name in option.opts)
+    return {"--" + name[2:].replace("-", "_") for name in names if name.startswith("--")}
+
+
 class Command(_BaseCommand):
     """Command whose errors are one line with exit code 2, and whose options are listed in groups.
 
@@ -286,10 +292,12 @@ class Command(_BaseCommand):
         """Replace old option names, and repeat the name of a repeatable option before each further value."""
         # Names of the options that may be repeated, and of those that take one value.
         options = [param for param in self.params if isinstance(param, click.Option)]
-        repeatable = {name for param in options if param.multiple for name in param.opts}
-        single = {name for param in options if not param.multiple and not param.is_flag for name in param.opts}
+        repeatable = _long_names(param for param in options if param.multiple)
+        single = _long_names(param for param in options if not (param.multiple or param.is_flag))
         short = {name for param in options for name in param.opts if not name.startswith("--")}
         takes_arguments = len(options) < len(self.params)
+        # These end the command before errors are reported.
+        asks_for_help = {"--help", "--version"} & set(args)
 
         # The option that the current argument follows, and whether it has a value already.
         expanded = []
@@ -314,7 +322,7 @@ class Command(_BaseCommand):
                     expanded.append(option)
                 has_value = True
             elif option in single and not takes_arguments:
-                if has_value:
+                if has_value and not asks_for_help:
                     raise click.UsageError(f"{option}: expected one value, got {arg} too")
                 has_value = True
             expanded.append(arg)

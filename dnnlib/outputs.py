@@ -24,20 +24,20 @@ class Outputs:
         self.overwrite = overwrite
         # A dict keeps the order.
         self._paths: dict[Path, None] = {}
-        # As file systems compare names that do not tell capitals from small letters.
+        # As the system compares them: on Windows, capitals are small letters.
         self._names: set[str] = set()
 
     def claim(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files before the work that makes them.
 
         Raises:
-            ConfigError: some exist and may not be replaced, or two of them have the same name, in capitals or not.
+            ConfigError: some exist and may not be replaced, or two of them have the same name.
         """
         # Two inputs of the same name would replace each other's files within one call.
         wanted = [Path(path) for path in paths]
         names = set(self._names)
         for path in wanted:
-            name = str(path).casefold()
+            name = os.path.normcase(path)
             if name in names:
                 problem = "would be written twice, as inputs have the same name"
                 raise ConfigError(str(path), problem=problem, hint="rename one")
@@ -54,7 +54,7 @@ class Outputs:
     def add(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files that are appended to, or that keep their content; they are only listed."""
         self._paths.update(dict.fromkeys(map(Path, paths)))
-        self._names.update(str(Path(path)).casefold() for path in paths)
+        self._names.update(os.path.normcase(Path(path)) for path in paths)
 
     def claim_small(self, path: str | os.PathLike[str], content: bytes) -> Callable[[], None]:
         """Announce a small file, which may exist with this very content: other commands may have made the same.

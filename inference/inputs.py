@@ -173,11 +173,12 @@ def to_pose(pose: Pose | None, G: TriPlane, cfg: str) -> Tensor:
     device = next(G.parameters()).device
     if pose is None:
         return front_pose(CAMERAS[cfg], **G.orbit, device=device)
-    pose = torch.as_tensor(pose, dtype=torch.float32, device=device)
+    pose = torch.as_tensor(pose, dtype=torch.float32)
     if pose.numel() != 25:
         raise ConfigError("pose", tuple(pose.shape), "25 numbers")
     pose = pose.reshape(1, 25)
-    problems = pose_problems(pose, scene=False)
+    # On the CPU: the check is in double precision, which MPS has not.
+    problems = pose_problems(pose.cpu(), scene=False)
     if problems:
         raise ConfigError("pose", problem=problems[0])
-    return pose
+    return pose.to(device)

@@ -79,7 +79,7 @@ def build(options: list[str]) -> tuple[TrainState, Callable[[], dict[str, float]
 
 
 def print_ratio(step: Callable[[], dict[str, float]], rounds: int) -> None:
-    """Print how much longer three steps without kernels take: quartiles of all rounds."""
+    """Print quartiles of the ratio of the times of three steps, without kernels and with them."""
     ratios = []
     for _ in range(rounds):
         fast = sum(sum(step().values()) for _ in range(3))
@@ -93,7 +93,11 @@ def print_ratio(step: Callable[[], dict[str, float]], rounds: int) -> None:
 @click.command()
 @click.option("--late", is_flag=True, help="As late in a run: with the discriminator of patches.")
 @click.option("--steps", default=20, show_default=True)
-@click.option("--compare", is_flag=True, help="Only print the ratio to steps without the CPU kernels, in turns.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Only print the ratio to steps without the CPU kernels: three of each in every of --steps rounds.",
+)
 def main(late: bool, steps: int, compare: bool) -> None:
     """Print the mean time of each phase, and images per second."""
     torch.set_num_threads(1)

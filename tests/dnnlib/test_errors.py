@@ -66,7 +66,7 @@ def test_options_of_one_value_name_themselves_if_they_get_more():
     for words in (["--batch", "4", "6"], ["--batch=4", "6"], ["--gpus", "2", "--batch", "4", "6"]):
         result = CliRunner().invoke(command, words)
         assert (result.exit_code, result.output) == (2, "Error: --batch: expected one value, got 6 too\n")
-    assert CliRunner().invoke(command, ["-g", "2", "3"]).output == "Error: -g: expected one value, got 3 too\n"
+    assert "--batch INTEGER" in CliRunner().invoke(command, ["--batch", "4", "6", "--help"]).output
     assert CliRunner().invoke(command, ["--batch", "4", "-g", "2", "--color", "a", "b"]).output == "('a', 'b')\n"
 
 

@@ -13,6 +13,8 @@ from torch_utils.ops.build import CPU_KERNELS, use_kernel
 # input, result and weights must be few beside the products over channels. Smallest number of channels and of tiles of
 # the result: with stride 1, and with stride 2, whose kernels save fewer multiplications.
 MIN_SIZES = {1: (16, 16), 2: (32, 64)}
+# Tiles of all samples from which on the kernel for gradients of weights is faster.
+MIN_TILES_OF_GRADIENT = 64
 # Smaller convolutions would gain less than compiling the kernels costs.
 MIN_MULTIPLICATIONS = 2**22
 TILE = 4  # pixels on a side, of the result, or of the largest phase of a transposed convolution
@@ -99,17 +101,21 @@ def _use_kernel(impl: str, x: Tensor, w: Tensor, supported: bool, size: list[int
     if impl == "kernel" and not supported:
         raise ValueError(f"impl: no kernel for x {tuple(x.shape)} {x.dtype}, w {tuple(w.shape)}; use auto or ref")
     if impl == "auto" and supported:
-        tiles = math.prod(math.ceil(length / TILE) for length in size)
         min_channels, min_tiles = MIN_SIZES[stride]
-        large = tiles >= min_tiles and math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
+        large = _tiles(size) >= min_tiles and math.prod(size) * w.numel() >= MIN_MULTIPLICATIONS
         supported = large and min(w.shape[:2]) >= min_channels and x.is_contiguous(memory_format=torch.channels_last)
     return supported and use_kernel(impl, x.device, CPU_KERNELS)
 
 
+def _tiles(size: Sequence[int]) -> int:
+    """Return the number of tiles of a result of H,W pixels."""
+    return math.prod(math.ceil(length / TILE) for length in size)
+
+
 # --------------------------------------------------------------------------- kernels with autograd
 
-# Gradients of x are such convolutions again, by a kernel where it is faster. Those of w with stride 2 are computed by
-# PyTorch.
+# Gradients of x are such convolutions again, by a kernel where it is faster. Those of w are computed by PyTorch with
+# stride 2, for few tiles, or if they need gradients themselves.
 
 
 class _Conv2d(torch.autograd.Function):
@@ -168,8 +174,8 @@ def _gradient_of_input(dy: Tensor, w: Tensor, size: Sequence[int], padding: tupl
 
 def _gradient_of_weight(dy: Tensor, x: Tensor, w: Tensor, padding: tuple[int, int], stride: int) -> Tensor:
     """Return the gradient O,C,3,3 of the weight, from that of the result of `conv2d`."""
-    # The kernel has no derivatives.
-    if stride == 1 and not torch.is_grad_enabled():
+    # The kernel has no derivatives. It pays if the transforms of the weights are few beside the sums over all tiles.
+    if stride == 1 and not torch.is_grad_enabled() and len(dy) * _tiles(dy.shape[2:]) >= MIN_TILES_OF_GRADIENT:
         x = x.contiguous(memory_format=torch.channels_last)
         return torch.ops.pix2pix3d.winograd_conv3x3_weight_gradient(dy, x, *padding)
     options = ([stride, stride], padding, [1, 1], False, [0, 0], 1)

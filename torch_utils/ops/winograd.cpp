@@ -30,7 +30,7 @@ using namespace pix2pix3d;
 constexpr int64_t kTilesPerBlock = 24;  // a multiple of kRows
 constexpr int64_t kChannelsPerChunk = 8;  // of weights that are transposed together
 constexpr int64_t kTilesPerSum = 512;  // for the gradient of weights: added up by one matrix product
-// Between the matrices of two products: without it, their rows would be a power of two apart, and share few lines of the cache.
+// Between the matrices of two products: without it, their rows would be a power of two apart, in few sets of the cache.
 constexpr int64_t kGap = 2 * kLanes;
 
 // --------------------------------------------------------------------------- schemes
@@ -38,8 +38,8 @@ constexpr int64_t kGap = 2 * kLanes;
 // Each has the transforms of one axis, from kPatch input pixels and 3 weights to kProducts products and kTile pixels.
 // kWeights: different transformed weights; weight_index: those of a product. Patches are kStep pixels apart.
 
-// Points are roots of even polynomials, so that half of the terms are shared, and of a size that keeps rounding errors
-// small: with the points 0, 1, -1, 2, -2 they would be four times as large.
+// Points come in pairs +-a, which share their even and odd parts, and are of a size that keeps rounding errors small:
+// with the points 0, 1, -1, 2, -2 they would be four times as large.
 
 // Correlation: F(4, 3) with the points 0, +-kA, +-kB and infinity, where kA^2 = 1/2 and kB^2 = 2.
 struct Plain {
@@ -98,8 +98,8 @@ struct Plain {
     }
 };
 
-// F(4, 2) with the points +-kA, +-kB and infinity: y[i] = x[i] w0 + x[i+1] w1. The others of 9 products, which have the
-// same weight, are those of 4 pixels each.
+// F(4, 2) with the points +-kA, +-kB and infinity: y[i] = x[i] w0 + x[i+1] w1. The other 4 of a scheme's 9
+// products are single pixels times the third weight.
 struct TwoTaps {
     static constexpr float kA = 0.5f, kB = 1.25f, kA2 = kA * kA, kB2 = kB * kB;
     // Products of the differences between points.
