@@ -367,7 +367,8 @@ def claim_drawings(
 ) -> dict[str, Callable[[], None]]:
     """Announce PREFIX_input.png for every input: its label map as the network takes it.
 
-    All inputs are read, so that an invalid one ends a command before the first is rendered.
+    All inputs are read, so that an invalid one ends a command before the first is rendered. Only the small files are
+    kept: label maps of a large directory would not fit into memory, and are read again when they are rendered.
 
     Args:
         outputs: of the command.

@@ -22,10 +22,8 @@ class Outputs:
 
     def __init__(self, overwrite: bool = False):
         self.overwrite = overwrite
-        # A dict keeps the order.
-        self._paths: dict[Path, None] = {}
-        # As the system compares them: on Windows, capitals are small letters.
-        self._names: set[str] = set()
+        # In order, by name as the system compares names: on Windows, capitals are small letters.
+        self._paths: dict[str, Path] = {}
 
     def claim(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files before the work that makes them.
@@ -35,10 +33,10 @@ class Outputs:
         """
         # Two inputs of the same name would replace each other's files within one call.
         wanted = [Path(path) for path in paths]
-        names = set(self._names)
+        names: set[str] = set()
         for path in wanted:
             name = os.path.normcase(path)
-            if name in names:
+            if name in self._paths or name in names:
                 problem = "would be written twice, as inputs have the same name"
                 raise ConfigError(str(path), problem=problem, hint="rename one")
             names.add(name)
@@ -53,8 +51,7 @@ class Outputs:
 
     def add(self, *paths: str | os.PathLike[str]) -> None:
         """Announce files that are appended to, or that keep their content; they are only listed."""
-        self._paths.update(dict.fromkeys(map(Path, paths)))
-        self._names.update(os.path.normcase(Path(path)) for path in paths)
+        self._paths.update((os.path.normcase(Path(path)), Path(path)) for path in paths)
 
     def claim_small(self, path: str | os.PathLike[str], content: bytes) -> Callable[[], None]:
         """Announce a small file, which may exist with this very content: other commands may have made the same.
@@ -65,7 +62,7 @@ class Outputs:
             ConfigError: it exists with other content and may not be replaced, or was announced before.
         """
         path = Path(path)
-        if path not in self._paths and path.is_file() and path.read_bytes() == content:
+        if os.path.normcase(path) not in self._paths and path.is_file() and path.read_bytes() == content:
             self.add(path)
             return lambda: None
         self.claim(path)
@@ -79,7 +76,7 @@ class Outputs:
 
     def lines(self) -> list[str]:
         """Return the list of files, shortened if it is long."""
-        paths = list(self._paths)
+        paths = list(self._paths.values())
         listed = [f"Wrote {path}" for path in paths[:MAX_LISTED]]
         if len(paths) > MAX_LISTED:
             listed.append(f"Wrote {len(paths) - MAX_LISTED} more files, the last is {paths[-1]}")
